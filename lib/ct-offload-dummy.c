@@ -1,0 +1,541 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+#include <config.h>
+
+#include "ct-offload-dummy.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "ct-offload.h"
+#include "hash.h"
+#include "netdev.h"
+#include "openvswitch/dynamic-string.h"
+#include "openvswitch/hmap.h"
+#include "openvswitch/json.h"
+#include "openvswitch/vlog.h"
+#include "ovs-thread.h"
+#include "sset.h"
+#include "timeval.h"
+#include "unixctl.h"
+#include "util.h"
+
+VLOG_DEFINE_THIS_MODULE(ct_offload_dummy);
+
+/* A connection that the provider holds. */
+struct dummy_conn {
+    struct hmap_node node;          /* In 'conns', by 'conn'. */
+    const struct conn *conn;
+    char *name;                     /* What identifies it, for people. */
+    char *port_orig;                /* Name of the original direction's port,
+                                     * or NULL. */
+    char *port_reply;               /* The same for the reply direction. */
+    bool established;
+    long long int last_used;        /* By "ct-offload-dummy/touch", or 0. */
+};
+
+enum dummy_counter {
+    DUMMY_ADDED,
+    DUMMY_DELETED,
+    DUMMY_UPDATED,
+    DUMMY_ESTABLISHED,
+    DUMMY_MISUSED,              /* Calls that must not happen. */
+    DUMMY_N_COUNTERS
+};
+
+static struct ovs_mutex mutex = OVS_MUTEX_INITIALIZER;
+static struct hmap conns OVS_GUARDED_BY(mutex) = HMAP_INITIALIZER(&conns);
+static unsigned int counters[DUMMY_N_COUNTERS] OVS_GUARDED_BY(mutex);
+static int add_error OVS_GUARDED_BY(mutex);
+
+/* Ports of which connections are accepted. */
+static bool accept_all OVS_GUARDED_BY(mutex); /* For test programs. */
+static bool claim_all OVS_GUARDED_BY(mutex);
+static struct sset claimed OVS_GUARDED_BY(mutex) = SSET_INITIALIZER(&claimed);
+
+static bool enabled;            /* By --enable-dummy. */
+
+static struct dummy_conn *
+dummy_find(const struct conn *conn)
+    OVS_REQUIRES(mutex)
+{
+    struct dummy_conn *dc;
+
+    HMAP_FOR_EACH_WITH_HASH (dc, node, hash_pointer(conn, 0), &conns) {
+        if (dc->conn == conn) {
+            return dc;
+        }
+    }
+    return NULL;
+}
+
+static void
+dummy_misused(const struct ct_offload_ctx *ctx, const char *what)
+    OVS_REQUIRES(mutex)
+{
+    struct ds ds = DS_EMPTY_INITIALIZER;
+
+    counters[DUMMY_MISUSED]++;
+    ct_offload_conn_format(ctx->conn, &ds);
+    VLOG_ERR("%s: %s", ds_cstr(&ds), what);
+    ds_destroy(&ds);
+}
+
+static char *
+netdev_name_copy(const struct netdev *netdev)
+{
+    return netdev ? xstrdup(netdev_get_name(netdev)) : NULL;
+}
+
+static void
+dummy_free(struct dummy_conn *dc)
+    OVS_REQUIRES(mutex)
+{
+    hmap_remove(&conns, &dc->node);
+    free(dc->name);
+    free(dc->port_orig);
+    free(dc->port_reply);
+    free(dc);
+}
+
+static bool
+dummy_can_offload(const struct ct_offload_ctx *ctx)
+{
+    const char *owner = ct_offload_netdev_owner(ctx->netdev_in);
+    bool accept;
+
+    if (owner && !strcmp(owner, ct_offload_dummy_class.name)) {
+        return true;
+    }
+
+    ovs_mutex_lock(&mutex);
+    accept = accept_all
+             || (ctx->netdev_in && !owner
+                 && (claim_all || sset_contains(
+                         &claimed, netdev_get_name(ctx->netdev_in))));
+    ovs_mutex_unlock(&mutex);
+
+    return accept;
+}
+
+static int
+dummy_conn_add(const struct ct_offload_ctx *ctx)
+{
+    struct dummy_conn *dc;
+    struct ds ds = DS_EMPTY_INITIALIZER;
+    int error;
+
+    ct_offload_conn_format(ctx->conn, &ds);
+    ovs_mutex_lock(&mutex);
+    error = add_error;
+    if (!error && dummy_find(ctx->conn)) {
+        dummy_misused(ctx, "added twice");
+        error = EEXIST;
+    }
+    if (!error) {
+        dc = xzalloc(sizeof *dc);
+        dc->conn = ctx->conn;
+        dc->name = xstrdup(ds_cstr(&ds));
+        dc->port_orig = netdev_name_copy(ctx->netdev_in);
+        hmap_insert(&conns, &dc->node, hash_pointer(dc->conn, 0));
+        *ctx->priv = dc;
+        counters[DUMMY_ADDED]++;
+        VLOG_DBG("add %s, port %s", dc->name,
+                 dc->port_orig ? dc->port_orig : "unknown");
+    }
+    ovs_mutex_unlock(&mutex);
+    ds_destroy(&ds);
+
+    return error;
+}
+
+/* Returns the connection of 'ctx', by its private pointer, or NULL if it is
+ * not one that the provider holds. */
+static struct dummy_conn *
+dummy_get(const struct ct_offload_ctx *ctx)
+    OVS_REQUIRES(mutex)
+{
+    struct dummy_conn *dc = dummy_find(ctx->conn);
+
+    if (!dc || dc != *ctx->priv) {
+        dummy_misused(ctx, "not held");
+        return NULL;
+    }
+    return dc;
+}
+
+static void
+dummy_conn_del(const struct ct_offload_ctx *ctx)
+{
+    struct dummy_conn *dc;
+
+    ovs_mutex_lock(&mutex);
+    dc = dummy_get(ctx);
+    if (dc) {
+        VLOG_DBG("del %s", dc->name);
+        counters[DUMMY_DELETED]++;
+        dummy_free(dc);
+    }
+    ovs_mutex_unlock(&mutex);
+}
+
+static long long int
+dummy_conn_update(const struct ct_offload_ctx *ctx)
+{
+    long long int last_used = 0;
+    struct dummy_conn *dc;
+
+    ovs_mutex_lock(&mutex);
+    dc = dummy_get(ctx);
+    if (dc) {
+        counters[DUMMY_UPDATED]++;
+        last_used = dc->last_used;
+    }
+    ovs_mutex_unlock(&mutex);
+
+    return last_used;
+}
+
+static void
+dummy_conn_established(const struct ct_offload_ctx *ctx)
+{
+    struct dummy_conn *dc;
+
+    ovs_mutex_lock(&mutex);
+    dc = dummy_get(ctx);
+    if (dc && dc->established) {
+        dummy_misused(ctx, "established twice");
+    } else if (dc) {
+        dc->established = true;
+        dc->port_reply = netdev_name_copy(ctx->netdev_in);
+        counters[DUMMY_ESTABLISHED]++;
+        VLOG_DBG("est %s, port %s", dc->name,
+                 dc->port_reply ? dc->port_reply : "unknown");
+    }
+    ovs_mutex_unlock(&mutex);
+}
+
+static void
+dummy_flush(void)
+{
+    struct dummy_conn *dc;
+
+    ovs_mutex_lock(&mutex);
+    HMAP_FOR_EACH_SAFE (dc, node, &conns) {
+        VLOG_WARN("%s: flushed, but not deleted before", dc->name);
+        counters[DUMMY_MISUSED]++;
+        dummy_free(dc);
+    }
+    ovs_mutex_unlock(&mutex);
+}
+
+static void
+dummy_get_debug(struct ds *ds, struct json *json)
+{
+    const char **names;
+    size_t n;
+
+    ovs_mutex_lock(&mutex);
+    names = sset_sort(&claimed);
+    n = sset_count(&claimed);
+    if (json) {
+        struct json *array = json_array_create_empty();
+
+        for (size_t i = 0; i < n; i++) {
+            json_array_add(array, json_string_create(names[i]));
+        }
+        json_object_put(json, "claimed-ports", array);
+        json_object_put(json, "claims-all", json_boolean_create(claim_all));
+    } else if (claim_all || n) {
+        ds_put_cstr(ds, "  claimed ports:");
+        if (claim_all) {
+            ds_put_cstr(ds, " all");
+        }
+        for (size_t i = 0; i < n; i++) {
+            ds_put_format(ds, " %s", names[i]);
+        }
+        ds_put_char(ds, '\n');
+    }
+    free(names);
+    ovs_mutex_unlock(&mutex);
+}
+
+const struct ct_offload_class ct_offload_dummy_class = {
+    .name = "dummy",
+    .can_offload = dummy_can_offload,
+    .conn_add = dummy_conn_add,
+    .conn_del = dummy_conn_del,
+    .conn_update = dummy_conn_update,
+    .conn_established = dummy_conn_established,
+    .flush = dummy_flush,
+    .get_debug = dummy_get_debug,
+};
+
+/* Registers a dummy provider that accepts every connection.  Returns 0 if
+ * successful, otherwise a positive errno value. */
+int
+ct_offload_dummy_register(void)
+{
+    int error = ct_offload_register(&ct_offload_dummy_class);
+
+    if (!error) {
+        ovs_mutex_lock(&mutex);
+        accept_all = true;
+        ovs_mutex_unlock(&mutex);
+    }
+    return error;
+}
+
+/* Undoes ct_offload_dummy_register(). */
+void
+ct_offload_dummy_unregister(void)
+{
+    ct_offload_unregister(&ct_offload_dummy_class);
+    ovs_mutex_lock(&mutex);
+    accept_all = false;
+    ovs_mutex_unlock(&mutex);
+}
+
+static unsigned int
+dummy_count(enum dummy_counter counter)
+{
+    unsigned int n;
+
+    ovs_mutex_lock(&mutex);
+    n = counters[counter];
+    ovs_mutex_unlock(&mutex);
+
+    return n;
+}
+
+/* Returns the number of connections that were added. */
+unsigned int
+ct_offload_dummy_n_added(void)
+{
+    return dummy_count(DUMMY_ADDED);
+}
+
+/* Returns the number of connections that were deleted. */
+unsigned int
+ct_offload_dummy_n_deleted(void)
+{
+    return dummy_count(DUMMY_DELETED);
+}
+
+/* Returns how often the provider was asked for the last use of a connection.
+ */
+unsigned int
+ct_offload_dummy_n_updated(void)
+{
+    return dummy_count(DUMMY_UPDATED);
+}
+
+/* Returns the number of connections that were established. */
+unsigned int
+ct_offload_dummy_n_established(void)
+{
+    return dummy_count(DUMMY_ESTABLISHED);
+}
+
+/* Returns the number of calls that broke the rules that a provider relies on:
+ * a connection added or established twice, deleted without having been added.
+ */
+unsigned int
+ct_offload_dummy_n_misused(void)
+{
+    return dummy_count(DUMMY_MISUSED);
+}
+
+/* Returns the number of connections that the provider holds. */
+unsigned int
+ct_offload_dummy_n_held(void)
+{
+    unsigned int n;
+
+    ovs_mutex_lock(&mutex);
+    n = hmap_count(&conns);
+    ovs_mutex_unlock(&mutex);
+
+    return n;
+}
+
+/* Sets all of the counters above, but for ct_offload_dummy_n_held(), to 0. */
+void
+ct_offload_dummy_reset_counters(void)
+{
+    ovs_mutex_lock(&mutex);
+    memset(counters, 0, sizeof counters);
+    ovs_mutex_unlock(&mutex);
+}
+
+/* From now on every ADD fails with 'error', a positive errno value, or, if it
+ * is 0, succeeds again. */
+void
+ct_offload_dummy_set_add_error(int error)
+{
+    ovs_mutex_lock(&mutex);
+    add_error = error;
+    ovs_mutex_unlock(&mutex);
+}
+
+/* Does the provider hold 'conn'? */
+bool
+ct_offload_dummy_contains(const struct conn *conn)
+{
+    bool contains;
+
+    ovs_mutex_lock(&mutex);
+    contains = dummy_find(conn) != NULL;
+    ovs_mutex_unlock(&mutex);
+
+    return contains;
+}
+
+/* Does the provider hold 'conn', and know that it is established? */
+bool
+ct_offload_dummy_is_bidirectional(const struct conn *conn)
+{
+    const struct dummy_conn *dc;
+    bool bidirectional;
+
+    ovs_mutex_lock(&mutex);
+    dc = dummy_find(conn);
+    bidirectional = dc && dc->established;
+    ovs_mutex_unlock(&mutex);
+
+    return bidirectional;
+}
+
+static void
+dummy_unixctl_claim(struct unixctl_conn *conn, int argc, const char *argv[],
+                    void *aux OVS_UNUSED)
+{
+    ovs_mutex_lock(&mutex);
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "all")) {
+            claim_all = true;
+        } else {
+            sset_add(&claimed, argv[i]);
+        }
+    }
+    ovs_mutex_unlock(&mutex);
+    unixctl_command_reply(conn, NULL);
+}
+
+static int
+compare_names(const void *a_, const void *b_)
+{
+    const char *const *a = a_;
+    const char *const *b = b_;
+
+    return strcmp(*a, *b);
+}
+
+static void
+dummy_unixctl_dump(struct unixctl_conn *conn, int argc OVS_UNUSED,
+                   const char *argv[] OVS_UNUSED, void *aux OVS_UNUSED)
+{
+    struct ds ds = DS_EMPTY_INITIALIZER;
+    const struct dummy_conn *dc;
+    char **lines;
+    size_t n = 0;
+
+    ovs_mutex_lock(&mutex);
+    lines = xmalloc(hmap_count(&conns) * sizeof *lines);
+    HMAP_FOR_EACH (dc, node, &conns) {
+        lines[n++] = xasprintf("%s,ports=%s/%s%s", dc->name,
+                               dc->port_orig ? dc->port_orig : "unknown",
+                               dc->port_reply ? dc->port_reply : "unknown",
+                               dc->established ? ",established" : "");
+    }
+    ovs_mutex_unlock(&mutex);
+
+    qsort(lines, n, sizeof *lines, compare_names);
+    for (size_t i = 0; i < n; i++) {
+        ds_put_format(&ds, "%s\n", lines[i]);
+        free(lines[i]);
+    }
+    free(lines);
+    unixctl_command_reply(conn, ds_cstr(&ds));
+    ds_destroy(&ds);
+}
+
+static void
+dummy_unixctl_counters(struct unixctl_conn *conn, int argc OVS_UNUSED,
+                       const char *argv[] OVS_UNUSED, void *aux OVS_UNUSED)
+{
+    char *reply;
+
+    ovs_mutex_lock(&mutex);
+    reply = xasprintf("added=%u established=%u updated=%u deleted=%u held=%"
+                      PRIuSIZE" misused=%u\n",
+                      counters[DUMMY_ADDED], counters[DUMMY_ESTABLISHED],
+                      counters[DUMMY_UPDATED], counters[DUMMY_DELETED],
+                      hmap_count(&conns), counters[DUMMY_MISUSED]);
+    ovs_mutex_unlock(&mutex);
+    unixctl_command_reply(conn, reply);
+    free(reply);
+}
+
+static void
+dummy_unixctl_touch(struct unixctl_conn *conn, int argc OVS_UNUSED,
+                    const char *argv[], void *aux OVS_UNUSED)
+{
+    long long int now = time_msec();
+    struct dummy_conn *dc;
+    size_t n = 0;
+
+    ovs_mutex_lock(&mutex);
+    HMAP_FOR_EACH (dc, node, &conns) {
+        if (strstr(dc->name, argv[1])) {
+            dc->last_used = now;
+            n++;
+        }
+    }
+    ovs_mutex_unlock(&mutex);
+
+    if (n) {
+        unixctl_command_reply(conn, NULL);
+    } else {
+        unixctl_command_reply_error(conn, "no such connection");
+    }
+}
+
+static void
+dummy_unixctl_add_error(struct unixctl_conn *conn, int argc OVS_UNUSED,
+                        const char *argv[], void *aux OVS_UNUSED)
+{
+    int error;
+
+    if (!str_to_int(argv[1], 10, &error) || error < 0) {
+        unixctl_command_reply_error(conn, "bad errno value");
+        return;
+    }
+    ct_offload_dummy_set_add_error(error);
+    unixctl_command_reply(conn, NULL);
+}
+
+/* Makes the provider one of those that are active when hardware offload is
+ * enabled, and registers its commands. */
+void
+ct_offload_dummy_enable(void)
+{
+    enabled = true;
+    unixctl_command_register("ct-offload-dummy/claim", "all|PORT...",
+                             1, INT_MAX, dummy_unixctl_claim, NULL);
+    unixctl_command_register("ct-offload-dummy/dump", "", 0, 0,
+                             dummy_unixctl_dump, NULL);
+    unixctl_command_register("ct-offload-dummy/counters", "", 0, 0,
+                             dummy_unixctl_counters, NULL);
+    unixctl_command_register("ct-offload-dummy/touch", "PART-OF-CONNECTION",
+                             1, 1, dummy_unixctl_touch, NULL);
+    unixctl_command_register("ct-offload-dummy/set-add-error", "ERRNO", 1, 1,
+                             dummy_unixctl_add_error, NULL);
+}
+
+/* Was ct_offload_dummy_enable() called? */
+bool
+ct_offload_dummy_is_enabled(void)
+{
+    return enabled;
+}

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+#ifndef CT_OFFLOAD_DUMMY_H
+#define CT_OFFLOAD_DUMMY_H 1
+
+#include <stdbool.h>
+
+/* Dummy conntrack offload provider
+ * ================================
+ *
+ * A provider in software: it does nothing but remember which connections it
+ * holds.  It stands in for hardware where there is none, in tests and
+ * demonstrations, and shows how a provider is written.
+ *
+ * In a daemon that runs with --enable-dummy it is one of the built-in
+ * providers, and takes the connections of the ports that dpif-offload's dummy
+ * owns, and of ports that nobody owns and that were given to it by
+ *
+ *     ovs-appctl ct-offload-dummy/claim all|PORT...
+ *
+ * A test program that calls ct_offload_dummy_register() gets one that accepts
+ * every connection.
+ *
+ * All functions may be called from any thread, but not from a callback. */
+
+struct conn;
+struct ct_offload_class;
+
+extern const struct ct_offload_class ct_offload_dummy_class;
+
+void ct_offload_dummy_enable(void);
+bool ct_offload_dummy_is_enabled(void);
+
+int ct_offload_dummy_register(void);
+void ct_offload_dummy_unregister(void);
+
+unsigned int ct_offload_dummy_n_added(void);
+unsigned int ct_offload_dummy_n_deleted(void);
+unsigned int ct_offload_dummy_n_updated(void);
+unsigned int ct_offload_dummy_n_established(void);
+unsigned int ct_offload_dummy_n_held(void);
+unsigned int ct_offload_dummy_n_misused(void);
+void ct_offload_dummy_reset_counters(void);
+void ct_offload_dummy_set_add_error(int error);
+bool ct_offload_dummy_contains(const struct conn *);
+bool ct_offload_dummy_is_bidirectional(const struct conn *);
+
+#endif /* ct-offload-dummy.h */

@@ -1,0 +1,1022 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+#include <config.h>
+
+#include "ct-offload.h"
+
+#include <errno.h>
+
+#include "conntrack-offload.h"
+#include "ct-offload-dummy.h"
+#include "dpif-offload.h"
+#include "netdev-provider.h"
+#include "openvswitch/dynamic-string.h"
+#include "openvswitch/json.h"
+#include "openvswitch/list.h"
+#include "openvswitch/vlog.h"
+#include "ovs-rcu.h"
+#include "ovs-thread.h"
+#include "smap.h"
+#include "unixctl.h"
+#include "util.h"
+
+VLOG_DEFINE_THIS_MODULE(ct_offload);
+
+static struct vlog_rate_limit rl = VLOG_RATE_LIMIT_INIT(5, 5);
+
+static const char *const op_names[CT_OFFLOAD_N_OPS] = {
+    [CT_OFFLOAD_OP_ADD] = "add",
+    [CT_OFFLOAD_OP_DEL] = "del",
+    [CT_OFFLOAD_OP_UPD] = "upd",
+    [CT_OFFLOAD_OP_POLICY] = "policy",
+    [CT_OFFLOAD_OP_FLUSH] = "flush",
+    [CT_OFFLOAD_OP_EST] = "est",
+};
+
+/* A provider that is registered. */
+struct provider {
+    const struct ct_offload_class *class;
+    unsigned int slot;          /* Index in 'providers'. */
+    atomic_bool leaving;        /* Being unregistered: accepts no ADD. */
+};
+
+/* Readers follow the pointers under RCU, writers hold 'registry_mutex'.  That
+ * is never held while waiting for a callback to end. */
+static struct ovs_mutex registry_mutex = OVS_MUTEX_INITIALIZER;
+static OVSRCU_TYPE(struct provider *) providers[CT_OFFLOAD_MAX_PROVIDERS];
+
+/* Is any provider there that accepts connections? */
+atomic_bool ct_offload_active = false;
+
+/* Is any of them interested in the TCP handshake? */
+static atomic_bool wants_handshake = false;
+
+/* Serialises the callbacks of all providers that are not thread-safe. */
+static struct ovs_mutex ct_offload_mutex = OVS_MUTEX_INITIALIZER;
+
+/* What one thread has counted.  Only that thread writes to it, so that threads
+ * do not share what they write.  Differences may be "negative" in one thread:
+ * only the sum over all threads has a meaning. */
+struct op_stats {
+    atomic_ullong total;
+    atomic_ullong errors;
+};
+
+struct thread_stats {
+    struct ovs_list node;       /* In 'all_stats'. */
+    unsigned int depth;         /* Callbacks that this thread is in. */
+    atomic_ullong n_offloaded;
+    atomic_ullong n_established;
+    atomic_ullong n_held[CT_OFFLOAD_MAX_PROVIDERS];
+    struct op_stats ops[CT_OFFLOAD_MAX_PROVIDERS][CT_OFFLOAD_N_OPS];
+};
+
+DEFINE_STATIC_PER_THREAD_DATA(struct thread_stats *, thread_stats, NULL);
+
+static struct ovs_mutex stats_mutex = OVS_MUTEX_INITIALIZER;
+static struct ovs_list all_stats OVS_GUARDED_BY(stats_mutex)
+    = OVS_LIST_INITIALIZER(&all_stats);
+static ovsthread_key_t stats_key;
+
+/* What threads that have ended had counted. */
+static struct thread_stats ended_stats OVS_GUARDED_BY(stats_mutex);
+
+static void ct_offload_show(struct unixctl_conn *, int argc,
+                            const char *argv[], void *aux);
+
+/* Statistics. */
+
+static void
+counter_add(atomic_ullong *counter, unsigned long long int n)
+{
+    unsigned long long int old;
+
+    atomic_read_relaxed(counter, &old);
+    atomic_store_relaxed(counter, old + n);
+}
+
+static unsigned long long int
+counter_get(const atomic_ullong *counter)
+{
+    unsigned long long int n;
+
+    atomic_read_relaxed(CONST_CAST(atomic_ullong *, counter), &n);
+    return n;
+}
+
+static void
+stats_add(struct thread_stats *dst, const struct thread_stats *src)
+{
+    counter_add(&dst->n_offloaded, counter_get(&src->n_offloaded));
+    counter_add(&dst->n_established, counter_get(&src->n_established));
+    for (size_t i = 0; i < CT_OFFLOAD_MAX_PROVIDERS; i++) {
+        counter_add(&dst->n_held[i], counter_get(&src->n_held[i]));
+        for (size_t j = 0; j < CT_OFFLOAD_N_OPS; j++) {
+            counter_add(&dst->ops[i][j].total,
+                        counter_get(&src->ops[i][j].total));
+            counter_add(&dst->ops[i][j].errors,
+                        counter_get(&src->ops[i][j].errors));
+        }
+    }
+}
+
+static void
+stats_thread_end(void *stats_)
+{
+    struct thread_stats *stats = stats_;
+
+    ovs_mutex_lock(&stats_mutex);
+    stats_add(&ended_stats, stats);
+    ovs_list_remove(&stats->node);
+    ovs_mutex_unlock(&stats_mutex);
+    free_cacheline(stats);
+}
+
+static struct thread_stats *
+stats_create(void)
+{
+    static struct ovsthread_once once = OVSTHREAD_ONCE_INITIALIZER;
+    struct thread_stats *stats = xzalloc_cacheline(sizeof *stats);
+
+    if (ovsthread_once_start(&once)) {
+        ovsthread_key_create(&stats_key, stats_thread_end);
+        ovsthread_once_done(&once);
+    }
+
+    ovs_mutex_lock(&stats_mutex);
+    ovs_list_push_back(&all_stats, &stats->node);
+    ovs_mutex_unlock(&stats_mutex);
+    ovsthread_setspecific(stats_key, stats);
+    *thread_stats_get() = stats;
+    return stats;
+}
+
+/* Returns what the calling thread counts in. */
+static struct thread_stats *
+stats_get(void)
+{
+    struct thread_stats *stats = *thread_stats_get();
+
+    return OVS_LIKELY(stats) ? stats : stats_create();
+}
+
+/* Stores the sum over all threads in '*sum'. */
+static void
+stats_sum(struct thread_stats *sum)
+{
+    struct thread_stats *stats;
+
+    memset(sum, 0, sizeof *sum);
+    ovs_mutex_lock(&stats_mutex);
+    stats_add(sum, &ended_stats);
+    LIST_FOR_EACH (stats, node, &all_stats) {
+        stats_add(sum, stats);
+    }
+    ovs_mutex_unlock(&stats_mutex);
+}
+
+/* A provider is new in 'slot': forget what its predecessor counted. */
+static void
+stats_clear_slot(unsigned int slot)
+{
+    struct thread_stats sum;
+
+    /* Threads may not write to another's counters, so have those of the ended
+     * threads make the sum zero. */
+    stats_sum(&sum);
+    ovs_mutex_lock(&stats_mutex);
+    counter_add(&ended_stats.n_held[slot], -counter_get(&sum.n_held[slot]));
+    for (size_t i = 0; i < CT_OFFLOAD_N_OPS; i++) {
+        counter_add(&ended_stats.ops[slot][i].total,
+                    -counter_get(&sum.ops[slot][i].total));
+        counter_add(&ended_stats.ops[slot][i].errors,
+                    -counter_get(&sum.ops[slot][i].errors));
+    }
+    ovs_mutex_unlock(&stats_mutex);
+}
+
+/* A connection has gone from one phase to another. */
+void
+ct_offload_count_phase(bool was_offloaded, bool was_established,
+                       bool offloaded, bool established)
+{
+    struct thread_stats *stats = stats_get();
+
+    if (was_offloaded != offloaded) {
+        counter_add(&stats->n_offloaded, offloaded ? 1 : -1);
+    }
+    if (was_established != established) {
+        counter_add(&stats->n_established, established ? 1 : -1);
+    }
+}
+
+/* Registry. */
+
+static struct provider *
+provider_get(size_t slot)
+{
+    return ovsrcu_get(struct provider *, &providers[slot]);
+}
+
+static bool
+provider_is_leaving(struct provider *p)
+{
+    bool leaving;
+
+    atomic_read_relaxed(&p->leaving, &leaving);
+    return leaving;
+}
+
+static struct provider *
+provider_find(const char *name)
+    OVS_REQUIRES(registry_mutex)
+{
+    for (size_t i = 0; i < CT_OFFLOAD_MAX_PROVIDERS; i++) {
+        struct provider *p = provider_get(i);
+
+        if (p && !strcmp(p->class->name, name)) {
+            return p;
+        }
+    }
+    return NULL;
+}
+
+/* Tells everyone else what has changed in the registry. */
+static void
+registry_changed(void)
+    OVS_REQUIRES(registry_mutex)
+{
+    bool active = false;
+    bool handshake = false;
+
+    for (size_t i = 0; i < CT_OFFLOAD_MAX_PROVIDERS; i++) {
+        struct provider *p = provider_get(i);
+
+        if (p && !provider_is_leaving(p)) {
+            active = true;
+            handshake |= p->class->est_on_handshake;
+        }
+    }
+    atomic_store_relaxed(&wants_handshake, handshake);
+    atomic_store_relaxed(&ct_offload_active, active);
+}
+
+static int
+register__(const struct ct_offload_class *class)
+    OVS_REQUIRES(registry_mutex)
+{
+    struct provider *p;
+    size_t slot = 0;
+    int error;
+
+    if (provider_find(class->name)) {
+        VLOG_WARN("%s: a conntrack offload provider of this name is "
+                  "registered already", class->name);
+        return EEXIST;
+    }
+    while (slot < CT_OFFLOAD_MAX_PROVIDERS && provider_get(slot)) {
+        slot++;
+    }
+    if (slot >= CT_OFFLOAD_MAX_PROVIDERS) {
+        VLOG_WARN("%s: cannot register more than %d conntrack offload "
+                  "providers", class->name, CT_OFFLOAD_MAX_PROVIDERS);
+        return ENOSPC;
+    }
+
+    error = class->init ? class->init() : 0;
+    if (error) {
+        VLOG_WARN("%s: conntrack offload provider does not initialize: %s",
+                  class->name, ovs_strerror(error));
+        return error;
+    }
+
+    p = xmalloc(sizeof *p);
+    p->class = class;
+    p->slot = slot;
+    atomic_init(&p->leaving, false);
+    stats_clear_slot(slot);
+    ovsrcu_set(&providers[slot], p);
+    registry_changed();
+    VLOG_INFO("%s: conntrack offload provider registered", class->name);
+    return 0;
+}
+
+/* Registers 'class', which must stay valid until it is unregistered.  From now
+ * on it is offered each connection that is committed.  Returns 0 if
+ * successful, otherwise a positive errno value: EEXIST if a provider of its
+ * name is registered, ENOSPC if there are too many, or what its 'init'
+ * returned. */
+int
+ct_offload_register(const struct ct_offload_class *class)
+{
+    int error;
+
+    ovs_assert(class->conn_add && class->conn_del && class->can_offload);
+
+    ovs_mutex_lock(&registry_mutex);
+    error = register__(class);
+    ovs_mutex_unlock(&registry_mutex);
+
+    return error;
+}
+
+/* Unregisters 'class'.  When this returns, no callback of it is running or
+ * will run, everything that it still held has been deleted from it, and its
+ * 'exit' was called.
+ *
+ * Waits for all threads to quiesce (see ovs-rcu.h): the caller must not hold
+ * any lock, or a pointer that is protected by RCU. */
+void
+ct_offload_unregister(const struct ct_offload_class *class)
+{
+    struct provider *p;
+
+    if (stats_get()->depth) {
+        VLOG_ERR("%s: cannot unregister a conntrack offload provider from a "
+                 "callback", class->name);
+        return;
+    }
+
+    ovs_mutex_lock(&registry_mutex);
+    p = provider_find(class->name);
+    if (!p || p->class != class || provider_is_leaving(p)) {
+        ovs_mutex_unlock(&registry_mutex);
+        VLOG_WARN("%s: conntrack offload provider is not registered",
+                  class->name);
+        return;
+    }
+    atomic_store_relaxed(&p->leaving, true);
+    registry_changed();
+    ovs_mutex_unlock(&registry_mutex);
+
+    /* Every thread that might not have seen that 'p' is leaving ends what it
+     * is doing.  What those hold up in which we find another owner ends then
+     * as well. */
+    ovsrcu_synchronize();
+    conntrack_offload_evict(1u << p->slot);
+    ovsrcu_synchronize();
+
+    /* Nobody holds anything of 'p' any more, so nobody calls it. */
+    ovs_mutex_lock(&registry_mutex);
+    ovsrcu_set(&providers[p->slot], NULL);
+    ovs_mutex_unlock(&registry_mutex);
+    ovsrcu_synchronize();
+
+    if (class->exit) {
+        class->exit();
+    }
+    free(p);
+    VLOG_INFO("%s: conntrack offload provider unregistered", class->name);
+}
+
+/* Returns the providers that are being unregistered, as a bit for each slot.
+ */
+uint8_t
+ct_offload_leaving(void)
+{
+    uint8_t leaving = 0;
+
+    for (size_t i = 0; i < CT_OFFLOAD_MAX_PROVIDERS; i++) {
+        struct provider *p = provider_get(i);
+
+        if (p && provider_is_leaving(p)) {
+            leaving |= 1u << i;
+        }
+    }
+    return leaving;
+}
+
+/* Does any provider set 'est_on_handshake'? */
+bool
+ct_offload_wants_handshake(void)
+{
+    bool wants;
+
+    atomic_read_relaxed(&wants_handshake, &wants);
+    return wants;
+}
+
+/* Providers that are built in, and active when hardware offload is enabled.
+ */
+static const struct ct_offload_class *const builtin_classes[] = {
+    &ct_offload_dummy_class,
+};
+
+/* Called once, when the datapath modules are initialized. */
+void
+ct_offload_module_init(void)
+{
+    static struct ovsthread_once once = OVSTHREAD_ONCE_INITIALIZER;
+
+    if (ovsthread_once_start(&once)) {
+        unixctl_command_register("ct-offload/show", "", 0, 0,
+                                 ct_offload_show, NULL);
+        ovsthread_once_done(&once);
+    }
+}
+
+/* Applies the configuration in 'other_config', a column of the Open_vSwitch
+ * table.  Only for the main thread. */
+void
+ct_offload_set_config(const struct smap *other_config OVS_UNUSED)
+{
+    static bool builtins_registered;
+
+    if (!dpif_offload_enabled() || builtins_registered) {
+        return;
+    }
+
+    builtins_registered = true;
+    for (size_t i = 0; i < ARRAY_SIZE(builtin_classes); i++) {
+        if (builtin_classes[i] != &ct_offload_dummy_class
+            || ct_offload_dummy_is_enabled()) {
+            ct_offload_register(builtin_classes[i]);
+        }
+    }
+}
+
+/* Called at the end of the program, before ovsrcu_exit(): takes from the
+ * built-in providers all that they hold.  Only for the main thread. */
+void
+ct_offload_exit(void)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(builtin_classes); i++) {
+        bool registered;
+
+        ovs_mutex_lock(&registry_mutex);
+        registered = provider_find(builtin_classes[i]->name) != NULL;
+        ovs_mutex_unlock(&registry_mutex);
+
+        if (registered) {
+            ct_offload_unregister(builtin_classes[i]);
+        }
+    }
+}
+
+/* Returns the name of the dpif-offload class that owns 'netdev', or NULL if
+ * 'netdev' is NULL or nobody owns it. */
+const char *
+ct_offload_netdev_owner(const struct netdev *netdev)
+{
+    const struct dpif_offload *offload;
+
+    if (!netdev) {
+        return NULL;
+    }
+    offload = ovsrcu_get(const struct dpif_offload *,
+                         &CONST_CAST(struct netdev *, netdev)->dpif_offload);
+    return offload ? dpif_offload_type(offload) : NULL;
+}
+
+/* Dispatch. */
+
+static void
+log_add_error(const struct provider *p, const struct ct_offload_op *op,
+              int error)
+{
+    if (!VLOG_DROP_WARN(&rl)) {
+        struct ds ds = DS_EMPTY_INITIALIZER;
+
+        ct_offload_conn_format(op->ctx.conn, &ds);
+        VLOG_WARN("%s: port %s: cannot offload connection %s: %s",
+                  p->class->name,
+                  op->ctx.netdev_in ? netdev_get_name(op->ctx.netdev_in)
+                                    : "unknown",
+                  ds_cstr(&ds), ovs_strerror(error));
+        ds_destroy(&ds);
+    }
+}
+
+/* Gives 'op' the result that it has when no provider does anything. */
+static void
+op_preset(struct ct_offload_op *op)
+{
+    op->last_used = 0;
+    switch (op->type) {
+    case CT_OFFLOAD_OP_ADD:
+    case CT_OFFLOAD_OP_DEL:
+    case CT_OFFLOAD_OP_EST:
+    case CT_OFFLOAD_OP_FLUSH:
+        op->error = 0;
+        break;
+    case CT_OFFLOAD_OP_UPD:
+        op->error = ENODATA;
+        break;
+    case CT_OFFLOAD_OP_POLICY:
+        op->error = EPERM;
+        break;
+    default:
+        op->error = EINVAL;
+        break;
+    }
+}
+
+/* Is 'op' a matter for 'p'?  Sets 'op->ctx.priv' for 'p'. */
+static bool
+op_is_for(struct ct_offload_op *op, struct provider *p)
+{
+    uint8_t bit = 1u << p->slot;
+
+    op->ctx.priv = op->priv ? &op->priv[p->slot] : NULL;
+    switch (op->type) {
+    case CT_OFFLOAD_OP_ADD:
+        return (!(op->held & bit) && !provider_is_leaving(p)
+                && p->class->can_offload(&op->ctx));
+    case CT_OFFLOAD_OP_DEL:
+    case CT_OFFLOAD_OP_UPD:
+        return op->held & bit;
+    case CT_OFFLOAD_OP_EST:
+        return (op->held & ~op->est & bit
+                && (!p->class->est_on_handshake
+                    || conntrack_offload_handshake_done(op->ctx.conn)));
+    case CT_OFFLOAD_OP_POLICY:
+    case CT_OFFLOAD_OP_FLUSH:
+        return !provider_is_leaving(p);
+    default:
+        return false;
+    }
+}
+
+/* 'p' has done its part of 'op', with this result. */
+static void
+op_merge(struct ct_offload_op *op, const struct provider *p,
+         struct thread_stats *stats, int error, long long int last_used)
+{
+    struct op_stats *op_stats = &stats->ops[p->slot][op->type];
+    uint8_t bit = 1u << p->slot;
+
+    counter_add(&op_stats->total, 1);
+    switch (op->type) {
+    case CT_OFFLOAD_OP_ADD:
+        if (!error) {
+            op->held |= bit;
+            counter_add(&stats->n_held[p->slot], 1);
+        } else {
+            counter_add(&op_stats->errors, 1);
+            log_add_error(p, op, error);
+            if (!op->error) {
+                op->error = error;
+            }
+        }
+        break;
+    case CT_OFFLOAD_OP_DEL:
+        op->held &= ~bit;
+        op->est &= ~bit;
+        if (op->priv) {
+            op->priv[p->slot] = NULL;
+        }
+        counter_add(&stats->n_held[p->slot], -1);
+        break;
+    case CT_OFFLOAD_OP_EST:
+        op->est |= bit;
+        break;
+    case CT_OFFLOAD_OP_UPD:
+        if (!error) {
+            op->error = 0;
+            op->last_used = MAX(op->last_used, last_used);
+        } else {
+            counter_add(&op_stats->errors, 1);
+        }
+        break;
+    case CT_OFFLOAD_OP_POLICY:
+        if (!error) {
+            op->error = 0;
+        }
+        break;
+    case CT_OFFLOAD_OP_FLUSH:
+    default:
+        break;
+    }
+}
+
+/* Has 'p' do its part of 'op' by the callback for it. */
+static void
+provider_do(struct provider *p, struct ct_offload_op *op,
+            struct thread_stats *stats)
+{
+    const struct ct_offload_class *class = p->class;
+    long long int last_used = 0;
+    int error = 0;
+
+    switch (op->type) {
+    case CT_OFFLOAD_OP_ADD:
+        error = class->conn_add(&op->ctx);
+        break;
+    case CT_OFFLOAD_OP_DEL:
+        class->conn_del(&op->ctx);
+        break;
+    case CT_OFFLOAD_OP_EST:
+        if (class->conn_established) {
+            class->conn_established(&op->ctx);
+        }
+        break;
+    case CT_OFFLOAD_OP_UPD:
+        if (class->conn_update) {
+            last_used = class->conn_update(&op->ctx);
+        } else {
+            error = ENODATA;
+        }
+        break;
+    case CT_OFFLOAD_OP_POLICY:
+        error = class->can_offload(&op->ctx) ? 0 : EPERM;
+        break;
+    case CT_OFFLOAD_OP_FLUSH:
+        if (class->flush) {
+            class->flush();
+        }
+        break;
+    default:
+        OVS_NOT_REACHED();
+    }
+    op_merge(op, p, stats, error, last_used);
+}
+
+/* May 'op' be in a batch that a provider gets? */
+static bool
+op_is_batchable(const struct ct_offload_op *op)
+{
+    return op->type != CT_OFFLOAD_OP_POLICY
+           && op->type != CT_OFFLOAD_OP_FLUSH;
+}
+
+/* Has 'p' do its part of the 'n' operations in 'ops', at most
+ * CT_OFFLOAD_BATCH_INLINE, by its 'batch_submit'. */
+static void
+provider_do_batch(struct provider *p, struct ct_offload_op *ops, size_t n,
+                  struct thread_stats *stats)
+{
+    struct ct_offload_op *origin[CT_OFFLOAD_BATCH_INLINE];
+    struct ct_offload_op_batch batch;
+    struct ct_offload_op *op;
+
+    ct_offload_op_batch_init(&batch);
+    for (size_t i = 0; i < n; i++) {
+        op = &ops[i];
+        if (!op_is_for(op, p)) {
+            continue;
+        }
+        if (op_is_batchable(op)) {
+            origin[batch.n_ops] = op;
+            batch.ops[batch.n_ops] = *op;
+            op_preset(&batch.ops[batch.n_ops++]);
+        } else {
+            provider_do(p, op, stats);
+        }
+    }
+    if (!batch.n_ops) {
+        return;
+    }
+
+    p->class->batch_submit(&batch);
+    CT_OFFLOAD_BATCH_OP_FOR_EACH (i, op, &batch) {
+        op_merge(origin[i], p, stats, op->error, op->last_used);
+    }
+}
+
+static void
+provider_dispatch(struct provider *p, struct ct_offload_op *ops, size_t n,
+                  struct thread_stats *stats)
+{
+    stats->depth++;
+    if (p->class->batch_submit && n > 1) {
+        for (size_t i = 0; i < n; i += CT_OFFLOAD_BATCH_INLINE) {
+            provider_do_batch(p, &ops[i],
+                              MIN(n - i, CT_OFFLOAD_BATCH_INLINE), stats);
+        }
+    } else {
+        for (size_t i = 0; i < n; i++) {
+            if (op_is_for(&ops[i], p)) {
+                provider_do(p, &ops[i], stats);
+            }
+        }
+    }
+    stats->depth--;
+}
+
+/* Has all providers do the 'n' operations in 'ops', and stores the results
+ * there.  The calling thread must own the connections (see
+ * conntrack-offload.h).  No operation may depend on the result of an earlier
+ * one, that is, none may follow an ADD or DEL of the same connection. */
+void
+ct_offload_dispatch(struct ct_offload_op *ops, size_t n)
+{
+    struct thread_stats *stats = stats_get();
+    bool locked = false;
+
+    for (size_t i = 0; i < n; i++) {
+        op_preset(&ops[i]);
+    }
+
+    for (size_t i = 0; i < CT_OFFLOAD_MAX_PROVIDERS; i++) {
+        struct provider *p = provider_get(i);
+
+        if (p && !p->class->thread_safe) {
+            if (!locked) {
+                ovs_mutex_lock(&ct_offload_mutex);
+                locked = true;
+            }
+            provider_dispatch(p, ops, n, stats);
+        }
+    }
+    if (locked) {
+        ovs_mutex_unlock(&ct_offload_mutex);
+    }
+
+    for (size_t i = 0; i < CT_OFFLOAD_MAX_PROVIDERS; i++) {
+        struct provider *p = provider_get(i);
+
+        if (p && p->class->thread_safe) {
+            provider_dispatch(p, ops, n, stats);
+        }
+    }
+}
+
+/* Batches. */
+
+/* Initializes 'batch' as an empty batch. */
+void
+ct_offload_op_batch_init(struct ct_offload_op_batch *batch)
+{
+    batch->ops = batch->inline_ops;
+    batch->n_ops = 0;
+    batch->allocated = ARRAY_SIZE(batch->inline_ops);
+}
+
+/* Frees what 'batch' uses, except for 'batch' itself. */
+void
+ct_offload_op_batch_destroy(struct ct_offload_op_batch *batch)
+{
+    if (batch->ops != batch->inline_ops) {
+        free(batch->ops);
+    }
+}
+
+/* Appends an operation of 'type' with a copy of 'ctx' to 'batch'. */
+void
+ct_offload_op_batch_add(struct ct_offload_op_batch *batch,
+                        enum ct_offload_op_type type,
+                        const struct ct_offload_ctx *ctx)
+{
+    struct ct_offload_op *op;
+
+    if (OVS_UNLIKELY(batch->n_ops >= batch->allocated)) {
+        size_t size = batch->allocated * sizeof *batch->ops;
+
+        batch->ops = (batch->ops == batch->inline_ops
+                      ? memcpy(xmalloc(2 * size), batch->ops, size)
+                      : xrealloc(batch->ops, 2 * size));
+        batch->allocated *= 2;
+    }
+
+    op = &batch->ops[batch->n_ops++];
+    memset(op, 0, sizeof *op);
+    op->type = type;
+    op->ctx = *ctx;
+}
+
+static bool
+op_has_conn(const struct ct_offload_op *op)
+{
+    switch (op->type) {
+    case CT_OFFLOAD_OP_ADD:
+    case CT_OFFLOAD_OP_DEL:
+    case CT_OFFLOAD_OP_UPD:
+    case CT_OFFLOAD_OP_EST:
+        return true;
+    case CT_OFFLOAD_OP_POLICY:
+    case CT_OFFLOAD_OP_FLUSH:
+    default:
+        return false;
+    }
+}
+
+/* Does the 'n' operations in 'ops', all of which can be dispatched. */
+static void
+submit_run(struct ct_offload_op *ops, size_t n)
+{
+    if (n) {
+        ct_offload_dispatch(ops, n);
+        for (size_t i = 0; i < n; i++) {
+            if (op_has_conn(&ops[i])) {
+                conntrack_offload_release(&ops[i]);
+            }
+        }
+    }
+}
+
+/* Does all operations in 'batch', in order, and stores the result of each in
+ * it: what it would have been if it had been done alone.  If another thread is
+ * calling providers for a connection just now, it will do the operation as
+ * well; 'error' is EINPROGRESS then. */
+void
+ct_offload_op_batch_submit(struct ct_offload_op_batch *batch)
+{
+    struct ct_offload_op *ops = batch->ops;
+    size_t start = 0;
+
+    /* Operations are dispatched in runs, ops[start] to ops[i - 1], in which no
+     * connection occurs twice: a connection that cannot be owned may be owned
+     * by this thread, for the sake of the run. */
+    for (size_t i = 0; i < batch->n_ops; i++) {
+        struct ct_offload_op *op = &ops[i];
+
+        op_preset(op);
+        if (op->type == CT_OFFLOAD_OP_FLUSH) {
+            submit_run(&ops[start], i - start);
+            start = i + 1;
+            ct_offload_flush();
+        } else if (op_has_conn(op) && !conntrack_offload_own(op, false)) {
+            submit_run(&ops[start], i - start);
+            start = conntrack_offload_own(op, true) ? i : i + 1;
+        }
+    }
+    submit_run(&ops[start], batch->n_ops - start);
+}
+
+static int
+submit_one(enum ct_offload_op_type type, const struct ct_offload_ctx *ctx,
+           long long int *last_used)
+{
+    struct ct_offload_op op = { .type = type, .ctx = *ctx };
+
+    op_preset(&op);
+    if (!op_has_conn(&op)) {
+        ct_offload_dispatch(&op, 1);
+    } else if (conntrack_offload_own(&op, true)) {
+        ct_offload_dispatch(&op, 1);
+        conntrack_offload_release(&op);
+    }
+    if (last_used) {
+        *last_used = op.last_used;
+    }
+    return op.error;
+}
+
+/* Offers the connection of 'ctx' to every provider whose 'can_offload' accepts
+ * it.  Returns 0 if there was no error, or the first error of any provider; or
+ * EOPNOTSUPP if the connection must stay in software, or EINPROGRESS if
+ * another thread will do it. */
+int
+ct_offload_conn_add(const struct ct_offload_ctx *ctx)
+{
+    return submit_one(CT_OFFLOAD_OP_ADD, ctx, NULL);
+}
+
+/* Takes the connection of 'ctx' from every provider that holds it. */
+void
+ct_offload_conn_del(const struct ct_offload_ctx *ctx)
+{
+    submit_one(CT_OFFLOAD_OP_DEL, ctx, NULL);
+}
+
+/* Returns the newest time, as time_msec() counts, at which any provider that
+ * holds the connection of 'ctx' has seen it used, or 0 if none knows. */
+long long int
+ct_offload_conn_update(const struct ct_offload_ctx *ctx)
+{
+    long long int last_used;
+
+    submit_one(CT_OFFLOAD_OP_UPD, ctx, &last_used);
+    return last_used;
+}
+
+/* Tells every provider that holds the connection of 'ctx', and does not know
+ * yet, that it is established. */
+void
+ct_offload_conn_established(const struct ct_offload_ctx *ctx)
+{
+    submit_one(CT_OFFLOAD_OP_EST, ctx, NULL);
+}
+
+/* Returns true if any provider would take the connection of 'ctx'. */
+bool
+ct_offload_can_offload(const struct ct_offload_ctx *ctx)
+{
+    return !submit_one(CT_OFFLOAD_OP_POLICY, ctx, NULL);
+}
+
+/* Takes every connection from every provider. */
+void
+ct_offload_flush(void)
+{
+    const struct ct_offload_ctx ctx = { .conn = NULL };
+
+    conntrack_offload_evict(0);
+    submit_one(CT_OFFLOAD_OP_FLUSH, &ctx, NULL);
+}
+
+/* "ct-offload/show". */
+
+static const char *
+provider_state(struct provider *p)
+{
+    return provider_is_leaving(p) ? "leaving" : "active";
+}
+
+static struct json *
+provider_to_json(struct provider *p, const struct thread_stats *sum)
+{
+    struct json *json = json_object_create();
+    struct json *ops = json_object_create();
+
+    json_object_put_string(json, "state", provider_state(p));
+    json_object_put(json, "connections",
+                    json_integer_create(counter_get(&sum->n_held[p->slot])));
+    for (size_t i = 0; i < CT_OFFLOAD_N_OPS; i++) {
+        const struct op_stats *stats = &sum->ops[p->slot][i];
+        struct json *op = json_object_create();
+
+        json_object_put(op, "total",
+                        json_integer_create(counter_get(&stats->total)));
+        json_object_put(op, "errors",
+                        json_integer_create(counter_get(&stats->errors)));
+        json_object_put(ops, op_names[i], op);
+    }
+    json_object_put(json, "operations", ops);
+    if (p->class->get_debug) {
+        p->class->get_debug(NULL, json);
+    }
+    return json;
+}
+
+static void
+provider_format(struct provider *p, const struct thread_stats *sum,
+                struct ds *ds)
+{
+    ds_put_format(ds, "\nprovider %s: %s, holds %llu connections\n",
+                  p->class->name, provider_state(p),
+                  counter_get(&sum->n_held[p->slot]));
+    ds_put_format(ds, "  %-8s %12s %12s\n", "op", "total", "errors");
+    for (size_t i = 0; i < CT_OFFLOAD_N_OPS; i++) {
+        const struct op_stats *stats = &sum->ops[p->slot][i];
+
+        ds_put_format(ds, "  %-8s %12llu %12llu\n", op_names[i],
+                      counter_get(&stats->total),
+                      counter_get(&stats->errors));
+    }
+    if (p->class->get_debug) {
+        p->class->get_debug(ds, NULL);
+    }
+}
+
+static void
+ct_offload_show(struct unixctl_conn *conn, int argc OVS_UNUSED,
+                const char *argv[] OVS_UNUSED, void *aux OVS_UNUSED)
+{
+    enum unixctl_output_fmt fmt = unixctl_command_get_output_format(conn);
+    struct json *json_providers = json_object_create();
+    struct ds ds = DS_EMPTY_INITIALIZER;
+    struct ds text = DS_EMPTY_INITIALIZER;
+    struct thread_stats sum;
+    size_t n = 0;
+
+    stats_sum(&sum);
+    ovs_mutex_lock(&registry_mutex);
+    for (size_t i = 0; i < CT_OFFLOAD_MAX_PROVIDERS; i++) {
+        struct provider *p = provider_get(i);
+
+        if (p) {
+            n++;
+            if (fmt == UNIXCTL_OUTPUT_FMT_JSON) {
+                json_object_put(json_providers, p->class->name,
+                                provider_to_json(p, &sum));
+            } else {
+                provider_format(p, &sum, &text);
+            }
+        }
+    }
+    ovs_mutex_unlock(&registry_mutex);
+
+    if (fmt == UNIXCTL_OUTPUT_FMT_JSON) {
+        struct json *json = json_object_create();
+        struct json *conns = json_object_create();
+
+        json_object_put(json, "enabled",
+                        json_boolean_create(ct_offload_is_active()));
+        json_object_put(conns, "offloaded",
+                        json_integer_create(counter_get(&sum.n_offloaded)));
+        json_object_put(conns, "established",
+                        json_integer_create(counter_get(&sum.n_established)));
+        json_object_put(json, "connections", conns);
+        json_object_put(json, "providers", json_providers);
+        unixctl_command_reply_json(conn, json);
+    } else {
+        json_destroy(json_providers);
+        if (ct_offload_is_active()) {
+            ds_put_format(&ds, "conntrack offload: on, %"PRIuSIZE
+                          " provider%s\n", n, n == 1 ? "" : "s");
+        } else {
+            ds_put_format(&ds, "conntrack offload: off (%s)\n",
+                          dpif_offload_enabled()
+                          ? "no provider"
+                          : "other_config:hw-offload is not true");
+        }
+        ds_put_format(&ds, "connections: %llu offloaded, %llu established\n",
+                      counter_get(&sum.n_offloaded),
+                      counter_get(&sum.n_established));
+        ds_put_cstr(&ds, ds_cstr(&text));
+        unixctl_command_reply(conn, ds_cstr(&ds));
+    }
+    ds_destroy(&text);
+    ds_destroy(&ds);
+}

@@ -1,0 +1,310 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+#ifndef CT_OFFLOAD_H
+#define CT_OFFLOAD_H 1
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "openvswitch/types.h"
+#include "ovs-atomic.h"
+#include "packets.h"
+
+/* Connection tracking offload
+ * ===========================
+ *
+ * The userspace connection tracker (conntrack.h) follows connections in
+ * software.  Network hardware may follow them as well, if it is told about
+ * each of them.  This module stands between the two: it keeps a registry of
+ * "providers", each of which knows how to talk to one kind of hardware, and
+ * brings them the events in the life of each connection:
+ *
+ *     ADD    the connection was committed;
+ *     EST    its first reply was seen;
+ *     UPD    when was it last used?
+ *     DEL    it is gone, or is to be taken back into software.
+ *
+ * Writing a provider
+ * ==================
+ *
+ * Fill in a 'struct ct_offload_class' and register it:
+ *
+ *     static const struct ct_offload_class my_class = {
+ *         .name = "my-nic",
+ *         .can_offload = my_can_offload,
+ *         .conn_add = my_conn_add,
+ *         .conn_del = my_conn_del,
+ *     };
+ *
+ *     error = ct_offload_register(&my_class);
+ *
+ * Three callbacks are mandatory, the others are optional.  What a provider
+ * can rely on:
+ *
+ *   - For each stay of a connection it sees ADD, then EST at most once, then
+ *     DEL, and never two callbacks for one connection at a time, whatever the
+ *     threads of OVS do.  UPD may come any number of times between ADD and
+ *     DEL.
+ *
+ *   - EST, UPD and DEL come only for connections whose ADD it accepted, that
+ *     is, for which 'conn_add' returned 0.
+ *
+ *   - An ADD whose connection is already gone is not sent at all.
+ *
+ *   - 'ctx->priv' points to a pointer that belongs to the provider alone.  It
+ *     is NULL at ADD and keeps what the provider puts there until DEL: the
+ *     provider's own state for a connection is found without a look-up.
+ *
+ *   - No lock of the connection tracker is held, so that every accessor below
+ *     may be called.
+ *
+ * A connection is opaque to a provider: it sees it only through the accessor
+ * functions ct_offload_conn_get_*() below.  Addresses are those that the
+ * ct() action saw.  'ctx->unmodified' says whether the packet stood there as
+ * it had come from its port; if it did not, the tuple is not what is on the
+ * wire and hardware that matches packets must refuse the connection.
+ *
+ * Threads
+ * =======
+ *
+ * Callbacks run in the threads of the datapath (PMD threads, the main thread,
+ * the thread that cleans up connections).  By default all calls into all
+ * providers are serialised by one mutex, taken once per batch of operations,
+ * so that no two callbacks of a class ever run at the same time.  A class that
+ * sets 'thread_safe' is called without that mutex: its callbacks may run in
+ * several threads at once, yet never for the same connection.
+ *
+ * A callback must not quiesce in the sense of ovs-rcu.h, and must not call
+ * ct_offload_register() or ct_offload_unregister().
+ *
+ * Lock order: the providers' mutex, 'conn->lock', 'ct_lock' and
+ * 'resources_lock' (see conntrack-private.h).
+ *
+ * Using the module
+ * ================
+ *
+ * conntrack-offload.h has the functions through which the connection tracker
+ * raises events.  Everything else is done by the functions below, which may be
+ * called from any thread that holds none of the locks above, and is not inside
+ * a callback. */
+
+struct conn;
+struct ct_dpif_tuple;
+struct ds;
+struct json;
+struct netdev;
+struct smap;
+
+/* The most providers that can be registered at once. */
+#define CT_OFFLOAD_MAX_PROVIDERS 4
+
+/* How a packet differs from what its port received: bits in
+ * 'pkt->md.ct_rewrite'. */
+enum ct_rewrite {
+    CT_REWRITE_HEADERS = 1 << 0,     /* Headers were set, pushed or popped. */
+    CT_REWRITE_REASSEMBLED = 1 << 1, /* Put together from fragments. */
+};
+
+/* What an operation is about. */
+struct ct_offload_ctx {
+    const struct conn *conn;    /* The connection. */
+    struct netdev *netdev_in;   /* ADD: the port that the original direction
+                                 * arrives at; EST: the same for the reply
+                                 * direction.  May be NULL if not known, for
+                                 * example for tunnels and for packets that
+                                 * were reassembled.  NULL for UPD and DEL.
+                                 * Valid during the callback only. */
+    odp_port_t input_port_id;   /* Datapath port number of 'netdev_in', or
+                                 * ODPP_NONE. */
+    bool unmodified;            /* ADD, EST: has the packet come to ct() as its
+                                 * port received it? */
+    void **priv;                /* Where a provider keeps its own state for
+                                 * the connection.  Set by the layer. */
+};
+
+enum ct_offload_op_type {
+    CT_OFFLOAD_OP_ADD,          /* A connection was committed. */
+    CT_OFFLOAD_OP_DEL,          /* A connection goes. */
+    CT_OFFLOAD_OP_UPD,          /* Ask when a connection was last used. */
+    CT_OFFLOAD_OP_POLICY,       /* Ask whether it could be offloaded. */
+    CT_OFFLOAD_OP_FLUSH,        /* Forget everything. */
+    CT_OFFLOAD_OP_EST,          /* The first reply was seen. */
+};
+#define CT_OFFLOAD_N_OPS (CT_OFFLOAD_OP_EST + 1)
+
+/* One operation, and its result. */
+struct ct_offload_op {
+    enum ct_offload_op_type type;
+    int error;                  /* Result: 0 or a positive errno value. */
+    struct ct_offload_ctx ctx;
+    long long int last_used;    /* UPD: result, in ms as time_msec() counts;
+                                 * 0 if not known. */
+
+    /* For the layer only: the providers that hold the connection, and those
+     * that know of its establishment.  Bit N stands for slot N. */
+    uint8_t held;
+    uint8_t est;
+    void **priv;                /* Array with a pointer for each slot. */
+};
+
+/* Enough for what a burst of packets can raise: each of 32 packets may remove
+ * one connection and add another. */
+#define CT_OFFLOAD_BATCH_INLINE 64
+
+/* A number of operations to be carried out together.  Up to
+ * CT_OFFLOAD_BATCH_INLINE of them need no memory but the batch itself. */
+struct ct_offload_op_batch {
+    struct ct_offload_op *ops;  /* 'inline_ops', or from malloc(). */
+    size_t n_ops;               /* Number of operations in 'ops'. */
+    size_t allocated;           /* Number of operations 'ops' has room for. */
+    struct ct_offload_op inline_ops[CT_OFFLOAD_BATCH_INLINE];
+};
+
+/* Makes OP (a 'struct ct_offload_op *') point to each operation of BATCH in
+ * turn; IDX is declared by the macro and counts from 0. */
+#define CT_OFFLOAD_BATCH_OP_FOR_EACH(IDX, OP, BATCH)                        \
+    for (size_t IDX = 0;                                                    \
+         IDX < (BATCH)->n_ops && ((OP) = &(BATCH)->ops[IDX], true);         \
+         IDX++)
+
+/* A kind of hardware, or something that acts like it. */
+struct ct_offload_class {
+    /* Unique name.  A provider that is built into OVS bears the name of the
+     * dpif-offload class whose ports it serves. */
+    const char *name;
+
+    /* May callbacks run in several threads at once? */
+    bool thread_safe;
+
+    /* Send EST of a TCP connection only when both peers are established, and
+     * not for the first reply, which may be an answer to a SYN flood. */
+    bool est_on_handshake;
+
+    /* May packets of a connection that is established bypass software? */
+    bool may_bypass;
+
+    /* Called by ct_offload_register(), in its thread.  A positive errno value
+     * refuses the registration. */
+    int (*init)(void);
+
+    /* Called by ct_offload_unregister(), in its thread, when nothing of the
+     * provider is in use any more. */
+    void (*exit)(void);
+
+    /* Mandatory.  Would the provider like to have this connection?  Should be
+     * quick: it is called for each new connection. */
+    bool (*can_offload)(const struct ct_offload_ctx *);
+
+    /* Mandatory.  Take the connection.  Returns 0 or a positive errno value;
+     * after an error the provider holds nothing of the connection. */
+    int (*conn_add)(const struct ct_offload_ctx *);
+
+    /* Mandatory.  Give the connection up.  Cannot fail. */
+    void (*conn_del)(const struct ct_offload_ctx *);
+
+    /* When was the connection last used?  Returns a time of time_msec(), or
+     * 0 if that is not known. */
+    long long int (*conn_update)(const struct ct_offload_ctx *);
+
+    /* The connection is established; 'netdev_in' is the reply's port. */
+    void (*conn_established)(const struct ct_offload_ctx *);
+
+    /* Do all of the batch's operations, in order, with the results in them
+     * (they are preset to what they are if nothing is done).  Instead of the
+     * four callbacks above, which are then called only for single operations
+     * outside of batches.  ADD operations have passed 'can_offload'.  A batch
+     * has ADD, EST, UPD and DEL only, and has no operation on a connection
+     * that follows an ADD or DEL of the same connection.  'priv' of each
+     * operation's 'ctx' is the provider's. */
+    void (*batch_submit)(struct ct_offload_op_batch *);
+
+    /* Drop whatever is left, when DEL has been sent for all that was held. */
+    void (*flush)(void);
+
+    /* 'netdev' is about to stop or to go away: when this returns, nothing in
+     * the provider refers to it.  May be called again for the same netdev. */
+    void (*netdev_flush)(struct netdev *netdev);
+
+    /* Appends to 'ds', or adds to the JSON object 'json' if that is nonnull,
+     * what an operator would like to know about the provider. */
+    void (*get_debug)(struct ds *ds, struct json *json);
+};
+
+/* Registry. */
+void ct_offload_module_init(void);
+int ct_offload_register(const struct ct_offload_class *);
+void ct_offload_unregister(const struct ct_offload_class *);
+void ct_offload_set_config(const struct smap *other_config);
+void ct_offload_exit(void);
+
+/* Single operations. */
+int ct_offload_conn_add(const struct ct_offload_ctx *);
+void ct_offload_conn_del(const struct ct_offload_ctx *);
+long long int ct_offload_conn_update(const struct ct_offload_ctx *);
+void ct_offload_conn_established(const struct ct_offload_ctx *);
+bool ct_offload_can_offload(const struct ct_offload_ctx *);
+void ct_offload_flush(void);
+
+/* Batches. */
+void ct_offload_op_batch_init(struct ct_offload_op_batch *);
+void ct_offload_op_batch_add(struct ct_offload_op_batch *,
+                             enum ct_offload_op_type,
+                             const struct ct_offload_ctx *);
+void ct_offload_op_batch_submit(struct ct_offload_op_batch *);
+void ct_offload_op_batch_destroy(struct ct_offload_op_batch *);
+
+/* Returns the number of operations in 'batch'. */
+static inline size_t
+ct_offload_op_batch_len(const struct ct_offload_op_batch *batch)
+{
+    return batch->n_ops;
+}
+
+/* Returns the number of operations that 'batch' has room for before it needs
+ * more memory. */
+static inline size_t
+ct_offload_op_batch_size(const struct ct_offload_op_batch *batch)
+{
+    return batch->allocated;
+}
+
+/* What providers may ask about a connection.  All of these may be called from
+ * any thread that does not hold 'conn->lock', while 'conn' is valid: in a
+ * callback, or until the thread quiesces. */
+bool ct_offload_conn_is_offloaded(const struct conn *);
+bool ct_offload_conn_is_established(const struct conn *);
+void ct_offload_conn_get_tuple(const struct conn *, bool reply,
+                               struct ct_dpif_tuple *);
+uint16_t ct_offload_conn_get_zone(const struct conn *);
+uint32_t ct_offload_conn_get_mark(const struct conn *);
+ovs_u128 ct_offload_conn_get_labels(const struct conn *);
+bool ct_offload_conn_is_snat(const struct conn *);
+bool ct_offload_conn_is_dnat(const struct conn *);
+bool ct_offload_conn_get_tcp_state(const struct conn *, uint8_t *orig,
+                                   uint8_t *reply);
+void ct_offload_conn_format(const struct conn *, struct ds *);
+
+const char *ct_offload_netdev_owner(const struct netdev *);
+
+/* For conntrack-offload.c. */
+
+extern atomic_bool ct_offload_active;
+
+void ct_offload_dispatch(struct ct_offload_op *, size_t n);
+uint8_t ct_offload_leaving(void);
+bool ct_offload_wants_handshake(void);
+void ct_offload_count_phase(bool was_offloaded, bool was_established,
+                            bool offloaded, bool established);
+
+/* Is any provider registered?  Costs next to nothing. */
+static inline bool
+ct_offload_is_active(void)
+{
+    bool active;
+
+    atomic_read_relaxed(&ct_offload_active, &active);
+    return active;
+}
+
+#endif /* ct-offload.h */

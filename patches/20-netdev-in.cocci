@@ -1,0 +1,68 @@
+// conntrack: Pass the netdev that packets came from.
+//
+// Whoever is to offload a connection has to know the port that its packets
+// arrive at.  conntrack_execute() gets it from the port cache of the PMD
+// thread, which costs a look-up per batch, and only while connections are
+// offloaded.  Ports that have no queue of their own, such as tunnels, are not
+// in that cache and are passed as NULL.
+//
+// Expect: ct_execute lib/conntrack.c 1 struct netdev *netdev_in)
+// Expect: ct_execute_proto lib/conntrack.h 1 struct netdev *netdev_in)
+// Expect: netdev_in_decl lib/conntrack.h 1 struct netdev;
+// Expect: netdev_in_include lib/dpif-netdev.c 1 #include "ct-offload.h"
+// Expect: netdev_in_find lib/dpif-netdev.c 1 ct_port = pmd_send_port_cache
+// Expect: netdev_in_test tests/test-conntrack.c /conntrack_execute\(\w/ , NULL);
+
+@ct_execute@
+identifier now, tp_id;
+@@
+ conntrack_execute(...,
+                   long long now, uint32_t tp_id
++                  , struct netdev *netdev_in
+                  )
+ { ... }
+
+@ct_execute_proto@
+identifier now, tp_id;
+type T;
+@@
+ T conntrack_execute(...,
+                     long long now, uint32_t tp_id
++                    , struct netdev *netdev_in
+                    );
+
+@netdev_in_names@
+identifier aux, pmd;
+@@
+ struct dp_netdev_pmd_thread *pmd = aux->pmd;
+
+@netdev_in_find@
+identifier netdev_in_names.aux, netdev_in_names.pmd;
+expression dp, now, tp_id;
+@@
++struct tx_port *ct_port = NULL;
++if (OVS_UNLIKELY(ct_offload_is_active())) {
++    ct_port = pmd_send_port_cache_lookup(
++        pmd, aux->flow->in_port.odp_port);
++}
++
+ conntrack_execute(dp->conntrack, ..., now, tp_id
++                  , ct_port ? ct_port->port->netdev : NULL
+                  );
+
+@netdev_in_include depends on netdev_in_find@
+@@
+ #include "ct-dpif.h"
++#include "ct-offload.h"
+
+@netdev_in_decl@
+@@
+ struct conntrack;
++struct netdev;
+
+@netdev_in_test depends on !netdev_in_find@
+expression list args;
+@@
+ conntrack_execute(args
++                  , NULL
+                  );
