@@ -37,8 +37,8 @@ skip() {
     echo "ok $n_tests - $1 # SKIP $2"
 }
 
-# fails_with TEXT COMMAND...: succeeds if COMMAND exits with status 1 and prints
-# one line, which contains TEXT, and nothing else, as its error.
+# fails_with TEXT COMMAND...: succeeds if COMMAND exits with status 1 and
+# prints one line, which contains TEXT, and nothing else, as its error.
 fails_with() {
     local text=$1 status
     shift
