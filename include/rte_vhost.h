@@ -4,10 +4,10 @@
 #define COMPAT_RTE_VHOST_H 1
 
 /* Open vSwitch limits the number of queues of VDUSE devices with
- * rte_vhost_driver_set_max_queue_num(), which DPDK has since 23.11.  DPDK knows
- * VDUSE devices since 23.07, so that for older ones it is enough that the
- * function exists.  This header comes first in the search path, and adds what
- * the header of the same name in DPDK lacks. */
+ * rte_vhost_driver_set_max_queue_num(), which DPDK has since 23.11.  It calls
+ * it for VDUSE devices only, which 22.11 does not know, so that there it is
+ * enough that the function exists.  This header comes first in the search
+ * path, and adds what the header of the same name in DPDK lacks. */
 
 #include_next <rte_vhost.h>
 

@@ -56,10 +56,12 @@ AC_DEFUN([OVERLAY_CHECK_DPDK],
          if test "$DPDK" = auto; then DPDK=shared; fi
          $PKG_CONFIG --atleast-version=23.11 libdpdk || DPDK_COMPAT=yes
        else
-         AC_MSG_ERROR([DPDK $dpdk_version is too old, 22.11 or later is needed (package libdpdk-dev), or --with-dpdk=no])
+         AC_MSG_ERROR(m4_normalize([DPDK $dpdk_version is too old, 22.11 or
+           later is needed (package libdpdk-dev), or --with-dpdk=no]))
        fi
      elif test "$with_dpdk" != auto; then
-       AC_MSG_ERROR([DPDK is not there: install it (Debian package libdpdk-dev) or give --with-dpdk=no])
+       AC_MSG_ERROR(m4_normalize([DPDK is not there: install it (Debian
+         package libdpdk-dev) or give --with-dpdk=no]))
      fi
    fi
    AC_SUBST([DPDK])
