@@ -104,18 +104,21 @@ conn_own(struct conn *conn, uint32_t pending, uint32_t clear, uint32_t set)
 }
 
 /* Gives 'conn' up, unless there is something pending.  Frees it if conntrack
- * has left that to the owner.  Returns true if the calling thread does not own
- * 'conn' any more. */
+ * has left that to the owner; it is BUSY for ever then, so that nobody who can
+ * still see it does anything with it.  Returns true if the calling thread does
+ * not own 'conn' any more. */
 static bool
 conn_disown(struct conn *conn)
 {
     uint32_t old = conn_offload_state(conn);
+    uint32_t new;
 
     do {
         if (old & CONN_OFFLOAD_PENDING_MASK) {
             return false;
         }
-    } while (!state_swap(conn, &old, old & ~CONN_OFFLOAD_BUSY));
+        new = old & CONN_OFFLOAD_FREE ? old : old & ~CONN_OFFLOAD_BUSY;
+    } while (!state_swap(conn, &old, new));
 
     if (old & CONN_OFFLOAD_FREE) {
         void (*delete)(struct conn *);

@@ -297,7 +297,7 @@ register__(const struct ct_offload_class *class)
     stats_clear_slot(slot);
     ovsrcu_set(&providers[slot], p);
     registry_changed();
-    VLOG_INFO("%s: conntrack offload provider registered", class->name);
+    VLOG_DBG("%s: conntrack offload provider registered", class->name);
     return 0;
 }
 
@@ -366,7 +366,7 @@ ct_offload_unregister(const struct ct_offload_class *class)
         class->exit();
     }
     free(p);
-    VLOG_INFO("%s: conntrack offload provider unregistered", class->name);
+    VLOG_DBG("%s: conntrack offload provider unregistered", class->name);
 }
 
 /* Returns the providers that are being unregistered, as a bit for each slot.

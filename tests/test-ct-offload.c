@@ -1,0 +1,855 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+#include <config.h>
+#undef NDEBUG
+
+#include "conntrack.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "command-line.h"
+#include "conntrack-private.h"
+#include "csum.h"
+#include "ct-dpif.h"
+#include "ct-offload.h"
+#include "ct-offload-dummy.h"
+#include "dp-packet.h"
+#include "flow.h"
+#include "openvswitch/dynamic-string.h"
+#include "ovs-rcu.h"
+#include "ovs-thread.h"
+#include "ovstest.h"
+#include "packets.h"
+#include "random.h"
+#include "timeval.h"
+#include "util.h"
+
+/* Providers that write down what they are asked to do.  A line is
+ *
+ *     PROVIDER OPERATION SOURCE-PORT [ERROR]
+ *
+ * where SOURCE-PORT is that of the connection's original tuple. */
+
+struct recorder {
+    struct ct_offload_class class;
+    int add_error;              /* What ADD returns. */
+    bool refuse;                /* What 'can_offload' says. */
+    long long int last_used;    /* What UPD returns. */
+};
+
+static struct ds record = DS_EMPTY_INITIALIZER;
+static int n_exits;
+
+static uint16_t
+conn_port(const struct conn *conn)
+{
+    struct ct_dpif_tuple tuple;
+
+    ct_offload_conn_get_tuple(conn, false, &tuple);
+    return ntohs(tuple.src_port);
+}
+
+static void
+note(const char *who, const char *what, const struct ct_offload_ctx *ctx)
+{
+    ds_put_format(&record, "%s %s %"PRIu16"\n", who, what,
+                  conn_port(ctx->conn));
+}
+
+#define RECORDER_CALLBACKS(NAME)                                            \
+    static struct recorder NAME;                                            \
+    static bool                                                             \
+    NAME##_can_offload(const struct ct_offload_ctx *ctx OVS_UNUSED)         \
+    {                                                                       \
+        return !NAME.refuse;                                                \
+    }                                                                       \
+    static int                                                              \
+    NAME##_add(const struct ct_offload_ctx *ctx)                            \
+    {                                                                       \
+        note(#NAME, NAME.add_error ? "add-error" : "add", ctx);             \
+        ovs_assert(!*ctx->priv);                                            \
+        *ctx->priv = NAME.add_error ? NULL : CONST_CAST(struct conn *,      \
+                                                        ctx->conn);         \
+        return NAME.add_error;                                              \
+    }                                                                       \
+    static void                                                             \
+    NAME##_del(const struct ct_offload_ctx *ctx)                            \
+    {                                                                       \
+        note(#NAME, "del", ctx);                                            \
+        ovs_assert(*ctx->priv == ctx->conn);                                \
+    }                                                                       \
+    static void                                                             \
+    NAME##_est(const struct ct_offload_ctx *ctx)                            \
+    {                                                                       \
+        note(#NAME, "est", ctx);                                            \
+        ovs_assert(*ctx->priv == ctx->conn);                                \
+    }                                                                       \
+    static long long int                                                    \
+    NAME##_upd(const struct ct_offload_ctx *ctx)                            \
+    {                                                                       \
+        note(#NAME, "upd", ctx);                                            \
+        ovs_assert(*ctx->priv == ctx->conn);                                \
+        return NAME.last_used;                                              \
+    }                                                                       \
+    static void                                                             \
+    NAME##_exit(void)                                                       \
+    {                                                                       \
+        ds_put_cstr(&record, #NAME" exit\n");                               \
+        n_exits++;                                                          \
+    }                                                                       \
+    static void                                                             \
+    NAME##_flush(void)                                                      \
+    {                                                                       \
+        ds_put_cstr(&record, #NAME" flush\n");                              \
+    }                                                                       \
+    static void                                                             \
+    NAME##_batch(struct ct_offload_op_batch *batch)                         \
+    {                                                                       \
+        struct ct_offload_op *op;                                           \
+                                                                            \
+        ds_put_format(&record, #NAME" batch %"PRIuSIZE"\n",                 \
+                      ct_offload_op_batch_len(batch));                      \
+        CT_OFFLOAD_BATCH_OP_FOR_EACH (i, op, batch) {                       \
+            switch (op->type) {                                             \
+            case CT_OFFLOAD_OP_ADD:                                         \
+                op->error = NAME##_add(&op->ctx);                           \
+                break;                                                      \
+            case CT_OFFLOAD_OP_DEL:                                         \
+                NAME##_del(&op->ctx);                                       \
+                break;                                                      \
+            case CT_OFFLOAD_OP_EST:                                         \
+                NAME##_est(&op->ctx);                                       \
+                break;                                                      \
+            case CT_OFFLOAD_OP_UPD:                                         \
+                op->last_used = NAME##_upd(&op->ctx);                       \
+                op->error = 0;                                              \
+                break;                                                      \
+            case CT_OFFLOAD_OP_POLICY:                                      \
+            case CT_OFFLOAD_OP_FLUSH:                                       \
+            default:                                                        \
+                OVS_NOT_REACHED();                                          \
+            }                                                               \
+        }                                                                   \
+    }                                                                       \
+    static struct recorder NAME = {                                         \
+        .class = {                                                          \
+            .name = #NAME,                                                  \
+            .can_offload = NAME##_can_offload,                              \
+            .conn_add = NAME##_add,                                         \
+            .conn_del = NAME##_del,                                         \
+            .conn_established = NAME##_est,                                 \
+            .conn_update = NAME##_upd,                                      \
+            .exit = NAME##_exit,                                            \
+            .flush = NAME##_flush,                                          \
+            .batch_submit = NAME##_batch,                                   \
+        },                                                                  \
+    }
+
+RECORDER_CALLBACKS(a);
+RECORDER_CALLBACKS(b);
+
+/* Registers 'r', with a native 'batch_submit' if 'batch'. */
+static void
+recorder_register(struct recorder *r, bool batch)
+{
+    if (!batch) {
+        r->class.batch_submit = NULL;
+    }
+    ovs_assert(!ct_offload_register(&r->class));
+}
+
+/* Checks that exactly 'expected' was recorded since the last time. */
+#define CHECK_RECORD(EXPECTED) check_record(EXPECTED, OVS_SOURCE_LOCATOR)
+static void
+check_record(const char *expected, const char *where)
+{
+    if (strcmp(ds_cstr(&record), expected)) {
+        ovs_fatal(0, "%s: expected:\n%sgot:\n%s", where, expected,
+                  ds_cstr(&record));
+    }
+    ds_clear(&record);
+}
+
+/* Packets. */
+
+static long long int now;
+
+static struct dp_packet *
+packet(uint8_t proto, bool ipv6, uint16_t src, uint16_t dst)
+{
+    struct dp_packet *pkt = dp_packet_new(0);
+    struct flow flow;
+
+    memset(&flow, 0, sizeof flow);
+    flow.dl_type = htons(ipv6 ? ETH_TYPE_IPV6 : ETH_TYPE_IP);
+    flow.nw_proto = proto;
+    flow.nw_ttl = 64;
+    flow.nw_src = htonl(0x0a000000 + (src < dst ? 1 : 2));
+    flow.nw_dst = htonl(0x0a000000 + (src < dst ? 2 : 1));
+    if (ipv6) {
+        in6_addr_set_mapped_ipv4(&flow.ipv6_src, flow.nw_src);
+        in6_addr_set_mapped_ipv4(&flow.ipv6_dst, flow.nw_dst);
+        flow.nw_src = flow.nw_dst = 0;
+    }
+    flow.tp_src = htons(src);
+    flow.tp_dst = htons(dst);
+    flow_compose(pkt, &flow, NULL, 0, false);
+    pkt_metadata_init(&pkt->md, u32_to_odp(1));
+    return pkt;
+}
+
+/* The port that servers listen at.  Packets to it are in original direction.
+ */
+#define SERVER 1000
+
+static struct dp_packet *
+udp(uint16_t client, bool reply)
+{
+    return packet(IPPROTO_UDP, false, reply ? SERVER : client,
+                  reply ? client : SERVER);
+}
+
+static struct dp_packet *
+tcp(uint16_t client, bool reply, uint16_t flags, uint32_t seq, uint32_t ack)
+{
+    struct dp_packet *pkt = packet(IPPROTO_TCP, false,
+                                   reply ? SERVER : client,
+                                   reply ? client : SERVER);
+    struct tcp_header *th = dp_packet_l4(pkt);
+
+    th->tcp_ctl = TCP_CTL(flags, TCP_HEADER_LEN / 4);
+    th->tcp_winsz = htons(65535);
+    put_16aligned_be32(&th->tcp_seq, htonl(seq));
+    put_16aligned_be32(&th->tcp_ack, htonl(ack));
+    th->tcp_csum = 0;
+    th->tcp_csum = csum_finish(
+        csum_continue(packet_csum_pseudoheader(dp_packet_l3(pkt)),
+                      th, TCP_HEADER_LEN));
+    return pkt;
+}
+
+/* How packets go through conntrack. */
+struct how {
+    bool force, commit;
+    uint16_t zone;
+    const char *helper;
+    const struct nat_action_info_t *nat;
+    uint32_t *mark;
+    struct netdev *netdev;
+};
+static const struct how committing = { .commit = true };
+static const struct how looking = { .commit = false };
+
+/* Sends 'batch' through 'ct', and frees its packets.  Returns the 'ct_state'
+ * of the first one. */
+static uint8_t
+execute_batch(struct conntrack *ct, struct dp_packet_batch *batch,
+              const struct how *how)
+{
+    const struct dp_packet *first = batch->packets[0];
+    const struct eth_header *eth = dp_packet_eth(first);
+    uint8_t state;
+
+    conntrack_execute(ct, batch, eth->eth_type, how->force, how->commit,
+                      how->zone, how->mark, NULL, how->helper, how->nat,
+                      now, 0, how->netdev);
+    state = batch->packets[0]->md.ct_state;
+    dp_packet_delete_batch(batch, true);
+    return state;
+}
+
+static uint8_t
+execute(struct conntrack *ct, struct dp_packet *pkt, const struct how *how)
+{
+    struct dp_packet_batch batch;
+
+    dp_packet_batch_init_packet(&batch, pkt);
+    return execute_batch(ct, &batch, how);
+}
+
+/* Returns the connection of 'ct' that the UDP packet from 'client' belongs to,
+ * or NULL. */
+static struct conn *
+find_udp(struct conntrack *ct, uint16_t client)
+{
+    struct dp_packet_batch batch;
+    struct conn *conn;
+
+    dp_packet_batch_init_packet(&batch, udp(client, false));
+    conntrack_execute(ct, &batch, htons(ETH_TYPE_IP), false, false, 0, NULL,
+                      NULL, NULL, NULL, now, 0, NULL);
+    conn = batch.packets[0]->md.conn;
+    dp_packet_delete_batch(&batch, true);
+    return conn;
+}
+
+static struct conntrack *
+start(void)
+{
+    now = time_msec();
+    return conntrack_init();
+}
+
+/* Tests. */
+
+static int
+init_fails(void)
+{
+    return ENODEV;
+}
+
+static void
+test_registry(struct ovs_cmdl_context *ctx OVS_UNUSED)
+{
+    struct ct_offload_class classes[CT_OFFLOAD_MAX_PROVIDERS + 1];
+    const char *names[] = { "p0", "p1", "p2", "p3", "p4" };
+    struct ct_offload_class failing = a.class;
+
+    BUILD_ASSERT_DECL(ARRAY_SIZE(names) == ARRAY_SIZE(classes));
+
+    ovs_assert(!ct_offload_is_active());
+    recorder_register(&a, false);
+    ovs_assert(ct_offload_is_active());
+    ovs_assert(ct_offload_register(&a.class) == EEXIST);
+
+    failing.name = "failing";
+    failing.init = init_fails;
+    ovs_assert(ct_offload_register(&failing) == ENODEV);
+    ct_offload_unregister(&failing);
+
+    ct_offload_unregister(&b.class);
+    ct_offload_unregister(&a.class);
+    ovs_assert(!ct_offload_is_active());
+    CHECK_RECORD("a exit\n");
+    ct_offload_unregister(&a.class);
+    CHECK_RECORD("");
+
+    for (size_t i = 0; i < ARRAY_SIZE(classes); i++) {
+        classes[i] = a.class;
+        classes[i].name = names[i];
+        ovs_assert(ct_offload_register(&classes[i])
+                   == (i < CT_OFFLOAD_MAX_PROVIDERS ? 0 : ENOSPC));
+    }
+    for (size_t i = 0; i < CT_OFFLOAD_MAX_PROVIDERS; i++) {
+        ct_offload_unregister(&classes[i]);
+    }
+    ovs_assert(!ct_offload_register(&classes[CT_OFFLOAD_MAX_PROVIDERS]));
+    ct_offload_unregister(&classes[CT_OFFLOAD_MAX_PROVIDERS]);
+}
+
+static void
+test_mandatory(struct ovs_cmdl_context *ctx)
+{
+    if (!strcmp(ctx->argv[1], "conn_add")) {
+        a.class.conn_add = NULL;
+    } else if (!strcmp(ctx->argv[1], "conn_del")) {
+        a.class.conn_del = NULL;
+    } else if (!strcmp(ctx->argv[1], "can_offload")) {
+        a.class.can_offload = NULL;
+    } else {
+        ovs_fatal(0, "no callback %s", ctx->argv[1]);
+    }
+    ct_offload_register(&a.class);
+}
+
+static void
+test_life_cycle(struct ovs_cmdl_context *ctx OVS_UNUSED)
+{
+    struct conntrack *ct = start();
+    uint32_t mark[2] = { 5, UINT32_MAX };
+    struct how marking = { .commit = true, .mark = mark };
+    const struct conn *conn;
+
+    ovs_assert(!ct_offload_dummy_register());
+
+    /* Packets that are not committed raise nothing. */
+    execute(ct, udp(1, false), &looking);
+    ovs_assert(!ct_offload_dummy_n_added());
+
+    /* Commit, and again. */
+    execute(ct, udp(1, false), &marking);
+    execute(ct, udp(1, false), &committing);
+    conn = find_udp(ct, 1);
+    ovs_assert(ct_offload_dummy_n_added() == 1);
+    ovs_assert(ct_offload_dummy_contains(conn));
+    ovs_assert(ct_offload_conn_is_offloaded(conn));
+    ovs_assert(!ct_offload_conn_is_established(conn));
+    ovs_assert(!ct_offload_dummy_is_bidirectional(conn));
+    ovs_assert(ct_offload_conn_get_mark(conn) == 5);
+
+    /* First reply, and another one. */
+    ovs_assert(execute(ct, udp(1, true), &looking)
+               == (CS_TRACKED | CS_ESTABLISHED | CS_REPLY_DIR));
+    execute(ct, udp(1, true), &looking);
+    ovs_assert(ct_offload_dummy_n_established() == 1);
+    ovs_assert(ct_offload_dummy_is_bidirectional(conn));
+    ovs_assert(ct_offload_conn_is_established(conn));
+
+    /* Another connection, which goes with all of its zone. */
+    execute(ct, udp(2, false), &committing);
+    ovs_assert(ct_offload_dummy_n_held() == 2);
+    uint16_t zone = 1;
+    conntrack_flush(ct, &zone);
+    ovs_assert(ct_offload_dummy_n_held() == 2);
+    zone = 0;
+    conntrack_flush(ct, &zone);
+    ovs_assert(ct_offload_dummy_n_held() == 0);
+    ovs_assert(ct_offload_dummy_n_deleted() == 2);
+
+    /* The same tuple again: a new connection. */
+    execute(ct, udp(1, false), &committing);
+    ovs_assert(ct_offload_dummy_n_added() == 3);
+    conntrack_flush(ct, NULL);
+    ovs_assert(ct_offload_dummy_n_deleted() == 3);
+
+    /* One tuple of two. */
+    execute(ct, udp(1, false), &committing);
+    execute(ct, udp(2, false), &committing);
+    struct ct_dpif_tuple tuple;
+    ct_offload_conn_get_tuple(find_udp(ct, 2), false, &tuple);
+    ovs_assert(!conntrack_flush_tuple(ct, &tuple, 0));
+    ovs_assert(ct_offload_dummy_n_held() == 1);
+    ovs_assert(ct_offload_dummy_contains(find_udp(ct, 1)));
+
+    /* All the rest, with conntrack itself. */
+    conntrack_destroy(ct);
+    ovs_assert(ct_offload_dummy_n_held() == 0);
+    ovs_assert(ct_offload_dummy_n_added() == ct_offload_dummy_n_deleted());
+    ovs_assert(!ct_offload_dummy_n_misused());
+    ct_offload_dummy_unregister();
+}
+
+static void
+test_order(struct ovs_cmdl_context *ctx OVS_UNUSED)
+{
+    struct conntrack *ct = start();
+    struct how forcing = { .commit = true, .force = true };
+    struct dp_packet_batch batch;
+
+    recorder_register(&a, false);
+
+    /* Commit and reply in one batch. */
+    dp_packet_batch_init_packet(&batch, udp(1, false));
+    dp_packet_batch_add(&batch, udp(2, false));
+    dp_packet_batch_add(&batch, udp(1, true));
+    execute_batch(ct, &batch, &committing);
+    CHECK_RECORD("a add 1\n"
+                 "a add 2\n"
+                 "a est 1\n");
+
+    /* A forced commit in reply direction makes way for a connection the other
+     * way around: DEL of the one comes before ADD of the other. */
+    execute(ct, udp(1, true), &forcing);
+    CHECK_RECORD("a del 1\n"
+                 "a add 1000\n");
+
+    /* The same for a connection that has an operation in the same batch. */
+    dp_packet_batch_init_packet(&batch, udp(2, true));
+    dp_packet_batch_add(&batch, udp(3, false));
+    execute_batch(ct, &batch, &committing);
+    CHECK_RECORD("a est 2\n"
+                 "a add 3\n");
+    dp_packet_batch_init_packet(&batch, udp(4, false));
+    dp_packet_batch_add(&batch, udp(3, true));
+    execute_batch(ct, &batch, &forcing);
+    CHECK_RECORD("a add 4\n"
+                 "a del 3\n"
+                 "a add 1000\n");
+
+    /* A connection that is gone before its ADD went out is never added. */
+    dp_packet_batch_init_packet(&batch, udp(5, false));
+    dp_packet_batch_add(&batch, udp(5, true));
+    execute_batch(ct, &batch, &forcing);
+    CHECK_RECORD("a add 1000\n");
+
+    conntrack_flush(ct, NULL);
+    ds_clear(&record);
+    conntrack_destroy(ct);
+    CHECK_RECORD("");
+    ct_offload_unregister(&a.class);
+}
+
+static void
+test_tcp(struct ovs_cmdl_context *ctx OVS_UNUSED)
+{
+    struct conntrack *ct = start();
+
+    recorder_register(&a, false);
+    b.class.est_on_handshake = true;
+    recorder_register(&b, true);
+
+    execute(ct, tcp(1, false, TCP_SYN, 100, 0), &committing);
+    CHECK_RECORD("a add 1\n"
+                 "b add 1\n");
+
+    /* A SYN-ACK is a reply, but the handshake is not complete. */
+    execute(ct, tcp(1, true, TCP_SYN | TCP_ACK, 500, 101), &looking);
+    execute(ct, tcp(1, true, TCP_SYN | TCP_ACK, 500, 101), &looking);
+    CHECK_RECORD("a est 1\n");
+    execute(ct, tcp(1, false, TCP_ACK, 101, 501), &looking);
+    CHECK_RECORD("b est 1\n");
+    execute(ct, tcp(1, false, TCP_ACK, 101, 501), &looking);
+    execute(ct, tcp(1, true, TCP_ACK, 501, 101), &looking);
+    CHECK_RECORD("");
+
+    /* An invalid reply is none. */
+    execute(ct, tcp(2, false, TCP_SYN, 100, 0), &committing);
+    CHECK_RECORD("a add 2\n"
+                 "b add 2\n");
+    ovs_assert(execute(ct, tcp(2, true, TCP_SYN | TCP_FIN, 500, 101),
+                       &looking) & CS_INVALID);
+    CHECK_RECORD("");
+
+    /* Closing, and reuse of the ports. */
+    execute(ct, tcp(1, false, TCP_FIN | TCP_ACK, 101, 501), &looking);
+    execute(ct, tcp(1, true, TCP_FIN | TCP_ACK, 501, 102), &looking);
+    execute(ct, tcp(1, false, TCP_ACK, 102, 502), &looking);
+    ds_clear(&record);
+    execute(ct, tcp(1, false, TCP_SYN, 9000, 0), &committing);
+    CHECK_RECORD("a del 1\n"
+                 "a add 1\n"
+                 "b batch 2\n"
+                 "b del 1\n"
+                 "b add 1\n");
+
+    conntrack_destroy(ct);
+    ct_offload_unregister(&a.class);
+    ct_offload_unregister(&b.class);
+}
+
+static void
+test_ineligible(struct ovs_cmdl_context *ctx OVS_UNUSED)
+{
+    struct conntrack *ct = start();
+    struct how ftp = { .commit = true, .helper = "ftp" };
+    struct how snat = { .commit = true };
+    struct nat_action_info_t nat = {
+        .nat_action = NAT_ACTION_SRC | NAT_ACTION_SRC_PORT,
+        .min_addr.ipv4 = htonl(0x0a000009),
+        .max_addr.ipv4 = htonl(0x0a000009),
+        .min_port = 7, .max_port = 7,
+    };
+
+    recorder_register(&a, false);
+
+    /* Connections with a helper, or to the port of one. */
+    execute(ct, packet(IPPROTO_TCP, false, 1, 21), &ftp);
+    execute(ct, packet(IPPROTO_UDP, false, 1, 69), &committing);
+    CHECK_RECORD("");
+
+    /* No tuple left for NAT: the second connection is never committed. */
+    snat.nat = &nat;
+    execute(ct, udp(1, false), &snat);
+    execute(ct, udp(2, false), &snat);
+    CHECK_RECORD("a add 1\n");
+    execute(ct, udp(3, false), &committing);
+    CHECK_RECORD("a add 3\n");
+
+    /* What a provider refuses, or cannot take, has no EST and no DEL. */
+    a.refuse = true;
+    execute(ct, udp(4, false), &committing);
+    execute(ct, udp(4, true), &looking);
+    CHECK_RECORD("");
+    a.refuse = false;
+    a.add_error = ENOSPC;
+    execute(ct, udp(5, false), &committing);
+    execute(ct, udp(5, true), &looking);
+    CHECK_RECORD("a add-error 5\n");
+
+    /* Connections that are older than the provider. */
+    a.add_error = 0;
+    ct_offload_unregister(&a.class);
+    CHECK_RECORD("a del 1\n"
+                 "a del 3\n"
+                 "a exit\n");
+    execute(ct, udp(6, false), &committing);
+    recorder_register(&a, false);
+    execute(ct, udp(6, true), &looking);
+    CHECK_RECORD("");
+
+    conntrack_destroy(ct);
+    CHECK_RECORD("");
+    ct_offload_unregister(&a.class);
+}
+
+static void
+test_providers(struct ovs_cmdl_context *ctx OVS_UNUSED)
+{
+    struct conntrack *ct = start();
+    struct ct_offload_ctx c = { .input_port_id = u32_to_odp(1) };
+
+    execute(ct, udp(1, false), &committing);
+    c.conn = find_udp(ct, 1);
+
+    /* Without a provider. */
+    ovs_assert(!ct_offload_can_offload(&c));
+    ovs_assert(!ct_offload_conn_add(&c));
+    ovs_assert(!ct_offload_conn_is_offloaded(c.conn));
+    ovs_assert(!ct_offload_conn_update(&c));
+    ct_offload_conn_established(&c);
+    ct_offload_conn_del(&c);
+
+    recorder_register(&a, false);
+    recorder_register(&b, true);
+    ovs_assert(ct_offload_can_offload(&c));
+
+    /* The first error is returned, and the rest are told. */
+    a.add_error = EIO;
+    ovs_assert(ct_offload_conn_add(&c) == EIO);
+    CHECK_RECORD("a add-error 1\n"
+                 "b add 1\n");
+    ovs_assert(ct_offload_conn_is_offloaded(c.conn));
+
+    /* Only those hear of it that hold the connection. */
+    b.last_used = 42;
+    a.last_used = 43;
+    ovs_assert(ct_offload_conn_update(&c) == 42);
+    ct_offload_conn_established(&c);
+    ct_offload_conn_established(&c);
+    CHECK_RECORD("b upd 1\n"
+                 "b est 1\n");
+    ct_offload_conn_del(&c);
+    ct_offload_conn_del(&c);
+    CHECK_RECORD("b del 1\n");
+    ovs_assert(!ct_offload_conn_is_offloaded(c.conn));
+
+    /* Those that do not hold it yet get it when it is added again. */
+    b.refuse = true;
+    a.add_error = 0;
+    ovs_assert(!ct_offload_conn_add(&c));
+    b.refuse = false;
+    ovs_assert(!ct_offload_conn_add(&c));
+    ovs_assert(ct_offload_conn_update(&c) == 43);
+    CHECK_RECORD("a add 1\n"
+                 "b add 1\n"
+                 "a upd 1\n"
+                 "b upd 1\n");
+
+    /* One provider goes, the other keeps what it holds. */
+    ct_offload_unregister(&a.class);
+    CHECK_RECORD("a del 1\n"
+                 "a exit\n");
+    ovs_assert(ct_offload_conn_is_offloaded(c.conn));
+    ct_offload_conn_established(&c);
+    CHECK_RECORD("b est 1\n");
+    ct_offload_flush();
+    CHECK_RECORD("b del 1\n"
+                 "b flush\n");
+    ct_offload_unregister(&b.class);
+    conntrack_destroy(ct);
+    CHECK_RECORD("b exit\n");
+}
+
+static void
+test_batch(struct ovs_cmdl_context *ctx OVS_UNUSED)
+{
+    struct conntrack *ct = start();
+    struct ct_offload_op_batch batch;
+    struct ct_offload_ctx c[2];
+
+    memset(c, 0, sizeof c);
+    for (size_t i = 0; i < ARRAY_SIZE(c); i++) {
+        execute(ct, udp(1 + i, false), &committing);
+        c[i].conn = find_udp(ct, 1 + i);
+    }
+    recorder_register(&a, false);
+    recorder_register(&b, true);
+
+    /* Results of every type, in one batch. */
+    a.add_error = EIO;
+    b.last_used = 7;
+    ct_offload_op_batch_init(&batch);
+    ct_offload_op_batch_add(&batch, CT_OFFLOAD_OP_UPD, &c[0]);
+    ct_offload_op_batch_add(&batch, CT_OFFLOAD_OP_ADD, &c[0]);
+    ct_offload_op_batch_add(&batch, CT_OFFLOAD_OP_POLICY, &c[0]);
+    ct_offload_op_batch_add(&batch, CT_OFFLOAD_OP_UPD, &c[0]);
+    ct_offload_op_batch_add(&batch, CT_OFFLOAD_OP_EST, &c[0]);
+    ct_offload_op_batch_add(&batch, CT_OFFLOAD_OP_UPD, &c[1]);
+    ct_offload_op_batch_add(&batch, CT_OFFLOAD_OP_DEL, &c[0]);
+    ct_offload_op_batch_add(&batch, CT_OFFLOAD_OP_DEL, &c[1]);
+    ct_offload_op_batch_add(&batch, 99, &c[1]);
+    ct_offload_op_batch_add(&batch, CT_OFFLOAD_OP_FLUSH, &c[1]);
+    ovs_assert(ct_offload_op_batch_len(&batch) == 10);
+    ovs_assert(ct_offload_op_batch_size(&batch) == CT_OFFLOAD_BATCH_INLINE);
+    ct_offload_op_batch_submit(&batch);
+
+    static const int errors[] = {
+        ENODATA, EIO, 0, 0, 0, ENODATA, 0, 0, EINVAL, 0
+    };
+    struct ct_offload_op *op;
+    CT_OFFLOAD_BATCH_OP_FOR_EACH (i, op, &batch) {
+        if (op->error != errors[i]) {
+            ovs_fatal(0, "op %"PRIuSIZE": error %d instead of %d",
+                      i, op->error, errors[i]);
+        }
+    }
+    ovs_assert(batch.ops[3].last_used == 7);
+    ct_offload_op_batch_destroy(&batch);
+    CHECK_RECORD("a add-error 1\n"
+                 "b batch 1\n"
+                 "b add 1\n"
+                 "b upd 1\n"
+                 "b est 1\n"
+                 "b del 1\n"
+                 "a flush\n"
+                 "b flush\n");
+
+    /* Nothing, and more than fits into the batch itself. */
+    ct_offload_op_batch_init(&batch);
+    ct_offload_op_batch_submit(&batch);
+    for (size_t i = 0; i < 100000; i++) {
+        ct_offload_op_batch_add(&batch, CT_OFFLOAD_OP_POLICY, &c[0]);
+    }
+    a.refuse = b.refuse = true;
+    ct_offload_op_batch_submit(&batch);
+    CT_OFFLOAD_BATCH_OP_FOR_EACH (i, op, &batch) {
+        ovs_assert(op->error == EPERM);
+    }
+    ct_offload_op_batch_destroy(&batch);
+    CHECK_RECORD("");
+
+    ct_offload_unregister(&a.class);
+    ct_offload_unregister(&b.class);
+    conntrack_destroy(ct);
+}
+
+/* Unregistering in a callback is refused. */
+static int
+unregistering_add(const struct ct_offload_ctx *ctx)
+{
+    ct_offload_unregister(&a.class);
+    return a_add(ctx);
+}
+
+static void
+test_unregister_in_callback(struct ovs_cmdl_context *ctx OVS_UNUSED)
+{
+    struct conntrack *ct = start();
+
+    a.class.conn_add = unregistering_add;
+    recorder_register(&a, false);
+    execute(ct, udp(1, false), &committing);
+    CHECK_RECORD("a add 1\n");
+    ovs_assert(ct_offload_is_active());
+    conntrack_destroy(ct);
+}
+
+/* Threads. */
+
+struct worker {
+    pthread_t thread;
+    struct conntrack *ct;
+    unsigned int seed;
+};
+
+enum { N_CLIENTS = 64, N_ROUNDS = 20000 };
+
+static atomic_bool stop;
+
+/* Sends random packets of few connections. */
+static void *
+packet_thread(void *worker_)
+{
+    struct worker *worker = worker_;
+    unsigned int seed = worker->seed;
+
+    for (int i = 0; i < N_ROUNDS; i++) {
+        struct how how = { .commit = true, .force = !(rand_r(&seed) % 8) };
+        struct dp_packet_batch batch;
+
+        dp_packet_batch_init(&batch);
+        for (int j = 0; j < 8; j++) {
+            dp_packet_batch_add(&batch, udp(1 + rand_r(&seed) % N_CLIENTS,
+                                            rand_r(&seed) % 2));
+        }
+        execute_batch(worker->ct, &batch, &how);
+        ovsrcu_quiesce();
+    }
+    return NULL;
+}
+
+/* Flushes connections. */
+static void *
+flush_thread(void *worker_)
+{
+    struct worker *worker = worker_;
+    bool stopping;
+
+    do {
+        uint16_t zone = 0;
+
+        conntrack_flush(worker->ct, &zone);
+        xnanosleep(50 * 1000);
+        atomic_read_relaxed(&stop, &stopping);
+    } while (!stopping);
+    return NULL;
+}
+
+static void
+test_threads(struct ovs_cmdl_context *ctx OVS_UNUSED)
+{
+    struct conntrack *ct = start();
+    struct worker workers[5];
+
+    ovs_assert(!ct_offload_dummy_register());
+    for (size_t i = 0; i < ARRAY_SIZE(workers); i++) {
+        workers[i].ct = ct;
+        workers[i].seed = i;
+        workers[i].thread = ovs_thread_create(i ? "packets" : "flush",
+                                              i ? packet_thread
+                                              : flush_thread, &workers[i]);
+    }
+
+    /* Providers come and go meanwhile. */
+    for (int i = 0; i < 50; i++) {
+        ct_offload_dummy_unregister();
+        ovs_assert(!ct_offload_dummy_n_held());
+        ovs_assert(!ct_offload_dummy_register());
+        xnanosleep(2 * 1000 * 1000);
+    }
+
+    for (size_t i = 1; i < ARRAY_SIZE(workers); i++) {
+        xpthread_join(workers[i].thread, NULL);
+    }
+    atomic_store_relaxed(&stop, true);
+    xpthread_join(workers[0].thread, NULL);
+
+    conntrack_destroy(ct);
+    ovs_assert(!ct_offload_dummy_n_misused());
+    ovs_assert(!ct_offload_dummy_n_held());
+    ovs_assert(ct_offload_dummy_n_added() > N_CLIENTS);
+    ovs_assert(ct_offload_dummy_n_added() == ct_offload_dummy_n_deleted());
+    ovs_assert(ct_offload_dummy_n_established()
+               <= ct_offload_dummy_n_added());
+    ct_offload_dummy_unregister();
+}
+
+static const struct ovs_cmdl_command commands[] = {
+    {"registry", "", 0, 0, test_registry, OVS_RO},
+    {"mandatory", "CALLBACK", 1, 1, test_mandatory, OVS_RO},
+    {"life-cycle", "", 0, 0, test_life_cycle, OVS_RO},
+    {"order", "", 0, 0, test_order, OVS_RO},
+    {"tcp", "", 0, 0, test_tcp, OVS_RO},
+    {"ineligible", "", 0, 0, test_ineligible, OVS_RO},
+    {"providers", "", 0, 0, test_providers, OVS_RO},
+    {"batch", "", 0, 0, test_batch, OVS_RO},
+    {"unregister-in-callback", "", 0, 0, test_unregister_in_callback, OVS_RO},
+    {"threads", "", 0, 0, test_threads, OVS_RO},
+    {NULL, NULL, 0, 0, NULL, OVS_RO},
+};
+
+static void
+test_ct_offload_main(int argc, char *argv[])
+{
+    struct ovs_cmdl_context ctx = {
+        .argc = argc - 1,
+        .argv = argv + 1,
+    };
+
+    set_program_name(argv[0]);
+    ovs_cmdl_run_command(&ctx, commands);
+    ds_destroy(&record);
+}
+
+OVSTEST_REGISTER("test-ct-offload", test_ct_offload_main);
