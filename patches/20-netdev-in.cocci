@@ -14,20 +14,18 @@
 // Expect: netdev_in_test tests/test-conntrack.c /conntrack_execute\(\w/ , NULL);
 
 @ct_execute@
-identifier now, tp_id;
+parameter list params;
 @@
- conntrack_execute(...,
-                   long long now, uint32_t tp_id
+ conntrack_execute(params
 +                  , struct netdev *netdev_in
                   )
  { ... }
 
 @ct_execute_proto@
-identifier now, tp_id;
+parameter list params;
 type T;
 @@
- T conntrack_execute(...,
-                     long long now, uint32_t tp_id
+ T conntrack_execute(params
 +                    , struct netdev *netdev_in
                     );
 
@@ -38,7 +36,8 @@ identifier aux, pmd;
 
 @netdev_in_find@
 identifier netdev_in_names.aux, netdev_in_names.pmd;
-expression dp, now, tp_id;
+expression dp;
+expression list args;
 @@
 +struct tx_port *ct_port = NULL;
 +if (OVS_UNLIKELY(ct_offload_is_active())) {
@@ -46,7 +45,7 @@ expression dp, now, tp_id;
 +        pmd, aux->flow->in_port.odp_port);
 +}
 +
- conntrack_execute(dp->conntrack, ..., now, tp_id
+ conntrack_execute(dp->conntrack, args
 +                  , ct_port ? ct_port->port->netdev : NULL
                   );
 

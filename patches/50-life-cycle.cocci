@@ -18,6 +18,7 @@
 // Expect: ct_new lib/conntrack.c 1 conntrack_offload_conn_init(
 // Expect: ct_uninit lib/conntrack.c 1 conntrack_offload_conn_uninit(conn);
 // Expect: ct_seen lib/conntrack.c 1 conntrack_offload_conn_seen(
+// Expect: ct_seen_assigned lib/conntrack.c 0 conntrack_offload_conn_seen(
 // Expect: ct_forced lib/conntrack.c 2 conntrack_offload_conn_forced(
 // Expect: ct_gone lib/conntrack.c 1 conntrack_offload_conn_postpone(delete_conn,
 // Expect: ct_status lib/conntrack.c 1 = conntrack_offload_conn_status(
@@ -96,6 +97,12 @@ expression ct, conn, pkt, ctx, now;
 identifier res;
 @@
  enum ct_update_res res = conn_update(ct, conn, pkt, ctx, now);
++conntrack_offload_conn_seen(conn, pkt, ctx->reply, res);
+
+@ct_seen_assigned depends on !ct_seen@
+expression ct, conn, pkt, ctx, now, res;
+@@
+ res = conn_update(ct, conn, pkt, ctx, now);
 +conntrack_offload_conn_seen(conn, pkt, ctx->reply, res);
 
 @ct_forced@

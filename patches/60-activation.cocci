@@ -5,6 +5,7 @@
 //
 // Expect: act_init lib/dpif-offload.c 1 ct_offload_module_init();
 // Expect: act_config lib/dpif-offload.c 1 ct_offload_set_config(
+// Expect: act_config_smap lib/dpif-offload.c 0 ct_offload_set_config(
 // Expect: act_include lib/dpif-offload.c 1 #include "ct-offload.h"
 // Expect: act_dummy lib/dummy.c 1 ct_offload_dummy_enable();
 // Expect: act_dummy_include lib/dummy.c 1 #include "ct-offload-dummy.h"
@@ -31,7 +32,16 @@ identifier cfg;
 +ct_offload_set_config(&cfg->other_config);
  }
 
-@act_include depends on act_config@
+@act_config_smap@
+identifier other_cfg;
+@@
+ dpif_offload_set_global_cfg(const struct smap *other_cfg)
+ {
+ ...
++ct_offload_set_config(other_cfg);
+ }
+
+@act_include depends on act_init@
 @@
 +#include "ct-offload.h"
  #include "dpif-offload.h"
