@@ -8,6 +8,8 @@
 #include <netinet/in.h>
 #include <string.h>
 
+#include "conntrack-tp.h"
+#include "coverage.h"
 #include "ct-dpif.h"
 #include "dp-packet.h"
 #include "odp-util.h"
@@ -15,39 +17,54 @@
 #include "openvswitch/list.h"
 #include "ovs-rcu.h"
 #include "ovs-thread.h"
+#include "timeval.h"
 #include "util.h"
+
+COVERAGE_DEFINE(ct_offload_evict);
+COVERAGE_DEFINE(ct_offload_expiry_asked);
+COVERAGE_DEFINE(ct_offload_expiry_extended);
+COVERAGE_DEFINE(ct_offload_full);
 
 /* Where the packets of one direction come from. */
 struct conn_offload_side {
-    struct netdev *netdev;
+    ATOMIC(struct netdev *) netdev;
     odp_port_t port_id;
     bool unmodified;
 };
 
 /* What an offloaded connection needs beside its state word. */
 struct conn_offload {
-    struct conn_offload_side orig;  /* For the owner of 'conn'. */
+    struct conntrack *ct;           /* Where it is, or NULL if not known. */
+    struct conn_offload_side orig;  /* For the owner of the connection. */
     struct conn_offload_side reply; /* Written by the thread that has set
                                      * CONN_OFFLOAD_REPLY, read by the owner
                                      * when CONN_OFFLOAD_REPLIED is set. */
-    void *priv[CT_OFFLOAD_MAX_PROVIDERS]; /* For the owner of 'conn'. */
+    void *priv[CT_OFFLOAD_MAX_PROVIDERS]; /* For the owner. */
 };
 BUILD_ASSERT_DECL(sizeof(struct conn_offload) <= 96);
 
-/* What one call of conntrack_execute() has raised.  This thread owns the
- * connection of every operation in 'ops'. */
+/* What one thread has to tell the providers.  It owns the connection of every
+ * operation in 'ops'. */
 struct conn_offload_batch {
+    struct ovs_list node;           /* In 'batches'. */
+    atomic_uint seq;                /* Odd while 'depth' is not 0. */
+    unsigned int depth;             /* Calls that have begun, but not ended:
+                                     * only then may the thread own any
+                                     * connection. */
     struct netdev *netdev_in;       /* Where the packets came from. */
-    bool executing;                 /* In conntrack_execute()? */
     struct ct_offload_op_batch ops;
 };
 
 DEFINE_STATIC_PER_THREAD_DATA(struct conn_offload_batch *, thread_batch,
                               NULL);
 
+static struct ovs_mutex batches_mutex = OVS_MUTEX_INITIALIZER;
+static struct ovs_list batches OVS_GUARDED_BY(batches_mutex)
+    = OVS_LIST_INITIALIZER(&batches);
+
 /* Every 'struct conntrack', so that all connections can be found.
  * The mutex comes before any other lock of this module. */
-struct conntrack_offload_node {
+struct conntrack_node {
     struct ovs_list node;           /* In 'conntracks'. */
     struct conntrack *ct;
 };
@@ -59,11 +76,7 @@ static struct ovs_list conntracks OVS_GUARDED_BY(conntracks_mutex)
  * any. */
 static ATOMIC(void (*)(struct conn *)) conn_delete = NULL;
 
-static struct conn *
-op_conn(const struct ct_offload_op *op)
-{
-    return CONST_CAST(struct conn *, op->ctx.conn);
-}
+/* The state word. */
 
 static uint8_t
 state_held(uint32_t state)
@@ -77,6 +90,12 @@ state_est(uint32_t state)
     return (state & CONN_OFFLOAD_EST_MASK) >> CONN_OFFLOAD_EST_SHIFT;
 }
 
+static uint32_t
+state_phase(uint32_t state)
+{
+    return state & CONN_OFFLOAD_PHASE_MASK;
+}
+
 static bool
 state_swap(struct conn *conn, uint32_t *old, uint32_t new)
 {
@@ -87,7 +106,7 @@ state_swap(struct conn *conn, uint32_t *old, uint32_t new)
 }
 
 /* Makes the calling thread the owner of 'conn', or, if it has an owner, leaves
- * 'pending' to that one.  Sets the bits 'set' and clears the bits 'clear'
+ * 'pending' to that one.  Clears the bits 'clear' and sets the bits 'set'
  * either way.  Returns true if the calling thread owns 'conn' now. */
 static bool
 conn_own(struct conn *conn, uint32_t pending, uint32_t clear, uint32_t set)
@@ -129,8 +148,8 @@ conn_disown(struct conn *conn)
     return true;
 }
 
-/* Sets and clears bits of the state word of a connection that the calling
- * thread owns. */
+/* Clears the bits 'clear' and sets the bits 'set' of the state word of
+ * 'conn'. */
 static void
 conn_set_state(struct conn *conn, uint32_t clear, uint32_t set)
 {
@@ -141,6 +160,8 @@ conn_set_state(struct conn *conn, uint32_t clear, uint32_t set)
     }
 }
 
+/* What hangs off a connection. */
+
 static struct conn_offload *
 conn_get_offload(const struct conn *conn)
 {
@@ -148,14 +169,20 @@ conn_get_offload(const struct conn *conn)
                       &CONST_CAST(struct conn *, conn)->offload);
 }
 
-/* Returns the conn_offload of 'conn', allocating it if there is none.  Only
- * for a thread that owns 'conn' or that alone can see it. */
+/* Returns the conn_offload of 'conn', allocating it if there is none.  Returns
+ * NULL if there is no room for another offloaded connection.  Only for a
+ * thread that owns 'conn' or that alone can see it. */
 static struct conn_offload *
 conn_alloc_offload(struct conn *conn)
 {
     struct conn_offload *offload = conn_get_offload(conn);
 
     if (!offload) {
+        if (!ct_offload_reserve()) {
+            COVERAGE_INC(ct_offload_full);
+            ct_offload_count(CT_OFFLOAD_N_FULL, 1);
+            return NULL;
+        }
         offload = xzalloc(sizeof *offload);
         ovsrcu_set(&conn->offload, offload);
     }
@@ -170,6 +197,7 @@ conn_free_offload(struct conn *conn)
     if (offload) {
         ovsrcu_set(&conn->offload, NULL);
         ovsrcu_postpone(free, offload);
+        ct_offload_unreserve();
     }
 }
 
@@ -177,9 +205,18 @@ static void
 side_set(struct conn_offload_side *side, struct netdev *netdev,
          odp_port_t port_id, bool unmodified)
 {
-    side->netdev = netdev;
     side->port_id = port_id;
     side->unmodified = unmodified;
+    atomic_store_relaxed(&side->netdev, netdev);
+}
+
+static struct netdev *
+side_get_netdev(struct conn_offload_side *side)
+{
+    struct netdev *netdev;
+
+    atomic_read_relaxed(&side->netdev, &netdev);
+    return netdev;
 }
 
 /* Remembers in 'side' where 'pkt' came from. */
@@ -196,43 +233,55 @@ side_set_from_packet(struct conn_offload_side *side, struct netdev *netdev,
 }
 
 static void
-side_to_ctx(const struct conn_offload_side *side, struct ct_offload_ctx *ctx)
+side_to_ctx(struct conn_offload_side *side, struct ct_offload_ctx *ctx)
 {
-    ctx->netdev_in = side->netdev;
+    ctx->netdev_in = side_get_netdev(side);
     ctx->input_port_id = side->port_id;
     ctx->unmodified = side->unmodified;
 }
 
-/* Prepares 'op' for ct_offload_dispatch().  The calling thread owns the
- * connection. */
-static void
-op_prepare(struct ct_offload_op *op)
-{
-    struct conn_offload *offload = conn_get_offload(op->ctx.conn);
-    uint32_t state = conn_offload_state(op->ctx.conn);
+/* Expiration. */
 
-    op->held = state_held(state);
-    op->est = state_est(state);
-    op->priv = offload ? offload->priv : NULL;
+/* If 'conn' was used at 'last_used', as a provider says, then it expires at
+ * that time plus the timeout of its state, unless it expires later anyway or
+ * was forced to expire.  Returns true if that is after 'now'. */
+static bool
+conn_extend(struct conntrack *ct, struct conn *conn, long long int last_used,
+            long long int now)
+{
+    struct conn probe = {
+        .tp_id = conn->tp_id,
+        .key_node[CT_DIR_FWD].key.zone = conn->key_node[CT_DIR_FWD].key.zone,
+    };
+    long long int new, old;
+    uint8_t timeout;
+
+    atomic_read_relaxed(&conn->expiration, &old);
+    if (!last_used) {
+        return old > now;
+    }
+
+    /* The timeout policy is applied to a connection, so have one. */
+    atomic_read_relaxed(&conn->timeout, &timeout);
+    conn_init_expiration(ct, &probe, timeout, MIN(last_used, now));
+    atomic_read_relaxed(&probe.expiration, &new);
+    do {
+        if (!old || new <= old) {
+            return old > now;
+        }
+    } while (!atomic_compare_exchange_weak_explicit(&conn->expiration,
+                                                    &old, new,
+                                                    memory_order_relaxed,
+                                                    memory_order_relaxed));
+    return new > now;
 }
 
-/* Initializes '*op' with 'type', for 'conn', with what is known of it.  The
- * calling thread owns 'conn'. */
-static void
-op_init(struct ct_offload_op *op, enum ct_offload_op_type type,
-        const struct conn *conn)
-{
-    const struct conn_offload *offload = conn_get_offload(conn);
+/* Operations. */
 
-    memset(op, 0, sizeof *op);
-    op->type = type;
-    op->ctx.conn = conn;
-    op->ctx.input_port_id = ODPP_NONE;
-    if (offload && type == CT_OFFLOAD_OP_ADD) {
-        side_to_ctx(&offload->orig, &op->ctx);
-    } else if (offload && type == CT_OFFLOAD_OP_EST) {
-        side_to_ctx(&offload->reply, &op->ctx);
-    }
+static struct conn *
+op_conn(const struct ct_offload_op *op)
+{
+    return CONST_CAST(struct conn *, op->ctx.conn);
 }
 
 /* Has 'conn' a helper?  Such connections are never offloaded: software has to
@@ -251,62 +300,123 @@ conn_has_helper(const struct conn *conn)
                 && key->dst.port == htons(TFTP_PORT)));
 }
 
-/* Should 'op' be dispatched at all? */
+/* Should an operation of 'type' on 'conn' be dispatched at all? */
 static bool
-op_is_wanted(const struct ct_offload_op *op)
+op_is_wanted(enum ct_offload_op_type type, const struct conn *conn)
 {
-    uint32_t state = conn_offload_state(op->ctx.conn);
+    uint32_t state = conn_offload_state(conn);
 
-    if (op->type != CT_OFFLOAD_OP_ADD) {
+    if (type != CT_OFFLOAD_OP_ADD) {
         return state_held(state) != 0;
     }
-    return !(state & (CONN_OFFLOAD_PENDING_DEL | CONN_OFFLOAD_FREE))
-           && (state & CONN_OFFLOAD_PHASE_MASK) != CONN_OFFLOAD_GONE
-           && !conn_has_helper(op->ctx.conn);
+    return !(state & (CONN_OFFLOAD_PENDING_DEL | CONN_OFFLOAD_PENDING_EVICT
+                      | CONN_OFFLOAD_FREE | CONN_OFFLOAD_CLOSED))
+           && state_phase(state) != CONN_OFFLOAD_GONE
+           && conn_get_offload(conn)
+           && !conn_has_helper(conn);
+}
+
+/* Prepares 'op' for ct_offload_dispatch().  The calling thread owns the
+ * connection. */
+static void
+op_prepare(struct ct_offload_op *op)
+{
+    struct conn_offload *offload = conn_get_offload(op->ctx.conn);
+    uint32_t state = conn_offload_state(op->ctx.conn);
+
+    op->held = state_held(state);
+    op->est = state_est(state);
+    op->priv = offload ? offload->priv : NULL;
+    op->skip = !op_is_wanted(op->type, op->ctx.conn);
+}
+
+/* Initializes '*op' with 'type', for 'conn', with what is known of it.  The
+ * calling thread owns 'conn'. */
+static void
+op_init(struct ct_offload_op *op, enum ct_offload_op_type type,
+        const struct conn *conn)
+{
+    struct conn_offload *offload = conn_get_offload(conn);
+
+    memset(op, 0, sizeof *op);
+    op->type = type;
+    op->ctx.conn = conn;
+    op->ctx.input_port_id = ODPP_NONE;
+    if (offload && type == CT_OFFLOAD_OP_ADD) {
+        side_to_ctx(&offload->orig, &op->ctx);
+    } else if (offload && type == CT_OFFLOAD_OP_EST) {
+        side_to_ctx(&offload->reply, &op->ctx);
+    }
 }
 
 /* Brings the state of the connection up to date with 'op', which was done or
- * found unnecessary.  'gone' if the connection must never be added again. */
-static void
-op_apply(const struct ct_offload_op *op, bool gone)
+ * found unnecessary.  Returns true if the connection was held by a provider,
+ * but is not any more. */
+static bool
+op_apply(const struct ct_offload_op *op)
 {
     struct conn *conn = op_conn(op);
-    uint32_t state = conn_offload_state(conn);
-    uint32_t old_phase = state & CONN_OFFLOAD_PHASE_MASK;
+    uint32_t old_phase = state_phase(conn_offload_state(conn));
+    uint32_t clear = (CONN_OFFLOAD_PHASE_MASK | CONN_OFFLOAD_HELD_MASK
+                      | CONN_OFFLOAD_EST_MASK);
+    uint32_t set = ((uint32_t) op->held << CONN_OFFLOAD_HELD_SHIFT
+                    | (uint32_t) op->est << CONN_OFFLOAD_EST_SHIFT);
     uint32_t phase = old_phase;
-    uint32_t set = 0;
 
-    if (gone) {
-        phase = CONN_OFFLOAD_GONE;
-    } else if (!op->held) {
-        if (old_phase != CONN_OFFLOAD_GONE) {
-            phase = (old_phase == CONN_OFFLOAD_NONE
-                     ? CONN_OFFLOAD_NONE : CONN_OFFLOAD_SOFTWARE);
+    if (op->type == CT_OFFLOAD_OP_UPD) {
+        struct conn_offload *offload = conn_get_offload(conn);
+
+        if (!op->error && offload && offload->ct) {
+            conn_extend(offload->ct, conn, op->last_used, time_msec());
         }
-    } else if (op->est == op->held) {
-        phase = CONN_OFFLOAD_EST;
-        set = CONN_OFFLOAD_WAS_OFFLOADED;
-    } else {
-        phase = CONN_OFFLOAD_ADDED;
+        return false;
     }
-    conn_set_state(conn,
-                   CONN_OFFLOAD_PHASE_MASK
-                   | CONN_OFFLOAD_HELD_MASK | CONN_OFFLOAD_EST_MASK
-                   | (op->held ? 0 : (CONN_OFFLOAD_AWAIT_EST
-                                      | CONN_OFFLOAD_REPLY
-                                      | CONN_OFFLOAD_REPLIED)),
-                   phase | set
-                   | (uint32_t) op->held << CONN_OFFLOAD_HELD_SHIFT
-                   | (uint32_t) op->est << CONN_OFFLOAD_EST_SHIFT);
+
+    if (op->held) {
+        if (op->est != op->held) {
+            phase = CONN_OFFLOAD_ADDED;
+        } else {
+            phase = CONN_OFFLOAD_EST;
+            if (ct_offload_may_bypass(op->held)) {
+                set |= CONN_OFFLOAD_NO_SEQ_CHK;
+            }
+        }
+    } else {
+        clear |= (CONN_OFFLOAD_AWAIT_EST | CONN_OFFLOAD_AWAIT_FIN
+                  | CONN_OFFLOAD_REPLY | CONN_OFFLOAD_REPLIED);
+        if (op->gone || old_phase == CONN_OFFLOAD_GONE) {
+            phase = CONN_OFFLOAD_GONE;
+        } else if (old_phase != CONN_OFFLOAD_NONE) {
+            phase = CONN_OFFLOAD_SOFTWARE;
+        }
+    }
+    conn_set_state(conn, clear, phase | set);
+
     if (!op->held) {
         conn_free_offload(conn);
     }
-    ct_offload_count_phase(old_phase == CONN_OFFLOAD_ADDED
-                           || old_phase == CONN_OFFLOAD_EST,
-                           old_phase == CONN_OFFLOAD_EST,
-                           phase == CONN_OFFLOAD_ADDED
-                           || phase == CONN_OFFLOAD_EST,
-                           phase == CONN_OFFLOAD_EST);
+
+    bool was_held = (old_phase == CONN_OFFLOAD_ADDED
+                     || old_phase == CONN_OFFLOAD_EST);
+
+    if (was_held != (op->held != 0)) {
+        ct_offload_count(CT_OFFLOAD_N_OFFLOADED, op->held ? 1 : -1);
+    }
+    if ((old_phase == CONN_OFFLOAD_EST) != (phase == CONN_OFFLOAD_EST)) {
+        ct_offload_count(CT_OFFLOAD_N_ESTABLISHED,
+                         phase == CONN_OFFLOAD_EST ? 1 : -1);
+    }
+    return was_held && !op->held;
+}
+
+/* Does op_apply() for 'op', and counts the connection if it was evicted. */
+static void
+op_finish(const struct ct_offload_op *op)
+{
+    if (op_apply(op) && !op->gone) {
+        COVERAGE_INC(ct_offload_evict);
+        ct_offload_count(CT_OFFLOAD_N_EVICTED, 1);
+    }
 }
 
 /* Does one operation of 'type' on 'conn', which the calling thread owns. */
@@ -315,15 +425,13 @@ conn_run(struct conn *conn, enum ct_offload_op_type type, bool gone)
 {
     struct ct_offload_op op;
 
-    if (type == CT_OFFLOAD_OP_ADD) {
-        conn_alloc_offload(conn);
-    }
     op_init(&op, type, conn);
+    op.gone = gone;
     op_prepare(&op);
-    if (op_is_wanted(&op)) {
+    if (!op.skip) {
         ct_offload_dispatch(&op, 1);
     }
-    op_apply(&op, gone);
+    op_finish(&op);
 }
 
 /* Takes 'conn', which the calling thread owns, away from the providers that
@@ -331,8 +439,8 @@ conn_run(struct conn *conn, enum ct_offload_op_type type, bool gone)
 static void
 conn_leave(struct conn *conn)
 {
-    struct ct_offload_op op;
     uint8_t leaving = ct_offload_leaving();
+    struct ct_offload_op op;
 
     op_init(&op, CT_OFFLOAD_OP_DEL, conn);
     op_prepare(&op);
@@ -345,7 +453,7 @@ conn_leave(struct conn *conn)
         ct_offload_dispatch(&op, 1);
         op.held = held;
         op.est = est;
-        op_apply(&op, false);
+        op_finish(&op);
     }
 }
 
@@ -361,26 +469,227 @@ conn_drain(struct conn *conn)
         atomic_and_explicit(&conn->offload_state, ~CONN_OFFLOAD_PENDING_MASK,
                             &pending, memory_order_acq_rel);
 
-        bool gone = pending & CONN_OFFLOAD_PENDING_DEL;
+        bool del = pending & CONN_OFFLOAD_PENDING_DEL;
+        bool evict = pending & CONN_OFFLOAD_PENDING_EVICT;
 
-        if (pending & CONN_OFFLOAD_PENDING_ADD && !gone) {
+        if (pending & CONN_OFFLOAD_PENDING_ADD && !del && !evict) {
             conn_run(conn, CT_OFFLOAD_OP_ADD, false);
         }
         if (pending & CONN_OFFLOAD_PENDING_EST) {
             conn_run(conn, CT_OFFLOAD_OP_EST, false);
         }
-        if (pending & CONN_OFFLOAD_PENDING_UPD) {
+        if (pending & CONN_OFFLOAD_PENDING_UPD || evict) {
             conn_run(conn, CT_OFFLOAD_OP_UPD, false);
         }
         if (pending & CONN_OFFLOAD_PENDING_LEAVE) {
             conn_leave(conn);
         }
-        if (pending & (CONN_OFFLOAD_PENDING_DEL
-                       | CONN_OFFLOAD_PENDING_EVICT)) {
-            conn_run(conn, CT_OFFLOAD_OP_DEL, gone);
+        if (del || evict) {
+            conn_run(conn, CT_OFFLOAD_OP_DEL, del);
         }
     }
 }
+
+/* Batches. */
+
+static void
+thread_batch_destroy(void *batch_)
+{
+    struct conn_offload_batch *batch = batch_;
+
+    ovs_mutex_lock(&batches_mutex);
+    ovs_list_remove(&batch->node);
+    ovs_mutex_unlock(&batches_mutex);
+    ct_offload_op_batch_destroy(&batch->ops);
+    free(batch);
+}
+
+static struct conn_offload_batch *
+thread_batch_create(void)
+{
+    static struct ovsthread_once once = OVSTHREAD_ONCE_INITIALIZER;
+    static ovsthread_key_t key;
+    struct conn_offload_batch *batch = xzalloc(sizeof *batch);
+
+    if (ovsthread_once_start(&once)) {
+        ovsthread_key_create(&key, thread_batch_destroy);
+        ovsthread_once_done(&once);
+    }
+
+    atomic_init(&batch->seq, 0);
+    ct_offload_op_batch_init(&batch->ops);
+    ovs_mutex_lock(&batches_mutex);
+    ovs_list_push_back(&batches, &batch->node);
+    ovs_mutex_unlock(&batches_mutex);
+    ovsthread_setspecific(key, batch);
+    *thread_batch_get() = batch;
+    return batch;
+}
+
+static void
+batch_next_seq(struct conn_offload_batch *batch)
+{
+    unsigned int seq;
+
+    /* Only this thread writes to it. */
+    atomic_read_relaxed(&batch->seq, &seq);
+    atomic_store_explicit(&batch->seq, seq + 1, memory_order_release);
+}
+
+/* From now on the calling thread may own connections, until batch_leave(). */
+static struct conn_offload_batch *
+batch_enter(void)
+{
+    struct conn_offload_batch *batch = *thread_batch_get();
+
+    if (OVS_UNLIKELY(!batch)) {
+        batch = thread_batch_create();
+    }
+    if (!batch->depth++) {
+        batch_next_seq(batch);
+    }
+    return batch;
+}
+
+/* Does the operations in 'batch'.  The calling thread owns their connections,
+ * but does not when this returns. */
+static void
+batch_run(struct conn_offload_batch *batch)
+{
+    struct ct_offload_op_batch *ops = &batch->ops;
+    struct ct_offload_op *op;
+
+    CT_OFFLOAD_BATCH_OP_FOR_EACH (i, op, ops) {
+        op_prepare(op);
+    }
+    ct_offload_dispatch(ops->ops, ops->n_ops);
+    CT_OFFLOAD_BATCH_OP_FOR_EACH (i, op, ops) {
+        op_finish(op);
+        if (i + 1 >= ops->n_ops || op[1].ctx.conn != op->ctx.conn) {
+            conn_drain(op_conn(op));
+        }
+    }
+    ops->n_ops = 0;
+}
+
+/* Ends what batch_enter() began. */
+static void
+batch_leave(struct conn_offload_batch *batch)
+{
+    if (batch->depth == 1 && batch->ops.n_ops) {
+        batch_run(batch);
+    }
+    if (!--batch->depth) {
+        batch_next_seq(batch);
+    }
+}
+
+/* Adds to 'batch' an operation of 'type' on 'conn', which the calling thread
+ * owns. */
+static void
+batch_add(struct conn_offload_batch *batch, enum ct_offload_op_type type,
+          struct conn *conn, bool gone)
+{
+    struct ct_offload_op op;
+
+    op_init(&op, type, conn);
+    ct_offload_op_batch_add(&batch->ops, type, &op.ctx);
+    batch->ops.ops[batch->ops.n_ops - 1].gone = gone;
+}
+
+/* Adds to 'batch' what takes 'conn', which the calling thread owns, back into
+ * software: UPD first, so that its expiration is up to date. */
+static void
+batch_add_evict(struct conn_offload_batch *batch, struct conn *conn)
+{
+    batch_add(batch, CT_OFFLOAD_OP_UPD, conn, false);
+    batch_add(batch, CT_OFFLOAD_OP_DEL, conn, false);
+}
+
+/* Does the operations in 'batch' if that is getting full.  No lock may be
+ * held. */
+static void
+batch_run_if_full(struct conn_offload_batch *batch)
+{
+    if (batch->ops.n_ops >= CT_OFFLOAD_BATCH_INLINE - 1) {
+        batch_run(batch);
+    }
+}
+
+struct conn_offload_batch *
+conntrack_offload_begin__(struct netdev *netdev_in)
+{
+    struct conn_offload_batch *batch = batch_enter();
+
+    batch->netdev_in = netdev_in;
+    return batch;
+}
+
+void
+conntrack_offload_end__(struct conn_offload_batch *batch)
+{
+    batch_leave(batch);
+    batch->netdev_in = NULL;
+}
+
+/* From now on the calling thread may call conntrack_offload_own(), until
+ * conntrack_offload_leave(). */
+void
+conntrack_offload_enter(void)
+{
+    batch_enter();
+}
+
+/* Ends what conntrack_offload_enter() began. */
+void
+conntrack_offload_leave(void)
+{
+    batch_leave(*thread_batch_get());
+}
+
+static bool
+batch_wait(struct conn_offload_batch *batch, long long int deadline)
+{
+    unsigned int start, now;
+
+    atomic_read_explicit(&batch->seq, &start, memory_order_acquire);
+    for (now = start; start & 1 && now == start; ) {
+        if (time_msec() >= deadline) {
+            return false;
+        }
+        ovsrcu_quiesce_start();
+        xnanosleep(100 * 1000);
+        ovsrcu_quiesce_end();
+        atomic_read_explicit(&batch->seq, &now, memory_order_acquire);
+    }
+    return true;
+}
+
+/* Waits until every other thread has ended what it was telling providers when
+ * this was called, but not longer than 'timeout' ms.  Returns false if that
+ * was not enough.  The thread may quiesce, so the caller must not hold a
+ * pointer that is protected by RCU; nor may it be in a call that can own
+ * connections. */
+bool
+conntrack_offload_barrier(long long int timeout)
+{
+    long long int deadline = (timeout == LLONG_MAX
+                              ? LLONG_MAX : time_msec() + timeout);
+    struct conn_offload_batch *own = *thread_batch_get();
+    struct conn_offload_batch *batch;
+    bool done = true;
+
+    ovs_assert(!own || !own->depth);
+    ovs_mutex_lock(&batches_mutex);
+    LIST_FOR_EACH (batch, node, &batches) {
+        done = done && batch_wait(batch, deadline);
+    }
+    ovs_mutex_unlock(&batches_mutex);
+
+    return done;
+}
+
+/* Single operations from outside. */
 
 /* Makes the calling thread the owner of the connection of 'op', so that 'op'
  * can be dispatched; the caller must call conntrack_offload_release() then.
@@ -406,7 +715,9 @@ conntrack_offload_own(struct ct_offload_op *op, bool leave)
     if (op->type == CT_OFFLOAD_OP_ADD) {
         struct conn_offload *offload = conn_alloc_offload(conn);
 
-        if (!state_held(conn_offload_state(conn))) {
+        if (!offload) {
+            op->error = ENOSPC;
+        } else if (!state_held(conn_offload_state(conn))) {
             side_set(&offload->orig, op->ctx.netdev_in,
                      op->ctx.input_port_id, op->ctx.unmodified);
             conn_set_state(conn, CONN_OFFLOAD_REPLY | CONN_OFFLOAD_REPLIED,
@@ -415,9 +726,10 @@ conntrack_offload_own(struct ct_offload_op *op, bool leave)
     } else if (op->type == CT_OFFLOAD_OP_EST) {
         conn_set_state(conn, CONN_OFFLOAD_AWAIT_EST, 0);
     }
+
     op_prepare(op);
-    if (!op_is_wanted(op)) {
-        if (op->type == CT_OFFLOAD_OP_ADD) {
+    if (op->skip) {
+        if (op->type == CT_OFFLOAD_OP_ADD && !op->error) {
             op->error = EOPNOTSUPP;
         }
         conntrack_offload_release(op);
@@ -431,149 +743,64 @@ conntrack_offload_own(struct ct_offload_op *op, bool leave)
 void
 conntrack_offload_release(const struct ct_offload_op *op)
 {
-    op_apply(op, false);
+    op_finish(op);
     conn_drain(op_conn(op));
 }
 
-/* Does the operations in 'batch'.  The calling thread owns their connections,
- * but does not when this returns. */
-static void
-batch_run(struct conn_offload_batch *batch)
+/* Events from conntrack. */
+
+static uint32_t
+conn_await(const struct conn *conn)
 {
-    struct ct_offload_op_batch *ops = &batch->ops;
-    struct ct_offload_op *op;
-    size_t n = 0;
-
-    /* Leave out what is not wanted (any more). */
-    CT_OFFLOAD_BATCH_OP_FOR_EACH (i, op, ops) {
-        op_prepare(op);
-        if (!op_is_wanted(op)) {
-            op_apply(op, op->type == CT_OFFLOAD_OP_DEL);
-            conn_drain(op_conn(op));
-        } else {
-            ops->ops[n++] = *op;
-        }
-    }
-    ops->n_ops = n;
-    if (!n) {
-        return;
-    }
-
-    ct_offload_dispatch(ops->ops, n);
-    CT_OFFLOAD_BATCH_OP_FOR_EACH (i, op, ops) {
-        op_apply(op, op->type == CT_OFFLOAD_OP_DEL);
-        conn_drain(op_conn(op));
-    }
-    ops->n_ops = 0;
-}
-
-/* Returns the batch of the calling thread if that is in conntrack_execute(),
- * otherwise NULL. */
-static struct conn_offload_batch *
-batch_get(void)
-{
-    struct conn_offload_batch *batch = *thread_batch_get();
-
-    return batch && batch->executing ? batch : NULL;
-}
-
-/* Does an operation of 'type' on 'conn', which the calling thread owns, now
- * or with the rest of its batch. */
-static void
-batch_add(enum ct_offload_op_type type, struct conn *conn)
-{
-    struct conn_offload_batch *batch = batch_get();
-
-    if (batch) {
-        struct ct_offload_op op;
-
-        op_init(&op, type, conn);
-        ct_offload_op_batch_add(&batch->ops, type, &op.ctx);
-    } else {
-        conn_run(conn, type, type == CT_OFFLOAD_OP_DEL);
-        conn_drain(conn);
-    }
-}
-
-static void
-thread_batch_destroy(void *batch_)
-{
-    struct conn_offload_batch *batch = batch_;
-
-    ct_offload_op_batch_destroy(&batch->ops);
-    free(batch);
-}
-
-static struct conn_offload_batch *
-thread_batch_create(void)
-{
-    static struct ovsthread_once once = OVSTHREAD_ONCE_INITIALIZER;
-    static ovsthread_key_t key;
-    struct conn_offload_batch *batch = xzalloc(sizeof *batch);
-
-    if (ovsthread_once_start(&once)) {
-        ovsthread_key_create(&key, thread_batch_destroy);
-        ovsthread_once_done(&once);
-    }
-
-    ct_offload_op_batch_init(&batch->ops);
-    ovsthread_setspecific(key, batch);
-    *thread_batch_get() = batch;
-    return batch;
-}
-
-struct conn_offload_batch *
-conntrack_offload_begin__(struct netdev *netdev_in)
-{
-    struct conn_offload_batch *batch = *thread_batch_get();
-
-    if (OVS_UNLIKELY(!batch)) {
-        batch = thread_batch_create();
-    }
-    batch->netdev_in = netdev_in;
-    batch->executing = true;
-    return batch;
+    return (CONN_OFFLOAD_AWAIT_EST
+            | (conn->key_node[CT_DIR_FWD].key.nw_proto == IPPROTO_TCP
+               ? CONN_OFFLOAD_AWAIT_FIN : 0));
 }
 
 void
-conntrack_offload_end__(struct conn_offload_batch *batch)
+conntrack_offload_conn_init__(struct conntrack *ct, struct conn *conn,
+                              const struct dp_packet *pkt)
 {
-    if (batch->ops.n_ops) {
-        batch_run(batch);
-    }
-    batch->executing = false;
-    batch->netdev_in = NULL;
-}
-
-void
-conntrack_offload_conn_init__(struct conn *conn, const struct dp_packet *pkt)
-{
-    struct conn_offload_batch *batch = batch_get();
+    struct conn_offload_batch *batch = *thread_batch_get();
+    struct conn_offload *offload;
 
     /* If a provider came in the middle of conntrack_execute(), 'conn' is older
      * than the provider. */
-    if (batch) {
-        side_set_from_packet(&conn_alloc_offload(conn)->orig,
-                             batch->netdev_in, pkt);
+    if (!batch || !batch->depth) {
+        return;
+    }
+
+    offload = conn_alloc_offload(conn);
+    if (offload) {
+        offload->ct = ct;
+        side_set_from_packet(&offload->orig, batch->netdev_in, pkt);
+
+        /* The key of 'conn' is not known yet. */
         atomic_init(&conn->offload_state,
-                    CONN_OFFLOAD_BUSY | CONN_OFFLOAD_AWAIT_EST);
-        batch_add(CT_OFFLOAD_OP_ADD, conn);
+                    CONN_OFFLOAD_BUSY | CONN_OFFLOAD_AWAIT_EST
+                    | (packet_get_ip_proto(pkt) == IPPROTO_TCP
+                       ? CONN_OFFLOAD_AWAIT_FIN : 0));
+        batch_add(batch, CT_OFFLOAD_OP_ADD, conn, false);
     }
 }
 
 void
 conntrack_offload_conn_uninit__(struct conn *conn)
 {
+    struct conn_offload *offload = conn_get_offload(conn);
+    uint32_t state = conn_offload_state(conn);
+
     /* A connection that has an owner and is freed all the same was never
      * committed, because there was no tuple left for NAT: its ADD is the last
      * thing in this thread's batch. */
-    if (conn_offload_state(conn) & CONN_OFFLOAD_BUSY) {
-        struct ct_offload_op_batch *ops = &batch_get()->ops;
+    if (state & CONN_OFFLOAD_BUSY && !(state & CONN_OFFLOAD_FREE)) {
+        struct ct_offload_op_batch *ops = &(*thread_batch_get())->ops;
 
         ovs_assert(ops->n_ops && ops->ops[ops->n_ops - 1].ctx.conn == conn);
         ops->n_ops--;
     }
-    free(conn_get_offload(conn));
+    free(offload);
+    ct_offload_unreserve();
 }
 
 /* Are both peers of 'conn' established, or does that mean nothing for its
@@ -584,17 +811,17 @@ conntrack_offload_handshake_done(const struct conn *conn)
     uint8_t orig, reply;
 
     return (!ct_offload_conn_get_tcp_state(conn, &orig, &reply)
-            || (orig >= CT_DPIF_TCPS_ESTABLISHED
-                && reply >= CT_DPIF_TCPS_ESTABLISHED));
+            || (orig == CT_DPIF_TCPS_ESTABLISHED
+                && reply == CT_DPIF_TCPS_ESTABLISHED));
 }
 
-void
-conntrack_offload_conn_seen__(struct conn *conn, const struct dp_packet *pkt,
-                              bool reply)
+/* 'pkt', from 'conn', may be what makes it established. */
+static void
+conn_seen_reply(struct conn_offload_batch *batch, struct conn *conn,
+                const struct dp_packet *pkt, bool reply)
 {
     struct conn_offload *offload = conn_get_offload(conn);
-    uint32_t state = conn_offload_state(conn);
-    bool replied = state & CONN_OFFLOAD_REPLIED;
+    bool replied = conn_offload_state(conn) & CONN_OFFLOAD_REPLIED;
 
     if (!offload || (!reply && !replied)) {
         return;
@@ -609,7 +836,6 @@ conntrack_offload_conn_seen__(struct conn *conn, const struct dp_packet *pkt,
     }
 
     if (!replied) {
-        struct conn_offload_batch *batch = batch_get();
         uint32_t orig;
 
         atomic_or_explicit(&conn->offload_state, CONN_OFFLOAD_REPLY, &orig,
@@ -617,33 +843,113 @@ conntrack_offload_conn_seen__(struct conn *conn, const struct dp_packet *pkt,
         if (orig & CONN_OFFLOAD_REPLY) {
             return;
         }
-        side_set_from_packet(&offload->reply, batch ? batch->netdev_in : NULL,
-                             pkt);
+        side_set_from_packet(&offload->reply, batch->netdev_in, pkt);
     }
     if (conn_own(conn, CONN_OFFLOAD_PENDING_EST,
                  done ? CONN_OFFLOAD_AWAIT_EST : 0, CONN_OFFLOAD_REPLIED)) {
-        batch_add(CT_OFFLOAD_OP_EST, conn);
+        batch_add(batch, CT_OFFLOAD_OP_EST, conn, false);
+    }
+}
+
+/* 'conn', which was marked as eligible, has 'pkt' in original direction: offer
+ * it once more. */
+static void
+conn_seen_eligible(struct conn_offload_batch *batch, struct conntrack *ct,
+                   struct conn *conn, const struct dp_packet *pkt)
+{
+    struct conn_offload *offload;
+    uint8_t orig, reply;
+
+    if (!conn_own(conn, 0, CONN_OFFLOAD_ELIGIBLE, 0)) {
+        return;
+    }
+    if (ct_offload_conn_get_tcp_state(conn, &orig, &reply)
+        && MAX(orig, reply) > CT_DPIF_TCPS_ESTABLISHED) {
+        conn_set_state(conn, 0, CONN_OFFLOAD_CLOSED);
+    } else if (ct_offload_is_active()
+               && !state_held(conn_offload_state(conn))) {
+        offload = conn_alloc_offload(conn);
+        if (offload) {
+            offload->ct = ct;
+            side_set_from_packet(&offload->orig, batch->netdev_in, pkt);
+            conn_set_state(conn, 0, conn_await(conn));
+            batch_add(batch, CT_OFFLOAD_OP_ADD, conn, false);
+            return;
+        }
+    }
+    conn_drain(conn);
+}
+
+void
+conntrack_offload_conn_seen__(struct conntrack *ct, struct conn *conn,
+                              const struct dp_packet *pkt, bool reply)
+{
+    struct conn_offload_batch *batch = batch_enter();
+    uint32_t state = conn_offload_state(conn);
+
+    if (state & CONN_OFFLOAD_AWAIT_EST) {
+        conn_seen_reply(batch, conn, pkt, reply);
+    }
+    if (state & CONN_OFFLOAD_AWAIT_FIN) {
+        const struct tcp_header *th = dp_packet_l4(pkt);
+
+        if (TCP_FLAGS(th->tcp_ctl) & (TCP_FIN | TCP_RST)
+            && conn_own(conn, CONN_OFFLOAD_PENDING_EVICT,
+                        CONN_OFFLOAD_AWAIT_FIN, CONN_OFFLOAD_CLOSED)) {
+            batch_add_evict(batch, conn);
+        }
+    }
+    if (state & CONN_OFFLOAD_ELIGIBLE && !reply) {
+        conn_seen_eligible(batch, ct, conn, pkt);
+    }
+    batch_run_if_full(batch);
+    batch_leave(batch);
+}
+
+void
+conntrack_offload_conn_changed__(struct conn *conn)
+{
+    struct conn_offload_batch *batch = *thread_batch_get();
+
+    /* Outside of conntrack_offload_begin() there is no provider, or the last
+     * one is just leaving and takes 'conn' with it. */
+    if (!batch || !batch->depth) {
+        return;
+    }
+
+    /* The commit that creates a connection sets its mark and labels, too. */
+    if (batch->ops.n_ops) {
+        const struct ct_offload_op *last
+            = &batch->ops.ops[batch->ops.n_ops - 1];
+
+        if (last->type == CT_OFFLOAD_OP_ADD && last->ctx.conn == conn) {
+            return;
+        }
+    }
+
+    /* Locks are held: only add to the batch. */
+    if (conn_own(conn, CONN_OFFLOAD_PENDING_EVICT, 0, 0)) {
+        batch_add_evict(batch, conn);
     }
 }
 
 void
 conntrack_offload_conn_forced__(struct conn *conn)
 {
+    struct conn_offload_batch *batch = batch_enter();
     bool owner = conn_own(conn, CONN_OFFLOAD_PENDING_DEL, 0, 0);
 
-    if (!owner) {
-        struct conn_offload_batch *batch = batch_get();
-
-        /* The owner may be this very thread.  Finish what there is, so that
-         * DEL goes out before the ADD of the connection's successor. */
-        if (batch && batch->ops.n_ops) {
-            batch_run(batch);
-            owner = conn_own(conn, CONN_OFFLOAD_PENDING_DEL, 0, 0);
-        }
+    /* The owner may be this very thread.  Finish what there is, so that DEL
+     * goes out before the ADD of the connection's successor. */
+    if (!owner && batch->ops.n_ops) {
+        batch_run(batch);
+        owner = conn_own(conn, CONN_OFFLOAD_PENDING_DEL, 0, 0);
     }
     if (owner) {
-        batch_add(CT_OFFLOAD_OP_DEL, conn);
+        batch_add(batch, CT_OFFLOAD_OP_DEL, conn, true);
     }
+    batch_run_if_full(batch);
+    batch_leave(batch);
 }
 
 /* 'conn' was removed from conntrack.  Has 'delete' called for it, as by
@@ -654,6 +960,7 @@ conntrack_offload_conn_postpone(void (*delete)(struct conn *),
                                 struct conn *conn)
 {
     uint32_t state = CONN_OFFLOAD_NONE;
+    struct conn_offload_batch *batch;
     void (*old_delete)(struct conn *);
 
     if (OVS_LIKELY(atomic_compare_exchange_strong(&conn->offload_state, &state,
@@ -666,16 +973,19 @@ conntrack_offload_conn_postpone(void (*delete)(struct conn *),
     if (old_delete != delete) {
         atomic_store_relaxed(&conn_delete, delete);
     }
+    batch = batch_enter();
     if (conn_own(conn, CONN_OFFLOAD_PENDING_DEL, 0, CONN_OFFLOAD_FREE)) {
-        batch_add(CT_OFFLOAD_OP_DEL, conn);
+        batch_add(batch, CT_OFFLOAD_OP_DEL, conn, true);
+        batch_run_if_full(batch);
     }
+    batch_leave(batch);
 }
 
 /* Returns the CT_DPIF_STATUS_* flags that tell of 'conn' being offloaded. */
 uint32_t
 conntrack_offload_conn_status(const struct conn *conn)
 {
-    switch (conn_offload_state(conn) & CONN_OFFLOAD_PHASE_MASK) {
+    switch (state_phase(conn_offload_state(conn))) {
     case CONN_OFFLOAD_ADDED:
         return CT_DPIF_STATUS_OFFLOAD;
     case CONN_OFFLOAD_EST:
@@ -685,11 +995,101 @@ conntrack_offload_conn_status(const struct conn *conn)
     }
 }
 
+/* The sweep. */
+
+/* Asks the providers about the 'n' connections in 'conns', which the calling
+ * thread owns but does not when this returns, and the time of which is up.
+ * Takes those that are not in use any more from the providers; the sweep
+ * cleans them up then. */
+static void
+sweep_ask(struct conntrack *ct, struct conn **conns, size_t n,
+          long long int now)
+{
+    struct ct_offload_op upd[CT_OFFLOAD_BATCH_INLINE];
+    struct ct_offload_op del[CT_OFFLOAD_BATCH_INLINE];
+    size_t n_del = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        op_init(&upd[i], CT_OFFLOAD_OP_UPD, conns[i]);
+        op_prepare(&upd[i]);
+    }
+    ct_offload_dispatch(upd, n);
+    for (size_t i = 0; i < n; i++) {
+        if (!conn_extend(ct, conns[i], upd[i].error ? 0 : upd[i].last_used,
+                         now)) {
+            op_init(&del[n_del], CT_OFFLOAD_OP_DEL, conns[i]);
+            op_prepare(&del[n_del++]);
+        }
+    }
+    ct_offload_dispatch(del, n_del);
+    for (size_t i = 0; i < n_del; i++) {
+        op_apply(&del[i]);
+    }
+    for (size_t i = 0; i < n; i++) {
+        conn_drain(conns[i]);
+    }
+
+    COVERAGE_ADD(ct_offload_expiry_asked, n);
+    COVERAGE_ADD(ct_offload_expiry_extended, n - n_del);
+    ct_offload_count(CT_OFFLOAD_N_ASKED, n);
+    ct_offload_count(CT_OFFLOAD_N_EXTENDED, n - n_del);
+    ct_offload_count(CT_OFFLOAD_N_LAPSED, n_del);
+}
+
+/* Should 'conn', with this state word, be offered to the providers once more?
+ */
+static bool
+sweep_is_eligible(const struct conn *conn, uint32_t state)
+{
+    return ((state_phase(state) == CONN_OFFLOAD_NONE
+             || state_phase(state) == CONN_OFFLOAD_SOFTWARE)
+            && !(state & (CONN_OFFLOAD_BUSY | CONN_OFFLOAD_CLOSED
+                          | CONN_OFFLOAD_ELIGIBLE))
+            && !conn_has_helper(conn));
+}
+
+void
+conntrack_offload_sweep__(struct conntrack *ct, struct rculist *list,
+                          long long int now)
+{
+    struct conn *conns[CT_OFFLOAD_BATCH_INLINE];
+    struct conn_offload_batch *batch = batch_enter();
+    bool room = ct_offload_has_room();
+    struct conn *conn;
+    size_t n = 0;
+
+    RCULIST_FOR_EACH (conn, node, list) {
+        uint32_t state = conn_offload_state(conn);
+        long long int expiration;
+
+        atomic_read_relaxed(&conn->expiration, &expiration);
+        if (state & CONN_OFFLOAD_HELD_MASK) {
+            if (now >= expiration && expiration
+                && conn_own(conn, 0, 0, 0)) {
+                conns[n++] = conn;
+                if (n >= ARRAY_SIZE(conns)) {
+                    sweep_ask(ct, conns, n, now);
+                    n = 0;
+                }
+            }
+        } else if (room && sweep_is_eligible(conn, state)
+                   && now < expiration) {
+            conn_set_state(conn, 0, CONN_OFFLOAD_ELIGIBLE);
+        }
+    }
+    if (n) {
+        sweep_ask(ct, conns, n, now);
+    }
+    batch_leave(batch);
+}
+
+/* All connections. */
+
 /* Makes the connections of 'ct' known to the layer. */
 void
 conntrack_offload_init(struct conntrack *ct)
 {
-    struct conntrack_offload_node *node = xmalloc(sizeof *node);
+    struct conntrack_node *node = xmalloc(sizeof *node);
 
     node->ct = ct;
     ovs_mutex_lock(&conntracks_mutex);
@@ -701,7 +1101,7 @@ conntrack_offload_init(struct conntrack *ct)
 void
 conntrack_offload_destroy(struct conntrack *ct)
 {
-    struct conntrack_offload_node *node;
+    struct conntrack_node *node;
 
     ovs_mutex_lock(&conntracks_mutex);
     LIST_FOR_EACH (node, node, &conntracks) {
@@ -714,40 +1114,69 @@ conntrack_offload_destroy(struct conntrack *ct)
     ovs_mutex_unlock(&conntracks_mutex);
 }
 
-static void
-conntrack_evict(struct conntrack *ct, uint8_t leaving)
+/* Does 'conn' come from 'netdev' in either direction, as far as the layer
+ * knows? */
+static bool
+conn_is_on_netdev(const struct conn *conn, const struct netdev *netdev)
 {
-    uint8_t from = leaving ? leaving : UINT8_MAX;
-    uint32_t pending = (leaving ? CONN_OFFLOAD_PENDING_LEAVE
-                        : CONN_OFFLOAD_PENDING_EVICT);
+    struct conn_offload *offload = conn_get_offload(conn);
+
+    return offload && (side_get_netdev(&offload->orig) == netdev
+                       || side_get_netdev(&offload->reply) == netdev);
+}
+
+static void
+conntrack_evict(struct conntrack *ct, uint8_t leaving,
+                const struct netdev *netdev)
+{
+    struct conn_offload_batch *batch = batch_enter();
 
     for (size_t i = 0; i < N_EXP_LISTS; i++) {
         struct conn *conn;
 
         RCULIST_FOR_EACH (conn, node, &ct->exp_lists[i]) {
-            if (state_held(conn_offload_state(conn)) & from
-                && conn_own(conn, pending, 0, pending)) {
-                conn_drain(conn);
+            uint32_t state = conn_offload_state(conn);
+
+            if (leaving) {
+                if (state_held(state) & leaving
+                    && conn_own(conn, CONN_OFFLOAD_PENDING_LEAVE, 0,
+                                CONN_OFFLOAD_PENDING_LEAVE)) {
+                    conn_drain(conn);
+                }
+            } else if (state & (CONN_OFFLOAD_HELD_MASK | CONN_OFFLOAD_BUSY)
+                       && (!netdev || conn_is_on_netdev(conn, netdev))
+                       && conn_own(conn, CONN_OFFLOAD_PENDING_EVICT, 0, 0)) {
+                batch_add_evict(batch, conn);
+                batch_run_if_full(batch);
             }
         }
     }
+    batch_leave(batch);
 }
 
-/* Takes all connections back into software that one of the providers in
- * 'leaving', which are being unregistered, holds; from these only, or, if
- * 'leaving' is 0, all connections from all providers.  Those that have another
- * owner just now are done when that thread has quiesced. */
+/* Takes connections back into software:
+ *
+ *     - if 'leaving' is not 0, those that one of the providers in 'leaving',
+ *       which are being unregistered, holds, and from these only;
+ *
+ *     - otherwise from all providers, and, if 'netdev' is nonnull, those which
+ *       have 'netdev' as port.
+ *
+ * Connections that have another owner just now are done when that one has
+ * ended what it is doing: see conntrack_offload_barrier(). */
 void
-conntrack_offload_evict(uint8_t leaving)
+conntrack_offload_evict(uint8_t leaving, const struct netdev *netdev)
 {
-    struct conntrack_offload_node *node;
+    struct conntrack_node *node;
 
     ovs_mutex_lock(&conntracks_mutex);
     LIST_FOR_EACH (node, node, &conntracks) {
-        conntrack_evict(node->ct, leaving);
+        conntrack_evict(node->ct, leaving, netdev);
     }
     ovs_mutex_unlock(&conntracks_mutex);
 }
+
+/* What providers may ask. */
 
 /* Is 'conn' held by any provider? */
 bool
@@ -760,8 +1189,7 @@ ct_offload_conn_is_offloaded(const struct conn *conn)
 bool
 ct_offload_conn_is_established(const struct conn *conn)
 {
-    return ((conn_offload_state(conn) & CONN_OFFLOAD_PHASE_MASK)
-            == CONN_OFFLOAD_EST);
+    return state_phase(conn_offload_state(conn)) == CONN_OFFLOAD_EST;
 }
 
 static void

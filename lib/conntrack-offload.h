@@ -18,10 +18,10 @@
  *
  *          commit, accepted           first reply
  *     NONE ----------------> ADDED ------------------> EST
- *                              |                        |
- *                              | evicted                | evicted
- *                              v                        |
- *                           SOFTWARE <------------------'
+ *      ^                       |                        |
+ *      | eligible at a         | evicted                | evicted
+ *      | later sweep           v                        |
+ *      '-------------------- SOFTWARE <-----------------'
  *
  *     from any of them, when the connection is removed: GONE
  *
@@ -39,12 +39,30 @@
  * A connection that is removed while it has an owner is freed by the owner.
  *
  * Where an offloaded connection needs more than the state word, that is in a
- * 'struct conn_offload', which is allocated before ADD and freed by RCU. */
+ * 'struct conn_offload', which is allocated before ADD and freed by RCU.  As
+ * long as it is there, the connection counts against the limit on the number
+ * of offloaded connections.
+ *
+ * Expiration
+ * ==========
+ *
+ * A connection whose time is up in software, but which a provider holds, is
+ * still alive: hardware may be forwarding its packets.  Only the sweep that
+ * cleans up connections ends it, after it has asked the providers when the
+ * connection was last used.
+ *
+ * The way back
+ * ============
+ *
+ * A connection that is in software, because it is older than the provider,
+ * because there was no room for it, or because it was evicted, is marked as
+ * eligible by a sweep, and is then offered once more with its next packet in
+ * original direction.  So the work is bounded by the sweeps. */
 
 /* Bits of 'offload_state'. */
 enum conn_offload_state {
     /* Phase. */
-    CONN_OFFLOAD_NONE = 0,          /* Not known to any provider. */
+    CONN_OFFLOAD_NONE = 0,          /* Never held by a provider. */
     CONN_OFFLOAD_ADDED = 1,         /* Held by a provider. */
     CONN_OFFLOAD_EST = 2,           /* And established there. */
     CONN_OFFLOAD_SOFTWARE = 3,      /* Was held by a provider once. */
@@ -52,39 +70,50 @@ enum conn_offload_state {
     CONN_OFFLOAD_PHASE_MASK = 7,
 
     CONN_OFFLOAD_BUSY = 1 << 3,     /* Some thread owns the connection. */
-    CONN_OFFLOAD_AWAIT_EST = 1 << 4, /* Show valid packets to the layer. */
-    CONN_OFFLOAD_REPLY = 1 << 5,    /* Some thread has seen the first reply
-                                     * and is writing down its port... */
-    CONN_OFFLOAD_REPLIED = 1 << 6,  /* ...which is there now. */
-    CONN_OFFLOAD_FREE = 1 << 7,     /* The owner frees the connection. */
-    CONN_OFFLOAD_WAS_OFFLOADED = 1 << 15, /* Was established in a provider. */
+    CONN_OFFLOAD_FREE = 1 << 4,     /* The owner frees the connection. */
+    CONN_OFFLOAD_CLOSED = 1 << 5,   /* FIN or RST was seen: do not offload. */
+    CONN_OFFLOAD_NO_SEQ_CHK = 1 << 6, /* Packets may have bypassed software:
+                                       * sequence numbers prove nothing. */
 
-    /* Events that wait for the owner. */
-    CONN_OFFLOAD_PENDING_ADD = 1 << 8,
-    CONN_OFFLOAD_PENDING_EST = 1 << 9,
-    CONN_OFFLOAD_PENDING_UPD = 1 << 10,
-    CONN_OFFLOAD_PENDING_DEL = 1 << 11, /* For good. */
-    CONN_OFFLOAD_PENDING_EVICT = 1 << 12, /* DEL, but stays in software. */
-    CONN_OFFLOAD_PENDING_LEAVE = 1 << 13, /* The same, but only for providers
-                                           * that are being unregistered. */
-    CONN_OFFLOAD_PENDING_MASK = 0x3f << 8,
+    /* What to look out for in packets. */
+    CONN_OFFLOAD_AWAIT_EST = 1 << 7, /* The first reply, the handshake. */
+    CONN_OFFLOAD_AWAIT_FIN = 1 << 8, /* FIN and RST. */
+    CONN_OFFLOAD_ELIGIBLE = 1 << 9, /* Any packet in original direction. */
+
+    CONN_OFFLOAD_REPLY = 1 << 10,   /* Some thread has seen the first reply
+                                     * and is writing down its port... */
+    CONN_OFFLOAD_REPLIED = 1 << 11, /* ...which is there now. */
 
     /* Providers that hold the connection; those that were told EST. */
-    CONN_OFFLOAD_HELD_SHIFT = 16,
-    CONN_OFFLOAD_HELD_MASK = ((1 << CT_OFFLOAD_MAX_PROVIDERS) - 1) << 16,
-    CONN_OFFLOAD_EST_SHIFT = 24,
-    CONN_OFFLOAD_EST_MASK = ((1 << CT_OFFLOAD_MAX_PROVIDERS) - 1) << 24,
+    CONN_OFFLOAD_HELD_SHIFT = 12,
+    CONN_OFFLOAD_HELD_MASK = ((1 << CT_OFFLOAD_MAX_PROVIDERS) - 1) << 12,
+    CONN_OFFLOAD_EST_SHIFT = 16,
+    CONN_OFFLOAD_EST_MASK = ((1 << CT_OFFLOAD_MAX_PROVIDERS) - 1) << 16,
+
+    /* Events that wait for the owner. */
+    CONN_OFFLOAD_PENDING_ADD = 1 << 20,
+    CONN_OFFLOAD_PENDING_EST = 1 << 21,
+    CONN_OFFLOAD_PENDING_UPD = 1 << 22,
+    CONN_OFFLOAD_PENDING_DEL = 1 << 23, /* For good. */
+    CONN_OFFLOAD_PENDING_EVICT = 1 << 24, /* DEL, but stays in software. */
+    CONN_OFFLOAD_PENDING_LEAVE = 1 << 25, /* The same, but only for providers
+                                           * that are being unregistered. */
+    CONN_OFFLOAD_PENDING_MASK = 0x3f << 20,
 };
 
 struct conn_offload_batch;
 
 struct conn_offload_batch *conntrack_offload_begin__(struct netdev *);
 void conntrack_offload_end__(struct conn_offload_batch *);
-void conntrack_offload_conn_init__(struct conn *, const struct dp_packet *);
+void conntrack_offload_conn_init__(struct conntrack *, struct conn *,
+                                   const struct dp_packet *);
 void conntrack_offload_conn_uninit__(struct conn *);
-void conntrack_offload_conn_seen__(struct conn *, const struct dp_packet *,
-                                   bool reply);
+void conntrack_offload_conn_seen__(struct conntrack *, struct conn *,
+                                   const struct dp_packet *, bool reply);
+void conntrack_offload_conn_changed__(struct conn *);
 void conntrack_offload_conn_forced__(struct conn *);
+void conntrack_offload_sweep__(struct conntrack *, struct rculist *,
+                               long long int now);
 
 /* Calls from conntrack.c. */
 
@@ -105,8 +134,9 @@ conn_offload_state(const struct conn *conn)
 }
 
 /* At the start of conntrack_execute(): the packets came from 'netdev_in',
- * which may be NULL.  The caller must pass what this returns to
- * conntrack_offload_end() and must not quiesce in between. */
+ * which may be NULL.  Also, with NULL, where many connections are about to be
+ * removed.  The caller must pass what this returns to conntrack_offload_end()
+ * and must not quiesce in between. */
 static inline struct conn_offload_batch *
 conntrack_offload_begin(struct netdev *netdev_in)
 {
@@ -114,8 +144,8 @@ conntrack_offload_begin(struct netdev *netdev_in)
            ? conntrack_offload_begin__(netdev_in) : NULL;
 }
 
-/* At the end of conntrack_execute(): tells the providers what happened in it.
- * No lock may be held. */
+/* Tells the providers what happened since conntrack_offload_begin().  No lock
+ * may be held. */
 static inline void
 conntrack_offload_end(struct conn_offload_batch *batch)
 {
@@ -124,13 +154,14 @@ conntrack_offload_end(struct conn_offload_batch *batch)
     }
 }
 
-/* 'conn' was just allocated for 'pkt', and is going to be committed: no other
- * thread can see it yet.  May be called with locks held. */
+/* 'conn' was just allocated for 'pkt', and is going to be committed to 'ct':
+ * no other thread can see it yet.  May be called with locks held. */
 static inline void
-conntrack_offload_conn_init(struct conn *conn, const struct dp_packet *pkt)
+conntrack_offload_conn_init(struct conntrack *ct, struct conn *conn,
+                            const struct dp_packet *pkt)
 {
     if (OVS_UNLIKELY(ct_offload_is_active())) {
-        conntrack_offload_conn_init__(conn, pkt);
+        conntrack_offload_conn_init__(ct, conn, pkt);
     }
 }
 
@@ -147,12 +178,47 @@ conntrack_offload_conn_uninit(struct conn *conn)
 /* 'pkt' belongs to 'conn', in the reply direction if 'reply', and has updated
  * it with result 'res'.  No lock may be held. */
 static inline void
-conntrack_offload_conn_seen(struct conn *conn, const struct dp_packet *pkt,
-                            bool reply, enum ct_update_res res)
+conntrack_offload_conn_seen(struct conntrack *ct, struct conn *conn,
+                            const struct dp_packet *pkt, bool reply,
+                            enum ct_update_res res)
 {
-    if (OVS_UNLIKELY(conn_offload_state(conn) & CONN_OFFLOAD_AWAIT_EST)
-        && res == CT_UPDATE_VALID) {
-        conntrack_offload_conn_seen__(conn, pkt, reply);
+    uint32_t state = conn_offload_state(conn);
+
+    if (OVS_UNLIKELY(state & (CONN_OFFLOAD_AWAIT_EST | CONN_OFFLOAD_AWAIT_FIN
+                              | CONN_OFFLOAD_ELIGIBLE))) {
+        const struct tcp_header *th = dp_packet_l4(pkt);
+
+        if ((res == CT_UPDATE_VALID
+             && (state & CONN_OFFLOAD_AWAIT_EST
+                 || (state & CONN_OFFLOAD_AWAIT_FIN
+                     && TCP_FLAGS(th->tcp_ctl) & (TCP_FIN | TCP_RST))))
+            || (res != CT_UPDATE_INVALID && state & CONN_OFFLOAD_ELIGIBLE)) {
+            conntrack_offload_conn_seen__(ct, conn, pkt, reply);
+        }
+    }
+}
+
+/* The mark or labels of 'conn' are about to be set to 'mark' or 'label'.  Its
+ * lock is held. */
+static inline void
+conntrack_offload_conn_mark(struct conn *conn, uint32_t mark)
+    OVS_REQUIRES(conn->lock)
+{
+    if (OVS_UNLIKELY(conn_offload_state(conn)
+                     & (CONN_OFFLOAD_HELD_MASK | CONN_OFFLOAD_BUSY))
+        && conn->mark != mark) {
+        conntrack_offload_conn_changed__(conn);
+    }
+}
+
+static inline void
+conntrack_offload_conn_label(struct conn *conn, ovs_u128 label)
+    OVS_REQUIRES(conn->lock)
+{
+    if (OVS_UNLIKELY(conn_offload_state(conn)
+                     & (CONN_OFFLOAD_HELD_MASK | CONN_OFFLOAD_BUSY))
+        && !ovs_u128_equals(conn->label, label)) {
+        conntrack_offload_conn_changed__(conn);
     }
 }
 
@@ -166,11 +232,48 @@ conntrack_offload_conn_forced(struct conn *conn)
     }
 }
 
+/* Is 'conn', the time of which is up in software, alive in hardware?  A
+ * connection that was forced to expire is not. */
+static inline bool
+conntrack_offload_conn_alive(const struct conn *conn)
+{
+    long long int expiration;
+
+    if (OVS_LIKELY(!(conn_offload_state(conn) & CONN_OFFLOAD_HELD_MASK))) {
+        return false;
+    }
+    atomic_read_relaxed(&CONST_CAST(struct conn *, conn)->expiration,
+                        &expiration);
+    return expiration != 0;
+}
+
+/* May packets of 'conn' have passed that software has not seen? */
+static inline bool
+conntrack_offload_no_seq_chk(const struct conn *conn)
+{
+    return conn_offload_state(conn) & CONN_OFFLOAD_NO_SEQ_CHK;
+}
+
+/* Before a sweep cleans up what has expired at 'now' in 'list' of 'ct': asks
+ * the providers about connections that may be alive in hardware.  No lock may
+ * be held. */
+static inline void
+conntrack_offload_sweep(struct conntrack *ct, struct rculist *list,
+                        long long int now)
+{
+    if (OVS_UNLIKELY(ct_offload_is_active())) {
+        conntrack_offload_sweep__(ct, list, now);
+    }
+}
+
 /* Calls from ct-offload.c. */
 
 bool conntrack_offload_own(struct ct_offload_op *, bool leave);
 void conntrack_offload_release(const struct ct_offload_op *);
-void conntrack_offload_evict(uint8_t leaving);
+void conntrack_offload_enter(void);
+void conntrack_offload_leave(void);
+void conntrack_offload_evict(uint8_t leaving, const struct netdev *);
+bool conntrack_offload_barrier(long long int timeout);
 bool conntrack_offload_handshake_done(const struct conn *);
 
 #endif /* conntrack-offload.h */

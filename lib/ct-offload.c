@@ -5,14 +5,19 @@
 #include "ct-offload.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <strings.h>
 
 #include "conntrack-offload.h"
+#include "coverage.h"
 #include "ct-offload-dummy.h"
 #include "dpif-offload.h"
+#include "fatal-signal.h"
 #include "netdev-provider.h"
 #include "openvswitch/dynamic-string.h"
 #include "openvswitch/json.h"
 #include "openvswitch/list.h"
+#include "openvswitch/usdt-probes.h"
 #include "openvswitch/vlog.h"
 #include "ovs-rcu.h"
 #include "ovs-thread.h"
@@ -21,6 +26,12 @@
 #include "util.h"
 
 VLOG_DEFINE_THIS_MODULE(ct_offload);
+
+COVERAGE_DEFINE(ct_offload_add);
+COVERAGE_DEFINE(ct_offload_add_error);
+COVERAGE_DEFINE(ct_offload_del);
+COVERAGE_DEFINE(ct_offload_est);
+COVERAGE_DEFINE(ct_offload_upd);
 
 static struct vlog_rate_limit rl = VLOG_RATE_LIMIT_INIT(5, 5);
 
@@ -51,6 +62,14 @@ atomic_bool ct_offload_active = false;
 /* Is any of them interested in the TCP handshake? */
 static atomic_bool wants_handshake = false;
 
+/* Configuration: "hw-offload-ct" and "hw-offload-ct-size". */
+#define DEFAULT_MAX_CONNS 250000
+static bool config_enabled OVS_GUARDED_BY(registry_mutex) = true;
+static atomic_uint max_conns = DEFAULT_MAX_CONNS;
+
+/* Connections that count against 'max_conns'. */
+static atomic_uint n_conns = 0;
+
 /* Serialises the callbacks of all providers that are not thread-safe. */
 static struct ovs_mutex ct_offload_mutex = OVS_MUTEX_INITIALIZER;
 
@@ -65,8 +84,7 @@ struct op_stats {
 struct thread_stats {
     struct ovs_list node;       /* In 'all_stats'. */
     unsigned int depth;         /* Callbacks that this thread is in. */
-    atomic_ullong n_offloaded;
-    atomic_ullong n_established;
+    atomic_ullong counters[CT_OFFLOAD_N_COUNTERS];
     atomic_ullong n_held[CT_OFFLOAD_MAX_PROVIDERS];
     struct op_stats ops[CT_OFFLOAD_MAX_PROVIDERS][CT_OFFLOAD_N_OPS];
 };
@@ -107,8 +125,9 @@ counter_get(const atomic_ullong *counter)
 static void
 stats_add(struct thread_stats *dst, const struct thread_stats *src)
 {
-    counter_add(&dst->n_offloaded, counter_get(&src->n_offloaded));
-    counter_add(&dst->n_established, counter_get(&src->n_established));
+    for (size_t i = 0; i < CT_OFFLOAD_N_COUNTERS; i++) {
+        counter_add(&dst->counters[i], counter_get(&src->counters[i]));
+    }
     for (size_t i = 0; i < CT_OFFLOAD_MAX_PROVIDERS; i++) {
         counter_add(&dst->n_held[i], counter_get(&src->n_held[i]));
         for (size_t j = 0; j < CT_OFFLOAD_N_OPS; j++) {
@@ -195,19 +214,49 @@ stats_clear_slot(unsigned int slot)
     ovs_mutex_unlock(&stats_mutex);
 }
 
-/* A connection has gone from one phase to another. */
+/* Adds 'n', which may be negative, to 'counter'. */
 void
-ct_offload_count_phase(bool was_offloaded, bool was_established,
-                       bool offloaded, bool established)
+ct_offload_count(enum ct_offload_counter counter, int n)
 {
-    struct thread_stats *stats = stats_get();
+    counter_add(&stats_get()->counters[counter], n);
+}
 
-    if (was_offloaded != offloaded) {
-        counter_add(&stats->n_offloaded, offloaded ? 1 : -1);
+/* The limit on the number of offloaded connections. */
+
+/* Makes room for one more offloaded connection.  Returns false if there is
+ * none. */
+bool
+ct_offload_reserve(void)
+{
+    unsigned int n, max;
+
+    atomic_read_relaxed(&max_conns, &max);
+    atomic_add_relaxed(&n_conns, 1, &n);
+    if (n < max) {
+        return true;
     }
-    if (was_established != established) {
-        counter_add(&stats->n_established, established ? 1 : -1);
-    }
+    ct_offload_unreserve();
+    return false;
+}
+
+/* Undoes ct_offload_reserve(). */
+void
+ct_offload_unreserve(void)
+{
+    unsigned int n;
+
+    atomic_sub_relaxed(&n_conns, 1, &n);
+}
+
+/* Could another connection be offloaded? */
+bool
+ct_offload_has_room(void)
+{
+    unsigned int n, max;
+
+    atomic_read_relaxed(&max_conns, &max);
+    atomic_read_relaxed(&n_conns, &n);
+    return n < max;
 }
 
 /* Registry. */
@@ -225,6 +274,25 @@ provider_is_leaving(struct provider *p)
 
     atomic_read_relaxed(&p->leaving, &leaving);
     return leaving;
+}
+
+/* Before and after calls into 'p', or none if it is thread-safe. */
+static void
+provider_lock(struct provider *p)
+    OVS_NO_THREAD_SAFETY_ANALYSIS
+{
+    if (!p->class->thread_safe) {
+        ovs_mutex_lock(&ct_offload_mutex);
+    }
+}
+
+static void
+provider_unlock(struct provider *p)
+    OVS_NO_THREAD_SAFETY_ANALYSIS
+{
+    if (!p->class->thread_safe) {
+        ovs_mutex_unlock(&ct_offload_mutex);
+    }
 }
 
 static struct provider *
@@ -246,8 +314,9 @@ static void
 registry_changed(void)
     OVS_REQUIRES(registry_mutex)
 {
-    bool active = false;
     bool handshake = false;
+    bool active = false;
+    unsigned int max;
 
     for (size_t i = 0; i < CT_OFFLOAD_MAX_PROVIDERS; i++) {
         struct provider *p = provider_get(i);
@@ -257,8 +326,10 @@ registry_changed(void)
             handshake |= p->class->est_on_handshake;
         }
     }
+    atomic_read_relaxed(&max_conns, &max);
     atomic_store_relaxed(&wants_handshake, handshake);
-    atomic_store_relaxed(&ct_offload_active, active);
+    atomic_store_relaxed(&ct_offload_active,
+                         active && config_enabled && max);
 }
 
 static int
@@ -353,7 +424,8 @@ ct_offload_unregister(const struct ct_offload_class *class)
      * is doing.  What those hold up in which we find another owner ends then
      * as well. */
     ovsrcu_synchronize();
-    conntrack_offload_evict(1u << p->slot);
+    conntrack_offload_evict(1u << p->slot, NULL);
+    conntrack_offload_barrier(LLONG_MAX);
     ovsrcu_synchronize();
 
     /* Nobody holds anything of 'p' any more, so nobody calls it. */
@@ -396,11 +468,73 @@ ct_offload_wants_handshake(void)
     return wants;
 }
 
+/* May packets of a connection that is established in the providers 'held'
+ * bypass software? */
+bool
+ct_offload_may_bypass(uint8_t held)
+{
+    for (size_t i = 0; i < CT_OFFLOAD_MAX_PROVIDERS; i++) {
+        struct provider *p = provider_get(i);
+
+        if (p && held & (1u << i) && p->class->may_bypass) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Waits until every thread has told the providers all that it knew when this
+ * was called.  The caller must not hold any lock, or a pointer that is
+ * protected by RCU. */
+void
+ct_offload_barrier(void)
+{
+    conntrack_offload_barrier(LLONG_MAX);
+}
+
+/* 'netdev' is about to stop, to be reconfigured or to go away, or has no owner
+ * in dpif-offload any more.  When this returns, no provider holds anything
+ * that refers to 'netdev'.  The caller must have made sure that no packets
+ * come from 'netdev' meanwhile; it must not hold a pointer that is protected
+ * by RCU. */
+void
+ct_offload_netdev_flush(struct netdev *netdev)
+{
+    unsigned int n;
+
+    /* Nothing is held if no connection counts. */
+    atomic_read_relaxed(&n_conns, &n);
+    if (n) {
+        conntrack_offload_barrier(LLONG_MAX);
+        conntrack_offload_evict(0, netdev);
+        conntrack_offload_barrier(LLONG_MAX);
+    }
+
+    for (size_t i = 0; i < CT_OFFLOAD_MAX_PROVIDERS; i++) {
+        struct provider *p = provider_get(i);
+
+        if (p && p->class->netdev_flush) {
+            provider_lock(p);
+            p->class->netdev_flush(netdev);
+            provider_unlock(p);
+        }
+    }
+}
+
 /* Providers that are built in, and active when hardware offload is enabled.
  */
 static const struct ct_offload_class *const builtin_classes[] = {
     &ct_offload_dummy_class,
 };
+
+static void
+ct_offload_unixctl_barrier(struct unixctl_conn *conn, int argc OVS_UNUSED,
+                           const char *argv[] OVS_UNUSED,
+                           void *aux OVS_UNUSED)
+{
+    ct_offload_barrier();
+    unixctl_command_reply(conn, NULL);
+}
 
 /* Called once, when the datapath modules are initialized. */
 void
@@ -411,27 +545,123 @@ ct_offload_module_init(void)
     if (ovsthread_once_start(&once)) {
         unixctl_command_register("ct-offload/show", "", 0, 0,
                                  ct_offload_show, NULL);
+        unixctl_command_register("ct-offload/barrier", "", 0, 0,
+                                 ct_offload_unixctl_barrier, NULL);
         ovsthread_once_done(&once);
     }
 }
 
-/* Applies the configuration in 'other_config', a column of the Open_vSwitch
- * table.  Only for the main thread. */
-void
-ct_offload_set_config(const struct smap *other_config OVS_UNUSED)
+/* A fatal signal is about to end the process.  Other threads may be waiting
+ * for the caller, so do not wait for them to quiesce. */
+static void
+ct_offload_fatal_signal(void *aux OVS_UNUSED)
 {
-    static bool builtins_registered;
+    uint8_t leaving;
 
-    if (!dpif_offload_enabled() || builtins_registered) {
-        return;
+    ovs_mutex_lock(&registry_mutex);
+    for (size_t i = 0; i < ARRAY_SIZE(builtin_classes); i++) {
+        struct provider *p = provider_find(builtin_classes[i]->name);
+
+        if (p) {
+            atomic_store_relaxed(&p->leaving, true);
+        }
     }
+    registry_changed();
+    ovs_mutex_unlock(&registry_mutex);
 
-    builtins_registered = true;
+    leaving = ct_offload_leaving();
+    if (leaving) {
+        conntrack_offload_evict(leaving, NULL);
+    }
+}
+
+static void
+register_builtins(void)
+{
     for (size_t i = 0; i < ARRAY_SIZE(builtin_classes); i++) {
         if (builtin_classes[i] != &ct_offload_dummy_class
             || ct_offload_dummy_is_enabled()) {
             ct_offload_register(builtin_classes[i]);
         }
+    }
+    fatal_signal_add_hook(ct_offload_fatal_signal, NULL, NULL, false);
+}
+
+/* Returns the value of boolean 'key' in 'config', 'def' if there is none, or
+ * 'old' with a warning if it is not valid. */
+static bool
+config_get_bool(const struct smap *config, const char *key, bool def, bool old)
+{
+    const char *value = smap_get(config, key);
+
+    if (!value) {
+        return def;
+    }
+    if (!strcasecmp(value, "true")) {
+        return true;
+    }
+    if (!strcasecmp(value, "false")) {
+        return false;
+    }
+    VLOG_WARN("other_config:%s=%s is not \"true\" or \"false\", keeping %s",
+              key, value, old ? "true" : "false");
+    return old;
+}
+
+/* The same for an unsigned integer. */
+static unsigned int
+config_get_uint(const struct smap *config, const char *key, unsigned int def,
+                unsigned int old)
+{
+    const char *value = smap_get(config, key);
+    long long int n;
+
+    if (!value) {
+        return def;
+    }
+    if (str_to_llong(value, 10, &n) && n >= 0 && n <= UINT_MAX) {
+        return n;
+    }
+    VLOG_WARN("other_config:%s=%s is not an integer from 0 to %u, keeping %u",
+              key, value, UINT_MAX, old);
+    return old;
+}
+
+/* Applies the configuration in 'config', column other_config of the
+ * Open_vSwitch table.  Only for the main thread, which must not hold a pointer
+ * that is protected by RCU. */
+void
+ct_offload_set_config(const struct smap *config)
+{
+    static bool builtins_registered;
+    unsigned int max;
+
+    if (!dpif_offload_enabled()) {
+        return;
+    }
+
+    bool was_active = ct_offload_is_active();
+
+    ovs_mutex_lock(&registry_mutex);
+    config_enabled = config_get_bool(config, "hw-offload-ct", true,
+                                     config_enabled);
+    atomic_read_relaxed(&max_conns, &max);
+    max = config_get_uint(config, "hw-offload-ct-size", DEFAULT_MAX_CONNS,
+                          max);
+    atomic_store_relaxed(&max_conns, max);
+    registry_changed();
+    ovs_mutex_unlock(&registry_mutex);
+
+    if (!builtins_registered) {
+        builtins_registered = true;
+        register_builtins();
+    }
+
+    if (was_active && !ct_offload_is_active()) {
+        /* Threads may still be telling providers of new connections. */
+        conntrack_offload_barrier(LLONG_MAX);
+        conntrack_offload_evict(0, NULL);
+        conntrack_offload_barrier(LLONG_MAX);
     }
 }
 
@@ -517,6 +747,9 @@ op_is_for(struct ct_offload_op *op, struct provider *p)
 {
     uint8_t bit = 1u << p->slot;
 
+    if (op->skip) {
+        return false;
+    }
     op->ctx.priv = op->priv ? &op->priv[p->slot] : NULL;
     switch (op->type) {
     case CT_OFFLOAD_OP_ADD:
@@ -545,13 +778,17 @@ op_merge(struct ct_offload_op *op, const struct provider *p,
     struct op_stats *op_stats = &stats->ops[p->slot][op->type];
     uint8_t bit = 1u << p->slot;
 
+    OVS_USDT_PROBE(ct_offload, op, p->class->name, op->type, op->ctx.conn,
+                   error);
     counter_add(&op_stats->total, 1);
     switch (op->type) {
     case CT_OFFLOAD_OP_ADD:
+        COVERAGE_INC(ct_offload_add);
         if (!error) {
             op->held |= bit;
             counter_add(&stats->n_held[p->slot], 1);
         } else {
+            COVERAGE_INC(ct_offload_add_error);
             counter_add(&op_stats->errors, 1);
             log_add_error(p, op, error);
             if (!op->error) {
@@ -560,6 +797,7 @@ op_merge(struct ct_offload_op *op, const struct provider *p,
         }
         break;
     case CT_OFFLOAD_OP_DEL:
+        COVERAGE_INC(ct_offload_del);
         op->held &= ~bit;
         op->est &= ~bit;
         if (op->priv) {
@@ -568,9 +806,11 @@ op_merge(struct ct_offload_op *op, const struct provider *p,
         counter_add(&stats->n_held[p->slot], -1);
         break;
     case CT_OFFLOAD_OP_EST:
+        COVERAGE_INC(ct_offload_est);
         op->est |= bit;
         break;
     case CT_OFFLOAD_OP_UPD:
+        COVERAGE_INC(ct_offload_upd);
         if (!error) {
             op->error = 0;
             op->last_used = MAX(op->last_used, last_used);
@@ -790,6 +1030,15 @@ op_has_conn(const struct ct_offload_op *op)
     }
 }
 
+static void
+flush__(void)
+{
+    struct ct_offload_op op = { .type = CT_OFFLOAD_OP_FLUSH };
+
+    conntrack_offload_evict(0, NULL);
+    ct_offload_dispatch(&op, 1);
+}
+
 /* Does the 'n' operations in 'ops', all of which can be dispatched. */
 static void
 submit_run(struct ct_offload_op *ops, size_t n)
@@ -814,6 +1063,8 @@ ct_offload_op_batch_submit(struct ct_offload_op_batch *batch)
     struct ct_offload_op *ops = batch->ops;
     size_t start = 0;
 
+    conntrack_offload_enter();
+
     /* Operations are dispatched in runs, ops[start] to ops[i - 1], in which no
      * connection occurs twice: a connection that cannot be owned may be owned
      * by this thread, for the sake of the run. */
@@ -824,13 +1075,14 @@ ct_offload_op_batch_submit(struct ct_offload_op_batch *batch)
         if (op->type == CT_OFFLOAD_OP_FLUSH) {
             submit_run(&ops[start], i - start);
             start = i + 1;
-            ct_offload_flush();
+            flush__();
         } else if (op_has_conn(op) && !conntrack_offload_own(op, false)) {
             submit_run(&ops[start], i - start);
             start = conntrack_offload_own(op, true) ? i : i + 1;
         }
     }
     submit_run(&ops[start], batch->n_ops - start);
+    conntrack_offload_leave();
 }
 
 static int
@@ -839,6 +1091,7 @@ submit_one(enum ct_offload_op_type type, const struct ct_offload_ctx *ctx,
 {
     struct ct_offload_op op = { .type = type, .ctx = *ctx };
 
+    conntrack_offload_enter();
     op_preset(&op);
     if (!op_has_conn(&op)) {
         ct_offload_dispatch(&op, 1);
@@ -846,6 +1099,7 @@ submit_one(enum ct_offload_op_type type, const struct ct_offload_ctx *ctx,
         ct_offload_dispatch(&op, 1);
         conntrack_offload_release(&op);
     }
+    conntrack_offload_leave();
     if (last_used) {
         *last_used = op.last_used;
     }
@@ -895,14 +1149,45 @@ ct_offload_can_offload(const struct ct_offload_ctx *ctx)
     return !submit_one(CT_OFFLOAD_OP_POLICY, ctx, NULL);
 }
 
-/* Takes every connection from every provider. */
+/* Takes every connection from every provider.  Connections that other threads
+ * are telling providers about just now may be taken a little later: see
+ * ct_offload_barrier(). */
 void
 ct_offload_flush(void)
 {
-    const struct ct_offload_ctx ctx = { .conn = NULL };
+    flush__();
+}
 
-    conntrack_offload_evict(0);
-    submit_one(CT_OFFLOAD_OP_FLUSH, &ctx, NULL);
+/* Stores in 'stats' what "dpctl/offload-stats-show" is to show, and returns 1;
+ * or returns 0 if no provider has ever taken a connection. */
+size_t
+ct_offload_get_stats(struct netdev_custom_stats *stats)
+{
+    unsigned long long int n[2], n_added = 0;
+    static const char *const names[] = {
+        "CT bi-dir Connections", "CT uni-dir Connections",
+    };
+    struct thread_stats sum;
+
+    stats_sum(&sum);
+    for (size_t i = 0; i < CT_OFFLOAD_MAX_PROVIDERS; i++) {
+        n_added += counter_get(&sum.ops[i][CT_OFFLOAD_OP_ADD].total);
+    }
+    if (!n_added) {
+        return 0;
+    }
+
+    n[0] = counter_get(&sum.counters[CT_OFFLOAD_N_ESTABLISHED]);
+    n[1] = counter_get(&sum.counters[CT_OFFLOAD_N_OFFLOADED]) - n[0];
+    stats->label = xstrdup("ct-offload");
+    stats->size = ARRAY_SIZE(names);
+    stats->counters = xcalloc(stats->size, sizeof *stats->counters);
+    for (size_t i = 0; i < stats->size; i++) {
+        snprintf(stats->counters[i].name, sizeof stats->counters[i].name,
+                 "  Total %33s", names[i]);
+        stats->counters[i].value = n[i];
+    }
+    return 1;
 }
 
 /* "ct-offload/show". */
@@ -959,19 +1244,66 @@ provider_format(struct provider *p, const struct thread_stats *sum,
     }
 }
 
+static struct json *
+counters_to_json(const struct thread_stats *sum)
+{
+    static const char *const names[CT_OFFLOAD_N_COUNTERS] = {
+        [CT_OFFLOAD_N_OFFLOADED] = "offloaded",
+        [CT_OFFLOAD_N_ESTABLISHED] = "established",
+        [CT_OFFLOAD_N_FULL] = "refused-full",
+        [CT_OFFLOAD_N_EVICTED] = "evicted",
+        [CT_OFFLOAD_N_ASKED] = "expiry-asked",
+        [CT_OFFLOAD_N_EXTENDED] = "expiry-extended",
+        [CT_OFFLOAD_N_LAPSED] = "expiry-lapsed",
+    };
+    struct json *json = json_object_create();
+    unsigned int max;
+
+    for (size_t i = 0; i < CT_OFFLOAD_N_COUNTERS; i++) {
+        json_object_put(json, names[i],
+                        json_integer_create(counter_get(&sum->counters[i])));
+    }
+    atomic_read_relaxed(&max_conns, &max);
+    json_object_put(json, "limit", json_integer_create(max));
+    return json;
+}
+
+static void
+counters_format(const struct thread_stats *sum, struct ds *ds)
+{
+    unsigned int max;
+
+    atomic_read_relaxed(&max_conns, &max);
+    ds_put_format(ds, "connections: %llu offloaded, %llu established, "
+                  "limit %u\n",
+                  counter_get(&sum->counters[CT_OFFLOAD_N_OFFLOADED]),
+                  counter_get(&sum->counters[CT_OFFLOAD_N_ESTABLISHED]), max);
+    ds_put_format(ds, "  not offloaded because of the limit: %llu\n",
+                  counter_get(&sum->counters[CT_OFFLOAD_N_FULL]));
+    ds_put_format(ds, "  taken back into software: %llu\n",
+                  counter_get(&sum->counters[CT_OFFLOAD_N_EVICTED]));
+    ds_put_format(ds, "  idle in software: %llu asked, %llu in use in "
+                  "hardware, %llu ended\n",
+                  counter_get(&sum->counters[CT_OFFLOAD_N_ASKED]),
+                  counter_get(&sum->counters[CT_OFFLOAD_N_EXTENDED]),
+                  counter_get(&sum->counters[CT_OFFLOAD_N_LAPSED]));
+}
+
 static void
 ct_offload_show(struct unixctl_conn *conn, int argc OVS_UNUSED,
                 const char *argv[] OVS_UNUSED, void *aux OVS_UNUSED)
 {
     enum unixctl_output_fmt fmt = unixctl_command_get_output_format(conn);
     struct json *json_providers = json_object_create();
-    struct ds ds = DS_EMPTY_INITIALIZER;
     struct ds text = DS_EMPTY_INITIALIZER;
+    struct ds ds = DS_EMPTY_INITIALIZER;
     struct thread_stats sum;
+    bool enabled;
     size_t n = 0;
 
     stats_sum(&sum);
     ovs_mutex_lock(&registry_mutex);
+    enabled = config_enabled;
     for (size_t i = 0; i < CT_OFFLOAD_MAX_PROVIDERS; i++) {
         struct provider *p = provider_get(i);
 
@@ -989,31 +1321,28 @@ ct_offload_show(struct unixctl_conn *conn, int argc OVS_UNUSED,
 
     if (fmt == UNIXCTL_OUTPUT_FMT_JSON) {
         struct json *json = json_object_create();
-        struct json *conns = json_object_create();
 
         json_object_put(json, "enabled",
                         json_boolean_create(ct_offload_is_active()));
-        json_object_put(conns, "offloaded",
-                        json_integer_create(counter_get(&sum.n_offloaded)));
-        json_object_put(conns, "established",
-                        json_integer_create(counter_get(&sum.n_established)));
-        json_object_put(json, "connections", conns);
+        json_object_put(json, "connections", counters_to_json(&sum));
         json_object_put(json, "providers", json_providers);
         unixctl_command_reply_json(conn, json);
     } else {
         json_destroy(json_providers);
+        ds_put_cstr(&ds, "conntrack offload: ");
         if (ct_offload_is_active()) {
-            ds_put_format(&ds, "conntrack offload: on, %"PRIuSIZE
-                          " provider%s\n", n, n == 1 ? "" : "s");
+            ds_put_format(&ds, "on, %"PRIuSIZE" provider%s\n",
+                          n, n == 1 ? "" : "s");
         } else {
-            ds_put_format(&ds, "conntrack offload: off (%s)\n",
-                          dpif_offload_enabled()
-                          ? "no provider"
-                          : "other_config:hw-offload is not true");
+            ds_put_format(&ds, "off (%s)\n",
+                          !dpif_offload_enabled()
+                          ? "other_config:hw-offload is not true"
+                          : !enabled
+                          ? "other_config:hw-offload-ct is false"
+                          : !n ? "no provider"
+                          : "other_config:hw-offload-ct-size is 0");
         }
-        ds_put_format(&ds, "connections: %llu offloaded, %llu established\n",
-                      counter_get(&sum.n_offloaded),
-                      counter_get(&sum.n_established));
+        counters_format(&sum, &ds);
         ds_put_cstr(&ds, ds_cstr(&text));
         unixctl_command_reply(conn, ds_cstr(&ds));
     }

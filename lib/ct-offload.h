@@ -94,6 +94,7 @@ struct ct_dpif_tuple;
 struct ds;
 struct json;
 struct netdev;
+struct netdev_custom_stats;
 struct smap;
 
 /* The most providers that can be registered at once. */
@@ -141,10 +142,13 @@ struct ct_offload_op {
     long long int last_used;    /* UPD: result, in ms as time_msec() counts;
                                  * 0 if not known. */
 
-    /* For the layer only: the providers that hold the connection, and those
-     * that know of its establishment.  Bit N stands for slot N. */
-    uint8_t held;
-    uint8_t est;
+    /* For the layer only. */
+    uint8_t held;               /* Providers that hold the connection: bit N
+                                 * stands for slot N. */
+    uint8_t est;                /* The same for those that know that it is
+                                 * established. */
+    bool gone;                  /* DEL: the connection will not come back. */
+    bool skip;                  /* Not to be dispatched after all. */
     void **priv;                /* Array with a pointer for each slot. */
 };
 
@@ -236,7 +240,10 @@ void ct_offload_module_init(void);
 int ct_offload_register(const struct ct_offload_class *);
 void ct_offload_unregister(const struct ct_offload_class *);
 void ct_offload_set_config(const struct smap *other_config);
+void ct_offload_netdev_flush(struct netdev *);
+void ct_offload_barrier(void);
 void ct_offload_exit(void);
+size_t ct_offload_get_stats(struct netdev_custom_stats *);
 
 /* Single operations. */
 int ct_offload_conn_add(const struct ct_offload_ctx *);
@@ -291,13 +298,28 @@ const char *ct_offload_netdev_owner(const struct netdev *);
 
 extern atomic_bool ct_offload_active;
 
+/* What is counted, beside the operations of each provider. */
+enum ct_offload_counter {
+    CT_OFFLOAD_N_OFFLOADED,     /* Connections held by a provider. */
+    CT_OFFLOAD_N_ESTABLISHED,   /* And established there. */
+    CT_OFFLOAD_N_FULL,          /* Refused for want of room. */
+    CT_OFFLOAD_N_EVICTED,       /* Taken back into software. */
+    CT_OFFLOAD_N_ASKED,         /* Out of time, but perhaps in use. */
+    CT_OFFLOAD_N_EXTENDED,      /* Still in use. */
+    CT_OFFLOAD_N_LAPSED,        /* Not in use any more. */
+    CT_OFFLOAD_N_COUNTERS
+};
+
 void ct_offload_dispatch(struct ct_offload_op *, size_t n);
 uint8_t ct_offload_leaving(void);
 bool ct_offload_wants_handshake(void);
-void ct_offload_count_phase(bool was_offloaded, bool was_established,
-                            bool offloaded, bool established);
+bool ct_offload_may_bypass(uint8_t held);
+bool ct_offload_reserve(void);
+void ct_offload_unreserve(void);
+bool ct_offload_has_room(void);
+void ct_offload_count(enum ct_offload_counter, int n);
 
-/* Is any provider registered?  Costs next to nothing. */
+/* Are connections being offloaded?  Costs next to nothing. */
 static inline bool
 ct_offload_is_active(void)
 {

@@ -16,6 +16,8 @@
 // Expect: ct_begin lib/conntrack.c 1 conntrack_offload_begin(netdev_in);
 // Expect: ct_end lib/conntrack.c 1 conntrack_offload_end(offload);
 // Expect: ct_new lib/conntrack.c 1 conntrack_offload_conn_init(
+// Expect: ct_mark lib/conntrack.c 1 conntrack_offload_conn_mark(
+// Expect: ct_label lib/conntrack.c 1 conntrack_offload_conn_label(
 // Expect: ct_uninit lib/conntrack.c 1 conntrack_offload_conn_uninit(conn);
 // Expect: ct_seen lib/conntrack.c 1 conntrack_offload_conn_seen(
 // Expect: ct_seen_assigned lib/conntrack.c 0 conntrack_offload_conn_seen(
@@ -28,8 +30,10 @@
  struct conn {
  ...
  uint16_t nat_action;
++
 +/* See conntrack-offload.h. */
 +atomic_uint32_t offload_state;
++
  ...
  };
 
@@ -80,7 +84,7 @@ identifier ct;
 expression nc, ct, pkt;
 @@
  nc = new_conn(ct, pkt, ...);
-+conntrack_offload_conn_init(nc, pkt);
++conntrack_offload_conn_init(ct, nc, pkt);
 
 @ct_uninit@
 identifier conn;
@@ -97,13 +101,25 @@ expression ct, conn, pkt, ctx, now;
 identifier res;
 @@
  enum ct_update_res res = conn_update(ct, conn, pkt, ctx, now);
-+conntrack_offload_conn_seen(conn, pkt, ctx->reply, res);
++conntrack_offload_conn_seen(ct, conn, pkt, ctx->reply, res);
 
 @ct_seen_assigned depends on !ct_seen@
 expression ct, conn, pkt, ctx, now, res;
 @@
  res = conn_update(ct, conn, pkt, ctx, now);
-+conntrack_offload_conn_seen(conn, pkt, ctx->reply, res);
++conntrack_offload_conn_seen(ct, conn, pkt, ctx->reply, res);
+
+@ct_mark@
+expression conn, pkt;
+@@
++conntrack_offload_conn_mark(conn, pkt->md.ct_mark);
+ conn->mark = pkt->md.ct_mark;
+
+@ct_label@
+expression conn, pkt;
+@@
++conntrack_offload_conn_label(conn, pkt->md.ct_label);
+ conn->label = pkt->md.ct_label;
 
 @ct_forced@
 expression conn;

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "command-line.h"
+#include "conntrack-offload.h"
 #include "conntrack-private.h"
 #include "csum.h"
 #include "ct-dpif.h"
@@ -291,6 +292,15 @@ start(void)
     return conntrack_init();
 }
 
+/* Does for all connections in 'ct' what a sweep does to offload. */
+static void
+sweep(struct conntrack *ct)
+{
+    for (size_t i = 0; i < N_EXP_LISTS; i++) {
+        conntrack_offload_sweep(ct, &ct->exp_lists[i], now);
+    }
+}
+
 /* Tests. */
 
 static int
@@ -501,17 +511,32 @@ test_tcp(struct ovs_cmdl_context *ctx OVS_UNUSED)
                        &looking) & CS_INVALID);
     CHECK_RECORD("");
 
-    /* Closing, and reuse of the ports. */
+    /* Closing takes it back into software, for good. */
     execute(ct, tcp(1, false, TCP_FIN | TCP_ACK, 101, 501), &looking);
+    CHECK_RECORD("a upd 1\n"
+                 "a del 1\n"
+                 "b batch 2\n"
+                 "b upd 1\n"
+                 "b del 1\n");
     execute(ct, tcp(1, true, TCP_FIN | TCP_ACK, 501, 102), &looking);
     execute(ct, tcp(1, false, TCP_ACK, 102, 502), &looking);
-    ds_clear(&record);
+    sweep(ct);
+    execute(ct, tcp(1, false, TCP_ACK, 102, 502), &looking);
+    CHECK_RECORD("");
+
+    /* Reuse of the ports. */
     execute(ct, tcp(1, false, TCP_SYN, 9000, 0), &committing);
-    CHECK_RECORD("a del 1\n"
-                 "a add 1\n"
-                 "b batch 2\n"
-                 "b del 1\n"
+    CHECK_RECORD("a add 1\n"
+                 "b batch 1\n"
                  "b add 1\n");
+
+    /* And so does RST, even before the handshake is complete. */
+    execute(ct, tcp(1, true, TCP_RST | TCP_ACK, 0, 9001), &looking);
+    CHECK_RECORD("a est 1\n"
+                 "a upd 1\n"
+                 "b upd 1\n"
+                 "a del 1\n"
+                 "b del 1\n");
 
     conntrack_destroy(ct);
     ct_offload_unregister(&a.class);
@@ -634,7 +659,9 @@ test_providers(struct ovs_cmdl_context *ctx OVS_UNUSED)
     ct_offload_conn_established(&c);
     CHECK_RECORD("b est 1\n");
     ct_offload_flush();
-    CHECK_RECORD("b del 1\n"
+    CHECK_RECORD("b batch 2\n"
+                 "b upd 1\n"
+                 "b del 1\n"
                  "b flush\n");
     ct_offload_unregister(&b.class);
     conntrack_destroy(ct);

@@ -1,0 +1,56 @@
+// conntrack: Keep connections that are in use in hardware.
+//
+// A connection may be idle in software because hardware forwards its packets.
+// While a provider holds it, it stays alive past its time, until the sweep has
+// asked the provider when it was last used.  Its expiration is then what it
+// would have been, had software seen that packet.
+//
+// Expect: exp_alive lib/conntrack.c 1 !conntrack_offload_conn_alive(conn)
+// Expect: exp_sweep lib/conntrack.c 1 conntrack_offload_sweep(ct, list, now);
+// Expect: exp_init lib/conntrack-tp.c 1 atomic_init(&conn->timeout, tm);
+// Expect: exp_update lib/conntrack-tp.c 1 atomic_store_relaxed(&conn->timeout, tm);
+
+@exp_alive@
+identifier conn, now;
+expression E;
+@@
+ conn_expired(const struct conn *conn, long long now)
+ {
+-    return E;
++    return E && !conntrack_offload_conn_alive(conn);
+ }
+
+@exp_sweep@
+identifier ct, list, now;
+iterator name RCULIST_FOR_EACH;
+statement S;
+expression conn, node;
+@@
+ ct_sweep(struct conntrack *ct, struct rculist *list, long long now, ...)
+ {
+ ...
++conntrack_offload_sweep(ct, list, now);
++
+ RCULIST_FOR_EACH (conn, node, list) S
+ ...
+ }
+
+@exp_init@
+identifier ct, conn, tm, now;
+@@
+ conn_init_expiration(struct conntrack *ct, struct conn *conn,
+                      enum ct_timeout tm, long long now)
+ {
+ ...
++atomic_init(&conn->timeout, tm);
+ }
+
+@exp_update@
+identifier ct, conn, tm, now;
+@@
+ conn_update_expiration(struct conntrack *ct, struct conn *conn,
+                        enum ct_timeout tm, long long now)
+ {
+ ...
++atomic_store_relaxed(&conn->timeout, tm);
+ }

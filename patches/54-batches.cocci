@@ -1,0 +1,54 @@
+// conntrack: Remove connections from hardware in batches.
+//
+// Where many connections are removed at once, the providers hear of them in
+// batches.
+//
+// Expect: batch_sweep lib/conntrack.c 1 conntrack_offload_begin(NULL);
+// Expect: batch_zone lib/conntrack.c 1 conntrack_offload_begin(NULL);
+// Expect: batch_destroy lib/conntrack.c 1 conntrack_offload_begin(NULL);
+
+@batch_sweep@
+identifier ct, list;
+iterator name RCULIST_FOR_EACH;
+statement S;
+expression conn, node;
+@@
+ ct_sweep(struct conntrack *ct, struct rculist *list, ...)
+ {
+ ...
++struct conn_offload_batch *offload = conntrack_offload_begin(NULL);
++
+ RCULIST_FOR_EACH (conn, node, list) S
++conntrack_offload_end(offload);
+ ...
+ }
+
+@batch_zone@
+identifier ct;
+iterator name CMAP_FOR_EACH;
+statement S;
+expression keyn, cm_node, conns;
+@@
+ conntrack_flush_zone(struct conntrack *ct, ...)
+ {
+ ...
++struct conn_offload_batch *offload = conntrack_offload_begin(NULL);
++
+ CMAP_FOR_EACH (keyn, cm_node, conns) S
++conntrack_offload_end(offload);
+ ...
+ }
+
+@batch_destroy@
+identifier ct;
+statement S;
+@@
+ conntrack_destroy(struct conntrack *ct)
+ {
+ ...
++struct conn_offload_batch *offload = conntrack_offload_begin(NULL);
++
+ for (unsigned i = 0; i < N_EXP_LISTS; i++) S
++conntrack_offload_end(offload);
+ ...
+ }
