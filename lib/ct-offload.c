@@ -1228,7 +1228,7 @@ static void
 provider_format(struct provider *p, const struct thread_stats *sum,
                 struct ds *ds)
 {
-    ds_put_format(ds, "\nprovider %s: %s, holds %llu connections\n",
+    ds_put_format(ds, "\nprovider %s: %s, connections held: %llu\n",
                   p->class->name, provider_state(p),
                   counter_get(&sum->n_held[p->slot]));
     ds_put_format(ds, "  %-8s %12s %12s\n", "op", "total", "errors");
@@ -1274,11 +1274,10 @@ counters_format(const struct thread_stats *sum, struct ds *ds)
     unsigned int max;
 
     atomic_read_relaxed(&max_conns, &max);
-    ds_put_format(ds, "connections: %llu offloaded, %llu established, "
-                  "limit %u\n",
+    ds_put_format(ds, "connections: %llu offloaded, %llu established\n",
                   counter_get(&sum->counters[CT_OFFLOAD_N_OFFLOADED]),
-                  counter_get(&sum->counters[CT_OFFLOAD_N_ESTABLISHED]), max);
-    ds_put_format(ds, "  not offloaded because of the limit: %llu\n",
+                  counter_get(&sum->counters[CT_OFFLOAD_N_ESTABLISHED]));
+    ds_put_format(ds, "  limit %u, refused because of it: %llu\n", max,
                   counter_get(&sum->counters[CT_OFFLOAD_N_FULL]));
     ds_put_format(ds, "  taken back into software: %llu\n",
                   counter_get(&sum->counters[CT_OFFLOAD_N_EVICTED]));
