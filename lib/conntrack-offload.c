@@ -657,9 +657,7 @@ batch_wait(struct conn_offload_batch *batch, long long int deadline)
         if (time_msec() >= deadline) {
             return false;
         }
-        ovsrcu_quiesce_start();
-        xnanosleep(100 * 1000);
-        ovsrcu_quiesce_end();
+        xnanosleep(100 * 1000); /* Quiesces. */
         atomic_read_explicit(&batch->seq, &now, memory_order_acquire);
     }
     return true;
@@ -766,7 +764,7 @@ conntrack_offload_conn_init__(struct conntrack *ct, struct conn *conn,
 
     /* If a provider came in the middle of conntrack_execute(), 'conn' is older
      * than the provider. */
-    if (!batch || !batch->depth) {
+    if (!batch || !batch->depth || !ct_offload_is_accepting()) {
         return;
     }
 
@@ -866,7 +864,7 @@ conn_seen_eligible(struct conn_offload_batch *batch, struct conntrack *ct,
     if (ct_offload_conn_get_tcp_state(conn, &orig, &reply)
         && MAX(orig, reply) > CT_DPIF_TCPS_ESTABLISHED) {
         conn_set_state(conn, 0, CONN_OFFLOAD_CLOSED);
-    } else if (ct_offload_is_active()
+    } else if (ct_offload_is_accepting()
                && !state_held(conn_offload_state(conn))) {
         offload = conn_alloc_offload(conn);
         if (offload) {
@@ -1054,7 +1052,7 @@ conntrack_offload_sweep__(struct conntrack *ct, struct rculist *list,
 {
     struct conn *conns[CT_OFFLOAD_BATCH_INLINE];
     struct conn_offload_batch *batch = batch_enter();
-    bool room = ct_offload_has_room();
+    bool room = ct_offload_is_accepting() && ct_offload_has_room();
     struct conn *conn;
     size_t n = 0;
 

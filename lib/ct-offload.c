@@ -56,8 +56,11 @@ struct provider {
 static struct ovs_mutex registry_mutex = OVS_MUTEX_INITIALIZER;
 static OVSRCU_TYPE(struct provider *) providers[CT_OFFLOAD_MAX_PROVIDERS];
 
-/* Is any provider there that accepts connections? */
+/* Is there any provider, and may it hold connections? */
 atomic_bool ct_offload_active = false;
+
+/* Does any provider accept new connections? */
+static atomic_bool accepting = false;
 
 /* Is any of them interested in the TCP handshake? */
 static atomic_bool wants_handshake = false;
@@ -309,27 +312,30 @@ provider_find(const char *name)
     return NULL;
 }
 
-/* Tells everyone else what has changed in the registry. */
+/* Tells everyone else what has changed in the registry or the configuration.
+ * 'holding' if connections may still be held that will not be any more. */
 static void
-registry_changed(void)
+registry_changed(bool holding)
     OVS_REQUIRES(registry_mutex)
 {
     bool handshake = false;
-    bool active = false;
+    bool accept = false;
     unsigned int max;
 
     for (size_t i = 0; i < CT_OFFLOAD_MAX_PROVIDERS; i++) {
         struct provider *p = provider_get(i);
 
         if (p && !provider_is_leaving(p)) {
-            active = true;
+            accept = true;
             handshake |= p->class->est_on_handshake;
         }
     }
     atomic_read_relaxed(&max_conns, &max);
+    accept = accept && config_enabled && max;
+
     atomic_store_relaxed(&wants_handshake, handshake);
-    atomic_store_relaxed(&ct_offload_active,
-                         active && config_enabled && max);
+    atomic_store_relaxed(&accepting, accept);
+    atomic_store_relaxed(&ct_offload_active, accept || holding);
 }
 
 static int
@@ -367,7 +373,7 @@ register__(const struct ct_offload_class *class)
     atomic_init(&p->leaving, false);
     stats_clear_slot(slot);
     ovsrcu_set(&providers[slot], p);
-    registry_changed();
+    registry_changed(false);
     VLOG_DBG("%s: conntrack offload provider registered", class->name);
     return 0;
 }
@@ -417,13 +423,14 @@ ct_offload_unregister(const struct ct_offload_class *class)
         return;
     }
     atomic_store_relaxed(&p->leaving, true);
-    registry_changed();
+    registry_changed(true);
     ovs_mutex_unlock(&registry_mutex);
 
     /* Every thread that might not have seen that 'p' is leaving ends what it
      * is doing.  What those hold up in which we find another owner ends then
      * as well. */
     ovsrcu_synchronize();
+    conntrack_offload_barrier(LLONG_MAX);
     conntrack_offload_evict(1u << p->slot, NULL);
     conntrack_offload_barrier(LLONG_MAX);
     ovsrcu_synchronize();
@@ -431,6 +438,7 @@ ct_offload_unregister(const struct ct_offload_class *class)
     /* Nobody holds anything of 'p' any more, so nobody calls it. */
     ovs_mutex_lock(&registry_mutex);
     ovsrcu_set(&providers[p->slot], NULL);
+    registry_changed(ct_offload_leaving());
     ovs_mutex_unlock(&registry_mutex);
     ovsrcu_synchronize();
 
@@ -456,6 +464,16 @@ ct_offload_leaving(void)
         }
     }
     return leaving;
+}
+
+/* Does any provider accept new connections? */
+bool
+ct_offload_is_accepting(void)
+{
+    bool accept;
+
+    atomic_read_relaxed(&accepting, &accept);
+    return accept;
 }
 
 /* Does any provider set 'est_on_handshake'? */
@@ -566,7 +584,7 @@ ct_offload_fatal_signal(void *aux OVS_UNUSED)
             atomic_store_relaxed(&p->leaving, true);
         }
     }
-    registry_changed();
+    registry_changed(true);
     ovs_mutex_unlock(&registry_mutex);
 
     leaving = ct_offload_leaving();
@@ -633,14 +651,9 @@ config_get_uint(const struct smap *config, const char *key, unsigned int def,
 void
 ct_offload_set_config(const struct smap *config)
 {
+    bool was_accepting = ct_offload_is_accepting();
     static bool builtins_registered;
     unsigned int max;
-
-    if (!dpif_offload_enabled()) {
-        return;
-    }
-
-    bool was_active = ct_offload_is_active();
 
     ovs_mutex_lock(&registry_mutex);
     config_enabled = config_get_bool(config, "hw-offload-ct", true,
@@ -649,19 +662,23 @@ ct_offload_set_config(const struct smap *config)
     max = config_get_uint(config, "hw-offload-ct-size", DEFAULT_MAX_CONNS,
                           max);
     atomic_store_relaxed(&max_conns, max);
-    registry_changed();
+    registry_changed(was_accepting);
     ovs_mutex_unlock(&registry_mutex);
 
-    if (!builtins_registered) {
+    if (dpif_offload_enabled() && !builtins_registered) {
         builtins_registered = true;
         register_builtins();
     }
 
-    if (was_active && !ct_offload_is_active()) {
+    if (was_accepting && !ct_offload_is_accepting()) {
         /* Threads may still be telling providers of new connections. */
         conntrack_offload_barrier(LLONG_MAX);
         conntrack_offload_evict(0, NULL);
         conntrack_offload_barrier(LLONG_MAX);
+
+        ovs_mutex_lock(&registry_mutex);
+        registry_changed(false);
+        ovs_mutex_unlock(&registry_mutex);
     }
 }
 
@@ -1322,14 +1339,14 @@ ct_offload_show(struct unixctl_conn *conn, int argc OVS_UNUSED,
         struct json *json = json_object_create();
 
         json_object_put(json, "enabled",
-                        json_boolean_create(ct_offload_is_active()));
+                        json_boolean_create(ct_offload_is_accepting()));
         json_object_put(json, "connections", counters_to_json(&sum));
         json_object_put(json, "providers", json_providers);
         unixctl_command_reply_json(conn, json);
     } else {
         json_destroy(json_providers);
         ds_put_cstr(&ds, "conntrack offload: ");
-        if (ct_offload_is_active()) {
+        if (ct_offload_is_accepting()) {
             ds_put_format(&ds, "on, %"PRIuSIZE" provider%s\n",
                           n, n == 1 ? "" : "s");
         } else {

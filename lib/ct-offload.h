@@ -312,6 +312,7 @@ enum ct_offload_counter {
 
 void ct_offload_dispatch(struct ct_offload_op *, size_t n);
 uint8_t ct_offload_leaving(void);
+bool ct_offload_is_accepting(void);
 bool ct_offload_wants_handshake(void);
 bool ct_offload_may_bypass(uint8_t held);
 bool ct_offload_reserve(void);
@@ -319,7 +320,8 @@ void ct_offload_unreserve(void);
 bool ct_offload_has_room(void);
 void ct_offload_count(enum ct_offload_counter, int n);
 
-/* Are connections being offloaded?  Costs next to nothing. */
+/* May connections be offloaded, or held by a provider?  Costs next to nothing.
+ */
 static inline bool
 ct_offload_is_active(void)
 {

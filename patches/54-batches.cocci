@@ -1,10 +1,13 @@
 // conntrack: Remove connections from hardware in batches.
 //
 // Where many connections are removed at once, the providers hear of them in
-// batches.
+// batches.  From the removal of a connection until the providers have heard of
+// it, the thread is inside of conntrack_offload_begin() and _end(), so that a
+// barrier can wait for it.
 //
 // Expect: batch_sweep lib/conntrack.c 1 conntrack_offload_begin(NULL);
 // Expect: batch_zone lib/conntrack.c 1 conntrack_offload_begin(NULL);
+// Expect: batch_tuple lib/conntrack.c 1 conntrack_offload_begin(NULL);
 // Expect: batch_destroy lib/conntrack.c 1 conntrack_offload_begin(NULL);
 
 @batch_sweep@
@@ -38,6 +41,18 @@ expression keyn, cm_node, conns;
 +conntrack_offload_end(offload);
  ...
  }
+
+@batch_tuple@
+expression ct, conn;
+@@
+ conn_lookup(...);
+ ...
+ if (conn) {
++    struct conn_offload_batch *offload = conntrack_offload_begin(NULL);
++
+     conn_clean(ct, conn);
++    conntrack_offload_end(offload);
+ } else { ... }
 
 @batch_destroy@
 identifier ct;

@@ -23,6 +23,7 @@
 #include "ovstest.h"
 #include "packets.h"
 #include "random.h"
+#include "smap.h"
 #include "timeval.h"
 #include "util.h"
 
@@ -37,6 +38,7 @@ struct recorder {
     int add_error;              /* What ADD returns. */
     bool refuse;                /* What 'can_offload' says. */
     long long int last_used;    /* What UPD returns. */
+    void (*meanwhile)(const char *op); /* Called before each operation. */
 };
 
 static struct ds record = DS_EMPTY_INITIALIZER;
@@ -52,8 +54,12 @@ conn_port(const struct conn *conn)
 }
 
 static void
-note(const char *who, const char *what, const struct ct_offload_ctx *ctx)
+note(const char *who, const char *what, const struct ct_offload_ctx *ctx,
+     void (*meanwhile)(const char *op))
 {
+    if (meanwhile) {
+        meanwhile(what);
+    }
     ds_put_format(&record, "%s %s %"PRIu16"\n", who, what,
                   conn_port(ctx->conn));
 }
@@ -68,7 +74,8 @@ note(const char *who, const char *what, const struct ct_offload_ctx *ctx)
     static int                                                              \
     NAME##_add(const struct ct_offload_ctx *ctx)                            \
     {                                                                       \
-        note(#NAME, NAME.add_error ? "add-error" : "add", ctx);             \
+        note(#NAME, NAME.add_error ? "add-error" : "add", ctx,              \
+             NAME.meanwhile);                                               \
         ovs_assert(!*ctx->priv);                                            \
         *ctx->priv = NAME.add_error ? NULL : CONST_CAST(struct conn *,      \
                                                         ctx->conn);         \
@@ -77,19 +84,19 @@ note(const char *who, const char *what, const struct ct_offload_ctx *ctx)
     static void                                                             \
     NAME##_del(const struct ct_offload_ctx *ctx)                            \
     {                                                                       \
-        note(#NAME, "del", ctx);                                            \
+        note(#NAME, "del", ctx, NAME.meanwhile);                            \
         ovs_assert(*ctx->priv == ctx->conn);                                \
     }                                                                       \
     static void                                                             \
     NAME##_est(const struct ct_offload_ctx *ctx)                            \
     {                                                                       \
-        note(#NAME, "est", ctx);                                            \
+        note(#NAME, "est", ctx, NAME.meanwhile);                            \
         ovs_assert(*ctx->priv == ctx->conn);                                \
     }                                                                       \
     static long long int                                                    \
     NAME##_upd(const struct ct_offload_ctx *ctx)                            \
     {                                                                       \
-        note(#NAME, "upd", ctx);                                            \
+        note(#NAME, "upd", ctx, NAME.meanwhile);                            \
         ovs_assert(*ctx->priv == ctx->conn);                                \
         return NAME.last_used;                                              \
     }                                                                       \
@@ -175,6 +182,7 @@ check_record(const char *expected, const char *where)
 /* Packets. */
 
 static long long int now;
+static const char data[10];
 
 static struct dp_packet *
 packet(uint8_t proto, bool ipv6, uint16_t src, uint16_t dst)
@@ -195,7 +203,7 @@ packet(uint8_t proto, bool ipv6, uint16_t src, uint16_t dst)
     }
     flow.tp_src = htons(src);
     flow.tp_dst = htons(dst);
-    flow_compose(pkt, &flow, NULL, 0, false);
+    flow_compose(pkt, &flow, data, sizeof data, false);
     pkt_metadata_init(&pkt->md, u32_to_odp(1));
     return pkt;
 }
@@ -226,7 +234,7 @@ tcp(uint16_t client, bool reply, uint16_t flags, uint32_t seq, uint32_t ack)
     th->tcp_csum = 0;
     th->tcp_csum = csum_finish(
         csum_continue(packet_csum_pseudoheader(dp_packet_l3(pkt)),
-                      th, TCP_HEADER_LEN));
+                      th, TCP_HEADER_LEN + sizeof data));
     return pkt;
 }
 
@@ -290,6 +298,34 @@ start(void)
 {
     now = time_msec();
     return conntrack_init();
+}
+
+/* Returns the number of connections in 'ct' with the tuple of 'udp(client)',
+ * expired or not. */
+static int
+count_udp(struct conntrack *ct, uint16_t client)
+{
+    struct conn_key_node *keyn;
+    int n = 0;
+
+    CMAP_FOR_EACH (keyn, cm_node, &ct->conns[0]) {
+        if (keyn->dir == CT_DIR_FWD
+            && (keyn->key.src.port == htons(client)
+                || keyn->key.dst.port == htons(client))) {
+            n++;
+        }
+    }
+    return n;
+}
+
+static long long int
+conn_get_expiration(const struct conn *conn)
+{
+    long long int expiration;
+
+    atomic_read_relaxed(&CONST_CAST(struct conn *, conn)->expiration,
+                        &expiration);
+    return expiration;
 }
 
 /* Does for all connections in 'ct' what a sweep does to offload. */
@@ -762,6 +798,506 @@ test_unregister_in_callback(struct ovs_cmdl_context *ctx OVS_UNUSED)
     conntrack_destroy(ct);
 }
 
+/* Default timeouts of UDP: for a single packet, and for both directions. */
+enum { FIRST_MS = 60 * 1000, BIDIR_MS = 30 * 1000 };
+
+static void
+test_expiry(struct ovs_cmdl_context *ctx OVS_UNUSED)
+{
+    struct conntrack *ct = start();
+    const struct conn *conn;
+    long long int t;
+
+    /* In software a late reply starts another connection... */
+    execute(ct, udp(1, false), &committing);
+    now += FIRST_MS;
+    ovs_assert(execute(ct, udp(1, true), &committing)
+               == (CS_TRACKED | CS_NEW));
+    ovs_assert(count_udp(ct, 1) == 2);
+    conntrack_flush(ct, NULL);
+
+    /* ...but not if hardware holds the connection. */
+    recorder_register(&a, false);
+    execute(ct, udp(1, false), &committing);
+    conn = find_udp(ct, 1);
+    t = now;
+    now += FIRST_MS;
+    ovs_assert(find_udp(ct, 1) == conn);
+    ovs_assert(execute(ct, udp(1, true), &committing)
+               == (CS_TRACKED | CS_ESTABLISHED | CS_REPLY_DIR));
+    ovs_assert(count_udp(ct, 1) == 1);
+    CHECK_RECORD("a add 1\n"
+                 "a est 1\n");
+
+    /* The sweep does not ask as long as software has seen packets. */
+    t = now;
+    now += BIDIR_MS - 1;
+    sweep(ct);
+    CHECK_RECORD("");
+
+    /* Then it does, and the connection lives as long after its last use as it
+     * would in software. */
+    now++;
+    a.last_used = t + 10000;
+    sweep(ct);
+    CHECK_RECORD("a upd 1\n");
+    ovs_assert(conn_get_expiration(conn) == t + 10000 + BIDIR_MS);
+    ovs_assert(ct_offload_conn_is_offloaded(conn));
+    sweep(ct);
+    CHECK_RECORD("");
+
+    /* A time in the future is now. */
+    now = t + 10000 + BIDIR_MS;
+    a.last_used = now + 1000000;
+    sweep(ct);
+    CHECK_RECORD("a upd 1\n");
+    ovs_assert(conn_get_expiration(conn) == now + BIDIR_MS);
+
+    /* A time before the connection existed does not shorten its life. */
+    a.last_used = 1;
+    struct ct_offload_ctx c = { .conn = conn };
+    t = conn_get_expiration(conn);
+    ovs_assert(ct_offload_conn_update(&c) == 1);
+    ovs_assert(conn_get_expiration(conn) == t);
+    CHECK_RECORD("a upd 1\n");
+
+    /* Unused: it ends with the sweep, and not before. */
+    now += BIDIR_MS;
+    ovs_assert(ct_offload_conn_is_offloaded(conn));
+    sweep(ct);
+    CHECK_RECORD("a upd 1\n"
+                 "a del 1\n");
+    ovs_assert(!find_udp(ct, 1));
+
+    /* Last use not known: software decides. */
+    execute(ct, udp(2, false), &committing);
+    a.last_used = 0;
+    now += FIRST_MS;
+    sweep(ct);
+    CHECK_RECORD("a add 2\n"
+                 "a upd 2\n"
+                 "a del 2\n");
+    ovs_assert(!find_udp(ct, 2));
+
+    /* Many at once, natively batched by one provider. */
+    ct_offload_unregister(&a.class);
+    recorder_register(&b, true);
+    for (int i = 0; i < 3; i++) {
+        execute(ct, udp(3 + i, false), &committing);
+    }
+    now += FIRST_MS;
+    ds_clear(&record);
+    for (int i = 0; i < N_EXP_LISTS; i++) {
+        conntrack_offload_sweep(ct, &ct->exp_lists[i], now);
+    }
+    ovs_assert(!ct_offload_conn_is_offloaded(conn));
+    ds_clear(&record);
+    conntrack_destroy(ct);
+    CHECK_RECORD("");
+    ct_offload_unregister(&b.class);
+}
+
+/* Sends a packet from 'client' in original direction. */
+static void
+touch(struct conntrack *ct, uint16_t client)
+{
+    execute(ct, udp(client, false), &looking);
+}
+
+static void
+test_eviction(struct ovs_cmdl_context *ctx OVS_UNUSED)
+{
+    struct conntrack *ct = start();
+    uint32_t mark[2] = { 5, UINT32_MAX };
+    struct how marking = { .commit = true, .mark = mark };
+    struct netdev *p1 = (struct netdev *) &p1;
+    struct netdev *p2 = (struct netdev *) &p2;
+    struct how from_p1 = { .commit = true, .netdev = p1 };
+    struct how from_p2 = { .commit = true, .netdev = p2 };
+
+    recorder_register(&a, false);
+
+    /* The mark that a commit sets is part of the commit. */
+    execute(ct, udp(1, false), &marking);
+    execute(ct, udp(1, false), &marking);
+    CHECK_RECORD("a add 1\n");
+
+    /* Another mark later takes the connection back into software, with its
+     * expiration up to date. */
+    mark[0] = 6;
+    execute(ct, udp(1, false), &marking);
+    CHECK_RECORD("a upd 1\n"
+                 "a del 1\n");
+
+    /* It comes back after a sweep, with its next packet. */
+    touch(ct, 1);
+    CHECK_RECORD("");
+    sweep(ct);
+    CHECK_RECORD("");
+    execute(ct, udp(1, true), &looking);
+    CHECK_RECORD("");
+    touch(ct, 1);
+    touch(ct, 1);
+    CHECK_RECORD("a add 1\n");
+    execute(ct, udp(1, true), &looking);
+    CHECK_RECORD("a est 1\n");
+    conntrack_flush(ct, NULL);
+    CHECK_RECORD("a del 1\n");
+
+    /* Ports go: connections that have them on either side. */
+    execute(ct, udp(1, false), &from_p1);
+    execute(ct, udp(2, false), &from_p1);
+    execute(ct, udp(2, true), &from_p2);
+    execute(ct, udp(3, false), &from_p2);
+    execute(ct, udp(4, false), &committing);
+    ds_clear(&record);
+    ct_offload_netdev_flush(p1);
+    ovs_assert(!ct_offload_conn_is_offloaded(find_udp(ct, 1)));
+    ovs_assert(!ct_offload_conn_is_offloaded(find_udp(ct, 2)));
+    ovs_assert(ct_offload_conn_is_offloaded(find_udp(ct, 3)));
+    ovs_assert(ct_offload_conn_is_offloaded(find_udp(ct, 4)));
+    ct_offload_netdev_flush(p2);
+    ovs_assert(!ct_offload_conn_is_offloaded(find_udp(ct, 3)));
+    ovs_assert(ct_offload_conn_is_offloaded(find_udp(ct, 4)));
+    ds_clear(&record);
+    ct_offload_netdev_flush(p2);
+    CHECK_RECORD("");
+    conntrack_flush(ct, NULL);
+    CHECK_RECORD("a del 4\n");
+
+    /* A connection that could not be added, or is older than the provider. */
+    a.add_error = ENOSPC;
+    execute(ct, udp(1, false), &committing);
+    a.add_error = 0;
+    touch(ct, 1);
+    CHECK_RECORD("a add-error 1\n");
+    sweep(ct);
+    touch(ct, 1);
+    CHECK_RECORD("a add 1\n");
+    ct_offload_unregister(&a.class);
+    recorder_register(&a, false);
+    touch(ct, 1);
+    CHECK_RECORD("a del 1\n"
+                 "a exit\n");
+    sweep(ct);
+    touch(ct, 1);
+    CHECK_RECORD("a add 1\n");
+
+    conntrack_destroy(ct);
+    CHECK_RECORD("a del 1\n");
+    ct_offload_unregister(&a.class);
+}
+
+static void
+configure(const char *key, const char *value)
+{
+    struct smap config = SMAP_INITIALIZER(&config);
+
+    if (value) {
+        smap_add(&config, key, value);
+    }
+    ct_offload_set_config(&config);
+    smap_destroy(&config);
+}
+
+static void
+test_config(struct ovs_cmdl_context *ctx OVS_UNUSED)
+{
+    struct conntrack *ct = start();
+
+    recorder_register(&a, false);
+
+    /* Above the limit connections stay in software, and are tried again when
+     * a sweep finds that there is room. */
+    configure("hw-offload-ct-size", "2");
+    for (int i = 1; i <= 4; i++) {
+        execute(ct, udp(i, false), &committing);
+    }
+    CHECK_RECORD("a add 1\n"
+                 "a add 2\n");
+    sweep(ct);
+    touch(ct, 3);
+    CHECK_RECORD("");
+    configure("hw-offload-ct-size", "3");
+    touch(ct, 3);
+    CHECK_RECORD("");
+    sweep(ct);
+    touch(ct, 3);
+    touch(ct, 4);
+    CHECK_RECORD("a add 3\n");
+
+    /* Less room than is used already: nothing is taken back. */
+    configure("hw-offload-ct-size", "1");
+    CHECK_RECORD("");
+    struct ct_offload_ctx c = { .conn = find_udp(ct, 4) };
+    ovs_assert(ct_offload_conn_add(&c) == ENOSPC);
+
+    /* Values that are not valid change nothing. */
+    static const char *const bad_sizes[] = {
+        "-1", "4294967296", "99999999999999999999", "1x", "", "many"
+    };
+    for (size_t i = 0; i < ARRAY_SIZE(bad_sizes); i++) {
+        configure("hw-offload-ct-size", bad_sizes[i]);
+        ovs_assert(ct_offload_is_active());
+        ovs_assert(ct_offload_conn_add(&c) == ENOSPC);
+    }
+    configure("hw-offload-ct", "maybe");
+    ovs_assert(ct_offload_is_active());
+
+    /* Off, and on again. */
+    configure("hw-offload-ct", "false");
+    ovs_assert(!ct_offload_is_active());
+    ovs_assert(!ct_offload_conn_is_offloaded(find_udp(ct, 1)));
+    ovs_assert(!ct_offload_conn_is_offloaded(find_udp(ct, 2)));
+    ovs_assert(!ct_offload_conn_is_offloaded(find_udp(ct, 3)));
+    ds_clear(&record);
+    execute(ct, udp(5, false), &committing);
+    sweep(ct);
+    touch(ct, 1);
+    CHECK_RECORD("");
+    configure("hw-offload-ct", NULL);
+    ovs_assert(ct_offload_is_active());
+    touch(ct, 1);
+    CHECK_RECORD("");
+    sweep(ct);
+    for (int i = 1; i <= 5; i++) {
+        touch(ct, i);
+    }
+    CHECK_RECORD("a add 1\n"
+                 "a add 2\n"
+                 "a add 3\n"
+                 "a add 4\n"
+                 "a add 5\n");
+
+    /* A size of 0 is off, too. */
+    configure("hw-offload-ct-size", "0");
+    ovs_assert(!ct_offload_is_active());
+    ovs_assert(!ct_offload_conn_is_offloaded(find_udp(ct, 5)));
+    configure("hw-offload-ct-size", NULL);
+    ovs_assert(ct_offload_is_active());
+
+    conntrack_destroy(ct);
+    ct_offload_unregister(&a.class);
+}
+
+/* Opens a TCP connection from 'client'. */
+static void
+tcp_open(struct conntrack *ct, uint16_t client)
+{
+    execute(ct, tcp(client, false, TCP_SYN, 100, 0), &committing);
+    execute(ct, tcp(client, true, TCP_SYN | TCP_ACK, 500, 101), &looking);
+    execute(ct, tcp(client, false, TCP_ACK, 101, 501), &looking);
+}
+
+static void
+test_seq_chk(struct ovs_cmdl_context *ctx OVS_UNUSED)
+{
+    struct conntrack *ct = start();
+    uint32_t far = 101 + (1u << 30);
+
+    /* Packets do not bypass software: sequence numbers are checked. */
+    recorder_register(&a, false);
+    tcp_open(ct, 1);
+    ovs_assert(execute(ct, tcp(1, false, TCP_ACK, far, 501), &looking)
+               & CS_INVALID);
+    ct_offload_unregister(&a.class);
+
+    /* They may: sequence numbers are checked until EST... */
+    a.class.may_bypass = true;
+    a.class.est_on_handshake = true;
+    recorder_register(&a, false);
+    execute(ct, tcp(2, false, TCP_SYN, 100, 0), &committing);
+    execute(ct, tcp(2, true, TCP_SYN | TCP_ACK, 500, 101), &looking);
+    ovs_assert(execute(ct, tcp(2, true, TCP_RST | TCP_ACK, far, 101),
+                       &looking) & CS_INVALID);
+    execute(ct, tcp(2, false, TCP_ACK, 101, 501), &looking);
+    ovs_assert(!(execute(ct, tcp(2, false, TCP_ACK, far, 501), &looking)
+                 & CS_INVALID));
+
+    /* ...and not any more, even when the connection is back in software. */
+    ct_offload_unregister(&a.class);
+    ovs_assert(!(execute(ct, tcp(2, true, TCP_ACK, far, 101), &looking)
+                 & CS_INVALID));
+
+    conntrack_destroy(ct);
+}
+
+/* Races: what happens while a provider is being called. */
+
+static struct conntrack *race_ct;
+static const char *race_op;
+static pthread_t race_thread;
+static bool race_joinable;
+
+static void *
+race_flush(void *aux OVS_UNUSED)
+{
+    conntrack_flush(race_ct, NULL);
+    return NULL;
+}
+
+static void *
+race_reply(void *aux OVS_UNUSED)
+{
+    execute(race_ct, udp(1, true), &looking);
+    return NULL;
+}
+
+static void *
+race_force(void *aux OVS_UNUSED)
+{
+    struct how forcing = { .commit = true, .force = true };
+
+    execute(race_ct, udp(1, true), &forcing);
+    return NULL;
+}
+
+static void *
+race_unregister(void *aux OVS_UNUSED)
+{
+    ct_offload_unregister(&a.class);
+    return NULL;
+}
+
+static void *
+race_netdev_flush(void *netdev)
+{
+    ct_offload_netdev_flush(netdev);
+    ds_put_cstr(&record, "flushed\n");
+    return NULL;
+}
+
+/* Starts 'thread' from within the operation 'race_op', and has it end if it
+ * can. */
+static void *(*race_main)(void *);
+static void *race_aux;
+
+static void
+race(const char *op)
+{
+    if (race_op && !strcmp(op, race_op)) {
+        race_op = NULL;
+        race_thread = ovs_thread_create("race", race_main, race_aux);
+        if (race_joinable) {
+            xpthread_join(race_thread, NULL);
+        } else {
+            xnanosleep(20 * 1000 * 1000);
+        }
+    }
+}
+
+static void
+race_prepare(const char *op, void *(*main_)(void *), void *aux, bool joinable)
+{
+    race_op = op;
+    race_main = main_;
+    race_aux = aux;
+    race_joinable = joinable;
+}
+
+/* If the thread could not end within the operation, has it end now. */
+static void
+race_end(void)
+{
+    ovs_assert(!race_op);
+    if (!race_joinable) {
+        ovsrcu_quiesce_start();
+        xpthread_join(race_thread, NULL);
+        ovsrcu_quiesce_end();
+    }
+}
+
+static void
+test_races(struct ovs_cmdl_context *ctx OVS_UNUSED)
+{
+    struct conntrack *ct = race_ct = start();
+    struct netdev *port = (struct netdev *) &port;
+    struct how from_port = { .commit = true, .netdev = port };
+    struct dp_packet_batch batch;
+
+    /* Only calls to a provider that is thread-safe can meet each other. */
+    a.class.thread_safe = true;
+    a.meanwhile = race;
+    recorder_register(&a, false);
+
+    /* Removal while ADD is running. */
+    race_prepare("add", race_flush, NULL, true);
+    execute(ct, udp(1, false), &committing);
+    race_end();
+    CHECK_RECORD("a add 1\n"
+                 "a del 1\n");
+    ovs_assert(!find_udp(ct, 1));
+
+    /* Removal of all connections of a batch while the first one is added. */
+    race_prepare("add", race_flush, NULL, true);
+    dp_packet_batch_init_packet(&batch, udp(1, false));
+    dp_packet_batch_add(&batch, udp(2, false));
+    execute_batch(ct, &batch, &committing);
+    race_end();
+    CHECK_RECORD("a add 1\n"
+                 "a add 2\n"
+                 "a del 1\n"
+                 "a del 2\n");
+
+    /* Reply while ADD is running. */
+    race_prepare("add", race_reply, NULL, true);
+    execute(ct, udp(1, false), &committing);
+    race_end();
+    CHECK_RECORD("a add 1\n"
+                 "a est 1\n");
+    ovs_assert(ct_offload_conn_is_established(find_udp(ct, 1)));
+
+    /* Removal while EST is running. */
+    execute(ct, udp(2, false), &committing);
+    race_prepare("est", race_flush, NULL, true);
+    execute(ct, udp(2, true), &looking);
+    race_end();
+    CHECK_RECORD("a add 2\n"
+                 "a del 1\n"
+                 "a est 2\n"
+                 "a del 2\n");
+
+    /* Forced expiry while the sweep asks: the extension must not win. */
+    execute(ct, udp(1, false), &committing);
+    const struct conn *conn = find_udp(ct, 1);
+    now += FIRST_MS;
+    a.last_used = now;
+    race_prepare("upd", race_force, NULL, true);
+    sweep(ct);
+    race_end();
+    ovs_assert(conn_get_expiration(conn) == 0);
+    ovs_assert(!ct_offload_conn_is_offloaded(conn));
+    CHECK_RECORD("a add 1\n"
+                 "a add 1000\n"
+                 "a upd 1\n"
+                 "a del 1\n");
+    conntrack_flush(ct, NULL);
+    ds_clear(&record);
+
+    /* The port goes while ADD is running. */
+    race_prepare("add", race_netdev_flush, port, false);
+    execute(ct, udp(1, false), &from_port);
+    race_end();
+    CHECK_RECORD("a add 1\n"
+                 "a upd 1\n"
+                 "a del 1\n"
+                 "flushed\n");
+
+    /* The provider goes while ADD is running. */
+    conntrack_flush(ct, NULL);
+    race_prepare("add", race_unregister, NULL, false);
+    dp_packet_batch_init_packet(&batch, udp(1, false));
+    dp_packet_batch_add(&batch, udp(2, false));
+    execute_batch(ct, &batch, &committing);
+    race_end();
+    CHECK_RECORD("a add 1\n"
+                 "a del 1\n"
+                 "a exit\n");
+
+    conntrack_destroy(ct);
+    CHECK_RECORD("");
+}
+
 /* Threads. */
 
 struct worker {
@@ -861,6 +1397,11 @@ static const struct ovs_cmdl_command commands[] = {
     {"ineligible", "", 0, 0, test_ineligible, OVS_RO},
     {"providers", "", 0, 0, test_providers, OVS_RO},
     {"batch", "", 0, 0, test_batch, OVS_RO},
+    {"expiry", "", 0, 0, test_expiry, OVS_RO},
+    {"eviction", "", 0, 0, test_eviction, OVS_RO},
+    {"config", "", 0, 0, test_config, OVS_RO},
+    {"seq-chk", "", 0, 0, test_seq_chk, OVS_RO},
+    {"races", "", 0, 0, test_races, OVS_RO},
     {"unregister-in-callback", "", 0, 0, test_unregister_in_callback, OVS_RO},
     {"threads", "", 0, 0, test_threads, OVS_RO},
     {NULL, NULL, 0, 0, NULL, OVS_RO},
