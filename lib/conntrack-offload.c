@@ -74,7 +74,7 @@ static struct ovs_list conntracks OVS_GUARDED_BY(conntracks_mutex)
 
 /* How conntrack frees a connection.  Known before CONN_OFFLOAD_FREE is set in
  * any. */
-static ATOMIC(void (*)(struct conn *)) conn_delete = NULL;
+static ATOMIC(void (*)(struct conn *)) conn_delete;
 
 /* The state word. */
 
@@ -653,7 +653,8 @@ batch_wait(struct conn_offload_batch *batch, long long int deadline)
     unsigned int start, now;
 
     atomic_read_explicit(&batch->seq, &start, memory_order_acquire);
-    for (now = start; start & 1 && now == start; ) {
+    now = start;
+    while (start & 1 && now == start) {
         if (time_msec() >= deadline) {
             return false;
         }

@@ -62,8 +62,9 @@ atomic_bool ct_offload_active = false;
 /* Does any provider accept new connections? */
 static atomic_bool accepting = false;
 
-/* Is any of them interested in the TCP handshake? */
+/* Is any of them interested in the TCP handshake?  Is any not thread-safe? */
 static atomic_bool wants_handshake = false;
+static atomic_bool any_serial = false;
 
 /* Configuration: "hw-offload-ct" and "hw-offload-ct-size". */
 #define DEFAULT_MAX_CONNS 250000
@@ -320,6 +321,7 @@ registry_changed(bool holding)
 {
     bool handshake = false;
     bool accept = false;
+    bool serial = false;
     unsigned int max;
 
     for (size_t i = 0; i < CT_OFFLOAD_MAX_PROVIDERS; i++) {
@@ -329,11 +331,13 @@ registry_changed(bool holding)
             accept = true;
             handshake |= p->class->est_on_handshake;
         }
+        serial |= p && !p->class->thread_safe;
     }
     atomic_read_relaxed(&max_conns, &max);
     accept = accept && config_enabled && max;
 
     atomic_store_relaxed(&wants_handshake, handshake);
+    atomic_store_relaxed(&any_serial, serial);
     atomic_store_relaxed(&accepting, accept);
     atomic_store_relaxed(&ct_offload_active, accept || holding);
 }
@@ -950,6 +954,21 @@ provider_dispatch(struct provider *p, struct ct_offload_op *ops, size_t n,
     stats->depth--;
 }
 
+/* Has the providers that are thread-safe, or those that are not, do the 'n'
+ * operations in 'ops'. */
+static void
+dispatch_to(bool thread_safe, struct ct_offload_op *ops, size_t n,
+            struct thread_stats *stats)
+{
+    for (size_t i = 0; i < CT_OFFLOAD_MAX_PROVIDERS; i++) {
+        struct provider *p = provider_get(i);
+
+        if (p && p->class->thread_safe == thread_safe) {
+            provider_dispatch(p, ops, n, stats);
+        }
+    }
+}
+
 /* Has all providers do the 'n' operations in 'ops', and stores the results
  * there.  The calling thread must own the connections (see
  * conntrack-offload.h).  No operation may depend on the result of an earlier
@@ -958,34 +977,20 @@ void
 ct_offload_dispatch(struct ct_offload_op *ops, size_t n)
 {
     struct thread_stats *stats = stats_get();
-    bool locked = false;
+    bool serial;
 
     for (size_t i = 0; i < n; i++) {
         op_preset(&ops[i]);
     }
 
-    for (size_t i = 0; i < CT_OFFLOAD_MAX_PROVIDERS; i++) {
-        struct provider *p = provider_get(i);
-
-        if (p && !p->class->thread_safe) {
-            if (!locked) {
-                ovs_mutex_lock(&ct_offload_mutex);
-                locked = true;
-            }
-            provider_dispatch(p, ops, n, stats);
-        }
-    }
-    if (locked) {
+    /* A provider that comes just now has nothing to do with 'ops'. */
+    atomic_read_relaxed(&any_serial, &serial);
+    if (serial) {
+        ovs_mutex_lock(&ct_offload_mutex);
+        dispatch_to(false, ops, n, stats);
         ovs_mutex_unlock(&ct_offload_mutex);
     }
-
-    for (size_t i = 0; i < CT_OFFLOAD_MAX_PROVIDERS; i++) {
-        struct provider *p = provider_get(i);
-
-        if (p && p->class->thread_safe) {
-            provider_dispatch(p, ops, n, stats);
-        }
-    }
+    dispatch_to(true, ops, n, stats);
 }
 
 /* Batches. */
