@@ -647,45 +647,39 @@ conntrack_offload_leave(void)
     batch_leave(*thread_batch_get());
 }
 
-static bool
-batch_wait(struct conn_offload_batch *batch, long long int deadline)
+static void
+batch_wait(struct conn_offload_batch *batch, bool quiesce)
 {
     unsigned int start, now;
 
     atomic_read_explicit(&batch->seq, &start, memory_order_acquire);
     now = start;
     while (start & 1 && now == start) {
-        if (time_msec() >= deadline) {
-            return false;
+        if (quiesce) {
+            xnanosleep(100 * 1000);
+        } else {
+            xnanosleep_no_quiesce(100 * 1000);
         }
-        xnanosleep(100 * 1000); /* Quiesces. */
         atomic_read_explicit(&batch->seq, &now, memory_order_acquire);
     }
-    return true;
 }
 
 /* Waits until every other thread has ended what it was telling providers when
- * this was called, but not longer than 'timeout' ms.  Returns false if that
- * was not enough.  The thread may quiesce, so the caller must not hold a
- * pointer that is protected by RCU; nor may it be in a call that can own
- * connections. */
-bool
-conntrack_offload_barrier(long long int timeout)
+ * this was called.  The calling thread must not be in a call that can own
+ * connections.  If 'quiesce' it may quiesce, so that it must not hold a pointer
+ * that is protected by RCU. */
+void
+conntrack_offload_barrier(bool quiesce)
 {
-    long long int deadline = (timeout == LLONG_MAX
-                              ? LLONG_MAX : time_msec() + timeout);
     struct conn_offload_batch *own = *thread_batch_get();
     struct conn_offload_batch *batch;
-    bool done = true;
 
     ovs_assert(!own || !own->depth);
     ovs_mutex_lock(&batches_mutex);
     LIST_FOR_EACH (batch, node, &batches) {
-        done = done && batch_wait(batch, deadline);
+        batch_wait(batch, quiesce);
     }
     ovs_mutex_unlock(&batches_mutex);
-
-    return done;
 }
 
 /* Single operations from outside. */
@@ -1051,9 +1045,10 @@ void
 conntrack_offload_sweep__(struct conntrack *ct, struct rculist *list,
                           long long int now)
 {
-    struct conn *conns[CT_OFFLOAD_BATCH_INLINE];
     struct conn_offload_batch *batch = batch_enter();
     bool room = ct_offload_is_accepting() && ct_offload_has_room();
+    struct conn **conns = NULL;
+    size_t allocated = 0;
     struct conn *conn;
     size_t n = 0;
 
@@ -1065,20 +1060,24 @@ conntrack_offload_sweep__(struct conntrack *ct, struct rculist *list,
         if (state & CONN_OFFLOAD_HELD_MASK) {
             if (now >= expiration && expiration
                 && conn_own(conn, 0, 0, 0)) {
-                conns[n++] = conn;
-                if (n >= ARRAY_SIZE(conns)) {
-                    sweep_ask(ct, conns, n, now);
-                    n = 0;
+                if (n >= allocated) {
+                    conns = x2nrealloc(conns, &allocated, sizeof *conns);
                 }
+                conns[n++] = conn;
             }
         } else if (room && sweep_is_eligible(conn, state)
                    && now < expiration) {
             conn_set_state(conn, 0, CONN_OFFLOAD_ELIGIBLE);
         }
     }
-    if (n) {
-        sweep_ask(ct, conns, n, now);
+
+    /* Connections that this thread owns are not freed, so that it may quiesce:
+     * hardware can be slow. */
+    for (size_t i = 0; i < n; i += CT_OFFLOAD_BATCH_INLINE) {
+        sweep_ask(ct, &conns[i], MIN(n - i, CT_OFFLOAD_BATCH_INLINE), now);
+        ovsrcu_quiesce();
     }
+    free(conns);
     batch_leave(batch);
 }
 

@@ -256,7 +256,7 @@ conntrack_offload_no_seq_chk(const struct conn *conn)
 
 /* Before a sweep cleans up what has expired at 'now' in 'list' of 'ct': asks
  * the providers about connections that may be alive in hardware.  No lock may
- * be held. */
+ * be held.  The thread may quiesce. */
 static inline void
 conntrack_offload_sweep(struct conntrack *ct, struct rculist *list,
                         long long int now)
@@ -273,7 +273,7 @@ void conntrack_offload_release(const struct ct_offload_op *);
 void conntrack_offload_enter(void);
 void conntrack_offload_leave(void);
 void conntrack_offload_evict(uint8_t leaving, const struct netdev *);
-bool conntrack_offload_barrier(long long int timeout);
+void conntrack_offload_barrier(bool quiesce);
 bool conntrack_offload_handshake_done(const struct conn *);
 
 #endif /* conntrack-offload.h */

@@ -434,9 +434,9 @@ ct_offload_unregister(const struct ct_offload_class *class)
      * is doing.  What those hold up in which we find another owner ends then
      * as well. */
     ovsrcu_synchronize();
-    conntrack_offload_barrier(LLONG_MAX);
+    conntrack_offload_barrier(true);
     conntrack_offload_evict(1u << p->slot, NULL);
-    conntrack_offload_barrier(LLONG_MAX);
+    conntrack_offload_barrier(true);
     ovsrcu_synchronize();
 
     /* Nobody holds anything of 'p' any more, so nobody calls it. */
@@ -511,14 +511,14 @@ ct_offload_may_bypass(uint8_t held)
 void
 ct_offload_barrier(void)
 {
-    conntrack_offload_barrier(LLONG_MAX);
+    conntrack_offload_barrier(true);
 }
 
 /* 'netdev' is about to stop, to be reconfigured or to go away, or has no owner
  * in dpif-offload any more.  When this returns, no provider holds anything
  * that refers to 'netdev'.  The caller must have made sure that no packets
- * come from 'netdev' meanwhile; it must not hold a pointer that is protected
- * by RCU. */
+ * come from 'netdev' meanwhile.  Waits for threads that are in a callback, but
+ * does not quiesce. */
 void
 ct_offload_netdev_flush(struct netdev *netdev)
 {
@@ -527,9 +527,9 @@ ct_offload_netdev_flush(struct netdev *netdev)
     /* Nothing is held if no connection counts. */
     atomic_read_relaxed(&n_conns, &n);
     if (n) {
-        conntrack_offload_barrier(LLONG_MAX);
+        conntrack_offload_barrier(false);
         conntrack_offload_evict(0, netdev);
-        conntrack_offload_barrier(LLONG_MAX);
+        conntrack_offload_barrier(false);
     }
 
     for (size_t i = 0; i < CT_OFFLOAD_MAX_PROVIDERS; i++) {
@@ -676,9 +676,9 @@ ct_offload_set_config(const struct smap *config)
 
     if (was_accepting && !ct_offload_is_accepting()) {
         /* Threads may still be telling providers of new connections. */
-        conntrack_offload_barrier(LLONG_MAX);
+        conntrack_offload_barrier(true);
         conntrack_offload_evict(0, NULL);
-        conntrack_offload_barrier(LLONG_MAX);
+        conntrack_offload_barrier(true);
 
         ovs_mutex_lock(&registry_mutex);
         registry_changed(false);

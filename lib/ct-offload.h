@@ -159,7 +159,7 @@ struct ct_offload_op {
 /* A number of operations to be carried out together.  Up to
  * CT_OFFLOAD_BATCH_INLINE of them need no memory but the batch itself. */
 struct ct_offload_op_batch {
-    struct ct_offload_op *ops;  /* 'inline_ops', or from malloc(). */
+    struct ct_offload_op *ops;  /* 'inline_ops', or allocated. */
     size_t n_ops;               /* Number of operations in 'ops'. */
     size_t allocated;           /* Number of operations 'ops' has room for. */
     struct ct_offload_op inline_ops[CT_OFFLOAD_BATCH_INLINE];
