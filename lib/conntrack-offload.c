@@ -875,22 +875,31 @@ conn_seen_eligible(struct conn_offload_batch *batch, struct conntrack *ct,
 
 void
 conntrack_offload_conn_seen__(struct conntrack *ct, struct conn *conn,
-                              const struct dp_packet *pkt, bool reply)
+                              const struct dp_packet *pkt, bool reply,
+                              enum ct_update_res res)
 {
-    struct conn_offload_batch *batch = batch_enter();
     uint32_t state = conn_offload_state(conn);
+    struct conn_offload_batch *batch;
+    bool fin = false;
 
-    if (state & CONN_OFFLOAD_AWAIT_EST) {
-        conn_seen_reply(batch, conn, pkt, reply);
-    }
     if (state & CONN_OFFLOAD_AWAIT_FIN) {
         const struct tcp_header *th = dp_packet_l4(pkt);
 
-        if (TCP_FLAGS(th->tcp_ctl) & (TCP_FIN | TCP_RST)
-            && conn_own(conn, CONN_OFFLOAD_PENDING_EVICT,
+        fin = TCP_FLAGS(th->tcp_ctl) & (TCP_FIN | TCP_RST);
+    }
+    if (res == CT_UPDATE_INVALID
+        || !(fin || state & (CONN_OFFLOAD_AWAIT_EST
+                             | CONN_OFFLOAD_ELIGIBLE))) {
+        return;
+    }
+
+    batch = batch_enter();
+    if (state & CONN_OFFLOAD_AWAIT_EST && res == CT_UPDATE_VALID) {
+        conn_seen_reply(batch, conn, pkt, reply);
+    }
+    if (fin && conn_own(conn, CONN_OFFLOAD_PENDING_EVICT,
                         CONN_OFFLOAD_AWAIT_FIN, CONN_OFFLOAD_CLOSED)) {
-            batch_add_evict(batch, conn);
-        }
+        batch_add_evict(batch, conn);
     }
     if (state & CONN_OFFLOAD_ELIGIBLE && !reply) {
         conn_seen_eligible(batch, ct, conn, pkt);
@@ -943,6 +952,21 @@ conntrack_offload_conn_forced__(struct conn *conn)
     }
     batch_run_if_full(batch);
     batch_leave(batch);
+}
+
+/* Is 'conn', the time of which is up in software, alive in hardware?  A
+ * connection that was forced to expire is not. */
+bool
+conntrack_offload_conn_alive(const struct conn *conn)
+{
+    long long int expiration;
+
+    if (!(conn_offload_state(conn) & CONN_OFFLOAD_HELD_MASK)) {
+        return false;
+    }
+    atomic_read_relaxed(&CONST_CAST(struct conn *, conn)->expiration,
+                        &expiration);
+    return expiration != 0;
 }
 
 /* 'conn' was removed from conntrack.  Has 'delete' called for it, as by

@@ -79,6 +79,7 @@ enum conn_offload_state {
     CONN_OFFLOAD_AWAIT_EST = 1 << 7, /* The first reply, the handshake. */
     CONN_OFFLOAD_AWAIT_FIN = 1 << 8, /* FIN and RST. */
     CONN_OFFLOAD_ELIGIBLE = 1 << 9, /* Any packet in original direction. */
+    CONN_OFFLOAD_AWAIT_MASK = 7 << 7,
 
     CONN_OFFLOAD_REPLY = 1 << 10,   /* Some thread has seen the first reply
                                      * and is writing down its port... */
@@ -109,7 +110,8 @@ void conntrack_offload_conn_init__(struct conntrack *, struct conn *,
                                    const struct dp_packet *);
 void conntrack_offload_conn_uninit__(struct conn *);
 void conntrack_offload_conn_seen__(struct conntrack *, struct conn *,
-                                   const struct dp_packet *, bool reply);
+                                   const struct dp_packet *, bool reply,
+                                   enum ct_update_res);
 void conntrack_offload_conn_changed__(struct conn *);
 void conntrack_offload_conn_forced__(struct conn *);
 void conntrack_offload_sweep__(struct conntrack *, struct rculist *,
@@ -121,6 +123,7 @@ void conntrack_offload_init(struct conntrack *);
 void conntrack_offload_destroy(struct conntrack *);
 void conntrack_offload_conn_postpone(void (*delete)(struct conn *),
                                      struct conn *);
+bool conntrack_offload_conn_alive(const struct conn *);
 uint32_t conntrack_offload_conn_status(const struct conn *);
 
 static inline uint32_t
@@ -182,19 +185,8 @@ conntrack_offload_conn_seen(struct conntrack *ct, struct conn *conn,
                             const struct dp_packet *pkt, bool reply,
                             enum ct_update_res res)
 {
-    uint32_t state = conn_offload_state(conn);
-
-    if (OVS_UNLIKELY(state & (CONN_OFFLOAD_AWAIT_EST | CONN_OFFLOAD_AWAIT_FIN
-                              | CONN_OFFLOAD_ELIGIBLE))) {
-        const struct tcp_header *th = dp_packet_l4(pkt);
-
-        if ((res == CT_UPDATE_VALID
-             && (state & CONN_OFFLOAD_AWAIT_EST
-                 || (state & CONN_OFFLOAD_AWAIT_FIN
-                     && TCP_FLAGS(th->tcp_ctl) & (TCP_FIN | TCP_RST))))
-            || (res != CT_UPDATE_INVALID && state & CONN_OFFLOAD_ELIGIBLE)) {
-            conntrack_offload_conn_seen__(ct, conn, pkt, reply);
-        }
+    if (OVS_UNLIKELY(conn_offload_state(conn) & CONN_OFFLOAD_AWAIT_MASK)) {
+        conntrack_offload_conn_seen__(ct, conn, pkt, reply, res);
     }
 }
 
@@ -230,21 +222,6 @@ conntrack_offload_conn_forced(struct conn *conn)
     if (OVS_UNLIKELY(conn_offload_state(conn))) {
         conntrack_offload_conn_forced__(conn);
     }
-}
-
-/* Is 'conn', the time of which is up in software, alive in hardware?  A
- * connection that was forced to expire is not. */
-static inline bool
-conntrack_offload_conn_alive(const struct conn *conn)
-{
-    long long int expiration;
-
-    if (OVS_LIKELY(!(conn_offload_state(conn) & CONN_OFFLOAD_HELD_MASK))) {
-        return false;
-    }
-    atomic_read_relaxed(&CONST_CAST(struct conn *, conn)->expiration,
-                        &expiration);
-    return expiration != 0;
 }
 
 /* May packets of 'conn' have passed that software has not seen? */

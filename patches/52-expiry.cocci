@@ -37,20 +37,26 @@ expression conn, node;
 
 @exp_init@
 identifier ct, conn, tm, now;
+expression tp;
 @@
  conn_init_expiration(struct conntrack *ct, struct conn *conn,
                       enum ct_timeout tm, long long now)
  {
  ...
 +atomic_init(&conn->timeout, tm);
+ tp = timeout_policy_lookup(ct, conn->tp_id);
+ ...
  }
 
 @exp_update@
 identifier ct, conn, tm, now;
+expression tp;
 @@
  conn_update_expiration(struct conntrack *ct, struct conn *conn,
                         enum ct_timeout tm, long long now)
  {
  ...
 +atomic_store_relaxed(&conn->timeout, tm);
+ tp = timeout_policy_lookup(ct, conn->tp_id);
+ ...
  }
