@@ -1298,6 +1298,52 @@ test_races(struct ovs_cmdl_context *ctx OVS_UNUSED)
     CHECK_RECORD("");
 }
 
+/* Two threads that commit the same tuple at once. */
+
+enum { N_COMMITS = 2000 };
+static struct ovs_barrier commit_barrier;
+
+static void *
+commit_thread(void *ct)
+{
+    for (int i = 0; i < N_COMMITS; i++) {
+        ovs_barrier_block(&commit_barrier);
+        execute(ct, udp(1, false), &committing);
+        ovs_barrier_block(&commit_barrier);
+        ovsrcu_quiesce();
+    }
+    return NULL;
+}
+
+static void
+test_same_tuple(struct ovs_cmdl_context *ctx OVS_UNUSED)
+{
+    struct conntrack *ct = start();
+    const uint16_t zone = 0;
+    pthread_t threads[2];
+
+    ovs_assert(!ct_offload_dummy_register());
+    ovs_barrier_init(&commit_barrier, ARRAY_SIZE(threads) + 1);
+    for (size_t i = 0; i < ARRAY_SIZE(threads); i++) {
+        threads[i] = ovs_thread_create("commit", commit_thread, ct);
+    }
+    for (int i = 0; i < N_COMMITS; i++) {
+        ovs_barrier_block(&commit_barrier);
+        ovs_barrier_block(&commit_barrier);
+        ovs_assert(count_udp(ct, 1) == 1);
+        ovs_assert(ct_offload_dummy_n_added() == i + 1);
+        conntrack_flush(ct, &zone);
+        ovs_assert(!ct_offload_dummy_n_held());
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(threads); i++) {
+        xpthread_join(threads[i], NULL);
+    }
+    ovs_barrier_destroy(&commit_barrier);
+    ovs_assert(!ct_offload_dummy_n_misused());
+    conntrack_destroy(ct);
+    ct_offload_dummy_unregister();
+}
+
 /* Threads. */
 
 struct worker {
@@ -1402,6 +1448,7 @@ static const struct ovs_cmdl_command commands[] = {
     {"config", "", 0, 0, test_config, OVS_RO},
     {"seq-chk", "", 0, 0, test_seq_chk, OVS_RO},
     {"races", "", 0, 0, test_races, OVS_RO},
+    {"same-tuple", "", 0, 0, test_same_tuple, OVS_RO},
     {"unregister-in-callback", "", 0, 0, test_unregister_in_callback, OVS_RO},
     {"threads", "", 0, 0, test_threads, OVS_RO},
     {NULL, NULL, 0, 0, NULL, OVS_RO},
