@@ -284,20 +284,28 @@ op_conn(const struct ct_offload_op *op)
     return CONST_CAST(struct conn *, op->ctx.conn);
 }
 
+/* Are packets with 'key' those of a helper's control connection, going by
+ * their ports? */
+static bool
+key_has_helper(const struct conn_key *key)
+{
+    enum { FTP_PORT = 21, TFTP_PORT = 69 };
+
+    return ((key->nw_proto == IPPROTO_TCP
+             && (key->src.port == htons(FTP_PORT)
+                 || key->dst.port == htons(FTP_PORT)))
+            || (key->nw_proto == IPPROTO_UDP
+                && key->dst.port == htons(TFTP_PORT)));
+}
+
 /* Has 'conn' a helper?  Such connections are never offloaded: software has to
  * read and sometimes to change their payload. */
 static bool
 conn_has_helper(const struct conn *conn)
 {
-    enum { FTP_PORT = 21, TFTP_PORT = 69 };
-    const struct conn_key *key = &conn->key_node[CT_DIR_FWD].key;
-
     return (conn->alg
-            || (key->nw_proto == IPPROTO_TCP
-                && (key->src.port == htons(FTP_PORT)
-                    || key->dst.port == htons(FTP_PORT)))
-            || (key->nw_proto == IPPROTO_UDP
-                && key->dst.port == htons(TFTP_PORT)));
+            || key_has_helper(&conn->key_node[CT_DIR_FWD].key)
+            || key_has_helper(&conn->key_node[CT_DIR_REV].key));
 }
 
 /* Should an operation of 'type' on 'conn' be dispatched at all? */

@@ -812,6 +812,9 @@ op_merge(struct ct_offload_op *op, const struct provider *p,
             COVERAGE_INC(ct_offload_add_error);
             counter_add(&op_stats->errors, 1);
             log_add_error(p, op, error);
+            if (op->priv) {
+                op->priv[p->slot] = NULL;
+            }
             if (!op->error) {
                 op->error = error;
             }
@@ -1241,7 +1244,9 @@ provider_to_json(struct provider *p, const struct thread_stats *sum)
     }
     json_object_put(json, "operations", ops);
     if (p->class->get_debug) {
+        provider_lock(p);
         p->class->get_debug(NULL, json);
+        provider_unlock(p);
     }
     return json;
 }
@@ -1262,7 +1267,9 @@ provider_format(struct provider *p, const struct thread_stats *sum,
                       counter_get(&stats->errors));
     }
     if (p->class->get_debug) {
+        provider_lock(p);
         p->class->get_debug(ds, NULL);
+        provider_unlock(p);
     }
 }
 
@@ -1325,6 +1332,7 @@ ct_offload_show(struct unixctl_conn *conn, int argc OVS_UNUSED,
     stats_sum(&sum);
     ovs_mutex_lock(&registry_mutex);
     enabled = config_enabled;
+    ovs_mutex_unlock(&registry_mutex);
     for (size_t i = 0; i < CT_OFFLOAD_MAX_PROVIDERS; i++) {
         struct provider *p = provider_get(i);
 
@@ -1338,7 +1346,6 @@ ct_offload_show(struct unixctl_conn *conn, int argc OVS_UNUSED,
             }
         }
     }
-    ovs_mutex_unlock(&registry_mutex);
 
     if (fmt == UNIXCTL_OUTPUT_FMT_JSON) {
         struct json *json = json_object_create();

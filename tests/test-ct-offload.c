@@ -511,6 +511,23 @@ test_order(struct ovs_cmdl_context *ctx OVS_UNUSED)
 
     conntrack_flush(ct, NULL);
     ds_clear(&record);
+
+    /* In one burst a connection sees its first reply, is reset, and makes way
+     * for another one with the same ports. */
+    execute(ct, tcp(6, false, TCP_SYN, 100, 0), &committing);
+    dp_packet_batch_init_packet(&batch, tcp(6, true, TCP_SYN | TCP_ACK, 500,
+                                            101));
+    dp_packet_batch_add(&batch, tcp(6, false, TCP_RST, 101, 0));
+    dp_packet_batch_add(&batch, tcp(6, false, TCP_SYN, 9000, 0));
+    execute_batch(ct, &batch, &committing);
+    CHECK_RECORD("a add 6\n"
+                 "a est 6\n"
+                 "a upd 6\n"
+                 "a del 6\n"
+                 "a add 6\n");
+
+    conntrack_flush(ct, NULL);
+    CHECK_RECORD("a del 6\n");
     conntrack_destroy(ct);
     CHECK_RECORD("");
     ct_offload_unregister(&a.class);
@@ -597,6 +614,17 @@ test_ineligible(struct ovs_cmdl_context *ctx OVS_UNUSED)
     /* Connections with a helper, or to the port of one. */
     execute(ct, packet(IPPROTO_TCP, false, 1, 21), &ftp);
     execute(ct, packet(IPPROTO_UDP, false, 1, 69), &committing);
+    CHECK_RECORD("");
+
+    /* The port of a helper may be on the other side of NAT. */
+    struct nat_action_info_t dnat = {
+        .nat_action = NAT_ACTION_DST | NAT_ACTION_DST_PORT,
+        .min_addr.ipv4 = htonl(0x0a000009),
+        .max_addr.ipv4 = htonl(0x0a000009),
+        .min_port = 21, .max_port = 21,
+    };
+    struct how to_ftp = { .commit = true, .nat = &dnat };
+    execute(ct, packet(IPPROTO_TCP, false, 1, 2121), &to_ftp);
     CHECK_RECORD("");
 
     /* No tuple left for NAT: the second connection is never committed. */
