@@ -381,13 +381,11 @@ op_apply(const struct ct_offload_op *op)
     }
 
     if (op->held) {
-        if (op->est != op->held) {
-            phase = CONN_OFFLOAD_ADDED;
-        } else {
-            phase = CONN_OFFLOAD_EST;
-            if (ct_offload_may_bypass(op->held)) {
-                set |= CONN_OFFLOAD_NO_SEQ_CHK;
-            }
+        phase = (op->est == op->held ? CONN_OFFLOAD_EST
+                 : CONN_OFFLOAD_ADDED);
+        /* Whatever other providers are waiting for. */
+        if (ct_offload_may_bypass(op->est)) {
+            set |= CONN_OFFLOAD_NO_SEQ_CHK;
         }
     } else {
         clear |= (CONN_OFFLOAD_AWAIT_EST | CONN_OFFLOAD_AWAIT_FIN
