@@ -441,12 +441,22 @@ conn_run(struct conn *conn, enum ct_offload_op_type type, bool gone)
 }
 
 /* Takes 'conn', which the calling thread owns, away from the providers that
- * are being unregistered, but from no other. */
+ * are being unregistered, but from no other.  UPD first, so that its
+ * expiration is up to date. */
 static void
 conn_leave(struct conn *conn)
 {
     uint8_t leaving = ct_offload_leaving();
     struct ct_offload_op op;
+
+    op_init(&op, CT_OFFLOAD_OP_UPD, conn);
+    op_prepare(&op);
+    op.held &= leaving;
+    if (!op.held) {
+        return;
+    }
+    ct_offload_dispatch(&op, 1);
+    op_finish(&op);
 
     op_init(&op, CT_OFFLOAD_OP_DEL, conn);
     op_prepare(&op);
@@ -455,12 +465,10 @@ conn_leave(struct conn *conn)
     uint8_t est = op.est & ~leaving;
 
     op.held &= leaving;
-    if (op.held) {
-        ct_offload_dispatch(&op, 1);
-        op.held = held;
-        op.est = est;
-        op_finish(&op);
-    }
+    ct_offload_dispatch(&op, 1);
+    op.held = held;
+    op.est = est;
+    op_finish(&op);
 }
 
 /* Does what other threads have left to the owner of 'conn', until there is

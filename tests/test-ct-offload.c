@@ -649,7 +649,9 @@ test_ineligible(struct ovs_cmdl_context *ctx OVS_UNUSED)
     /* Connections that are older than the provider. */
     a.add_error = 0;
     ct_offload_unregister(&a.class);
-    CHECK_RECORD("a del 1\n"
+    CHECK_RECORD("a upd 1\n"
+                 "a del 1\n"
+                 "a upd 3\n"
                  "a del 3\n"
                  "a exit\n");
     execute(ct, udp(6, false), &committing);
@@ -717,7 +719,8 @@ test_providers(struct ovs_cmdl_context *ctx OVS_UNUSED)
 
     /* One provider goes, the other keeps what it holds. */
     ct_offload_unregister(&a.class);
-    CHECK_RECORD("a del 1\n"
+    CHECK_RECORD("a upd 1\n"
+                 "a del 1\n"
                  "a exit\n");
     ovs_assert(ct_offload_conn_is_offloaded(c.conn));
     ct_offload_conn_established(&c);
@@ -1005,7 +1008,8 @@ test_eviction(struct ovs_cmdl_context *ctx OVS_UNUSED)
     ct_offload_unregister(&a.class);
     recorder_register(&a, false);
     touch(ct, 1);
-    CHECK_RECORD("a del 1\n"
+    CHECK_RECORD("a upd 1\n"
+                 "a del 1\n"
                  "a exit\n");
     sweep(ct);
     touch(ct, 1);
@@ -1319,6 +1323,7 @@ test_races(struct ovs_cmdl_context *ctx OVS_UNUSED)
     execute_batch(ct, &batch, &committing);
     race_end();
     CHECK_RECORD("a add 1\n"
+                 "a upd 1\n"
                  "a del 1\n"
                  "a exit\n");
 
