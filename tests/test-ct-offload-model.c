@@ -1,0 +1,2497 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* Drives the connection tracker by random sequences of operations, with
+ * providers that check what they are told, and compares after each step what
+ * these hold with what a simple model says that they should.
+ *
+ * All time is virtual, so that a sequence depends on nothing but its seed. */
+
+#include <config.h>
+#undef NDEBUG
+
+#include "conntrack.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "command-line.h"
+#include "conntrack-offload.h"
+#include "conntrack-private.h"
+#include "conntrack-tp.h"
+#include "csum.h"
+#include "ct-dpif.h"
+#include "ct-offload.h"
+#include "dp-packet.h"
+#include "dpif-offload.h"
+#include "flow.h"
+#include "hash.h"
+#include "latch.h"
+#include "netdev-provider.h"
+#include "openvswitch/dynamic-string.h"
+#include "openvswitch/hmap.h"
+#include "openvswitch/vlog.h"
+#include "ovs-rcu.h"
+#include "ovs-thread.h"
+#include "ovstest.h"
+#include "packets.h"
+#include "random.h"
+#include "smap.h"
+#include "timeval.h"
+#include "util.h"
+#include "vswitch-idl.h"
+
+enum {
+    N_ZONES = 3,
+    N_NETDEVS = 4,
+    N_PROVIDERS = 3,
+    N_CLIENTS = 5,
+    MAX_PACKETS = NETDEV_MAX_BURST,
+    N_TRACE = 50,
+    CANARY_ZONE = 4096,
+};
+
+/* Ports with a meaning. */
+enum {
+    PORT_CLIENT = 30000,        /* First of the clients' ports. */
+    PORT_SERVER = 1000,
+    PORT_FTP = 21,
+    PORT_FTP_DATA = 20,
+    PORT_TFTP = 69,
+};
+
+/* Stands in for a sweep interval and all timeouts.  In s, as timeout policies
+ * are, but of virtual time. */
+#define SWEEP_S 1000
+static const struct {
+    enum ct_dpif_tp_attr attr;
+    uint32_t s;
+} timeouts[] = {
+    { CT_DPIF_TP_ATTR_TCP_SYN_SENT, 1700 },
+    { CT_DPIF_TP_ATTR_TCP_SYN_RECV, 1900 },
+    { CT_DPIF_TP_ATTR_TCP_ESTABLISHED, 5300 },
+    { CT_DPIF_TP_ATTR_TCP_FIN_WAIT, 2300 },
+    { CT_DPIF_TP_ATTR_TCP_TIME_WAIT, 1300 },
+    { CT_DPIF_TP_ATTR_TCP_CLOSE, 700 },
+    { CT_DPIF_TP_ATTR_UDP_FIRST, 1600 },
+    { CT_DPIF_TP_ATTR_UDP_SINGLE, 2600 },
+    { CT_DPIF_TP_ATTR_UDP_MULTIPLE, 3100 },
+    { CT_DPIF_TP_ATTR_ICMP_FIRST, 800 },
+    { CT_DPIF_TP_ATTR_ICMP_REPLY, 2100 },
+};
+
+/* Ports.  Only their addresses and names matter. */
+static struct netdev netdevs[N_NETDEVS];
+
+/* Are there several threads? */
+static bool threaded;
+
+/* Failure, and what led to it. */
+
+static char trace[N_TRACE][1600];
+static unsigned int seed, step;
+static bool quiet;
+
+static void OVS_PRINTF_FORMAT(1, 2)
+note(const char *format, ...)
+{
+    char *line = trace[step % N_TRACE];
+    size_t len = strlen(line);
+    va_list args;
+
+    if (threaded) {
+        return;
+    }
+    va_start(args, format);
+    vsnprintf(line + len, sizeof trace[0] - len, format, args);
+    va_end(args);
+}
+
+OVS_NO_RETURN static void OVS_PRINTF_FORMAT(1, 2)
+fail(const char *format, ...)
+{
+    va_list args;
+
+    if (!quiet) {
+        unsigned int first = step < N_TRACE ? 0 : step - N_TRACE + 1;
+
+        for (unsigned int i = first; !threaded && i <= step; i++) {
+            if (trace[i % N_TRACE][0]) {
+                printf("%u:%s\n", i, trace[i % N_TRACE]);
+            }
+        }
+        va_start(args, format);
+        vprintf(format, args);
+        va_end(args);
+        printf("\nfailed: seed %u, step %u\n", seed, step);
+        fflush(stdout);
+    }
+    _exit(1);
+}
+
+/* Random numbers.  Those of a step depend on nothing but the seed and the
+ * number of the step, so that steps can be left out. */
+
+static uint64_t rng;
+
+static void
+rng_start(uint64_t s)
+{
+    rng = s * UINT64_C(0x9e3779b97f4a7c15) + 0x1234567;
+}
+
+static uint32_t
+rng_next(void)
+{
+    uint64_t z = rng += UINT64_C(0x9e3779b97f4a7c15);
+
+    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return (z ^ (z >> 31)) >> 16;
+}
+
+/* Returns a number from 0 to n - 1. */
+static uint32_t
+pick(uint32_t n)
+{
+    return rng_next() % n;
+}
+
+static bool
+percent(uint32_t n)
+{
+    return pick(100) < n;
+}
+
+/* Providers. */
+
+enum answer {
+    ANSWER_USED,                /* When it was used, 0 if never. */
+    ANSWER_ZERO,
+    ANSWER_NOW,
+    ANSWER_FUTURE,
+    ANSWER_NEVER_ENDING,
+    ANSWER_ANCIENT,
+    ANSWER_NEGATIVE,
+    N_ANSWERS
+};
+static const char *const answer_names[] = {
+    "used", "zero", "now", "future", "never-ending", "ancient", "negative"
+};
+
+/* What a provider knows of a connection. */
+struct held {
+    struct hmap_node node;      /* In 'held' of its provider. */
+    const struct conn *conn;
+    struct ct_dpif_tuple tuple;
+    uint16_t zone;
+    uint32_t mark;
+    ovs_u128 labels;
+    struct netdev *in[2];       /* Ports, by direction. */
+    bool est;
+    long long int used;
+    atomic_flag busy;           /* In a callback. */
+};
+
+struct provider {
+    struct ct_offload_class class;
+    unsigned int id;
+    bool registered;            /* As far as the model knows. */
+    atomic_bool live;           /* Between init() and exit(). */
+
+    /* What it does, in 16ths of the connections. */
+    unsigned int refuse, errors, salt;
+    bool init_error;
+    enum answer answer;
+
+    struct ovs_mutex mutex;
+    struct hmap held OVS_GUARDED;
+    unsigned long long int n_add, n_error, n_del, n_est, n_upd;
+    unsigned long long int n_netdev_flush;
+};
+
+static struct provider providers[N_PROVIDERS];
+
+static uint32_t
+decision(const struct provider *p, const struct conn *conn)
+{
+    struct ct_dpif_tuple t;
+
+    ct_offload_conn_get_tuple(conn, false, &t);
+    return hash_bytes(&t, sizeof t,
+                      hash_2words(p->salt, ct_offload_conn_get_zone(conn)));
+}
+
+static bool
+will_refuse(const struct provider *p, const struct conn *conn)
+{
+    return p->refuse && decision(p, conn) % 16 < p->refuse;
+}
+
+static bool
+will_err(const struct provider *p, const struct conn *conn)
+{
+    return p->errors && (decision(p, conn) >> 8) % 16 < p->errors;
+}
+
+/* What 'p' answers at time 'when'. */
+static long long int
+will_answer(const struct provider *p, const struct held *h, long long int when)
+{
+    switch (p->answer) {
+    case ANSWER_USED:
+        return h->used;
+    case ANSWER_NOW:
+        return when;
+    case ANSWER_FUTURE:
+        return when + 1000 * 1000 * 1000;
+    case ANSWER_NEVER_ENDING:
+        return LLONG_MAX;
+    case ANSWER_ANCIENT:
+        return 1;
+    case ANSWER_NEGATIVE:
+        return -1;
+    case ANSWER_ZERO:
+    case N_ANSWERS:
+    default:
+        return 0;
+    }
+}
+
+static struct held *
+held_find(struct provider *p, const struct conn *conn)
+    OVS_REQUIRES(p->mutex)
+{
+    struct held *h;
+
+    HMAP_FOR_EACH_WITH_HASH (h, node, hash_pointer(conn, 0), &p->held) {
+        if (h->conn == conn) {
+            return h;
+        }
+    }
+    return NULL;
+}
+
+/* Finds what 'p' knows of the connection of 'ctx', and checks that this is not
+ * the only thread that tells 'p' of it. */
+static struct held *
+held_begin(struct provider *p, const struct ct_offload_ctx *ctx,
+           const char *what)
+    OVS_REQUIRES(p->mutex)
+{
+    struct held *h = held_find(p, ctx->conn);
+
+    note(" %s.%s", p->class.name, what);
+    if (!h) {
+        fail("%s: %s of a connection that it does not hold",
+             p->class.name, what);
+    }
+    if (!ctx->priv || *ctx->priv != h) {
+        fail("%s: %s has lost its pointer", p->class.name, what);
+    }
+    if (atomic_flag_test_and_set(&h->busy)) {
+        fail("%s: %s during another callback for the same connection",
+             p->class.name, what);
+    }
+    if (threaded) {
+        /* Make it more likely to be interrupted. */
+        ovs_mutex_unlock(&p->mutex);
+        sched_yield();
+        ovs_mutex_lock(&p->mutex);
+    }
+    return h;
+}
+
+static void
+check_live(struct provider *p, const char *what)
+{
+    bool live;
+
+    atomic_read(&p->live, &live);
+    if (!live) {
+        fail("%s: %s while it is not registered", p->class.name, what);
+    }
+}
+
+static bool
+provider_can_offload(struct provider *p, const struct ct_offload_ctx *ctx)
+{
+    check_live(p, "can_offload");
+    return !will_refuse(p, ctx->conn);
+}
+
+/* Nobody else has the tuple of 'h' in the same zone. */
+static void
+check_unique(struct provider *p, const struct held *h)
+    OVS_REQUIRES(p->mutex)
+{
+    struct held *other;
+
+    HMAP_FOR_EACH (other, node, &p->held) {
+        if (other != h && other->zone == h->zone
+            && !memcmp(&other->tuple, &h->tuple, sizeof h->tuple)) {
+            fail("%s: add of a tuple that it holds already", p->class.name);
+        }
+    }
+}
+
+static int
+provider_add(struct provider *p, const struct ct_offload_ctx *ctx)
+{
+    struct held *h;
+
+    check_live(p, "add");
+    note(" %s.add", p->class.name);
+    if (!ctx->priv || *ctx->priv) {
+        fail("%s: add with a pointer", p->class.name);
+    }
+
+    ovs_mutex_lock(&p->mutex);
+    if (held_find(p, ctx->conn)) {
+        fail("%s: add of a connection that it holds", p->class.name);
+    }
+    if (will_err(p, ctx->conn)) {
+        note("(error)");
+        p->n_error++;
+        ovs_mutex_unlock(&p->mutex);
+        return ENOSPC;
+    }
+
+    h = xzalloc(sizeof *h);
+    h->conn = ctx->conn;
+    ct_offload_conn_get_tuple(ctx->conn, false, &h->tuple);
+    h->zone = ct_offload_conn_get_zone(ctx->conn);
+    h->mark = ct_offload_conn_get_mark(ctx->conn);
+    h->labels = ct_offload_conn_get_labels(ctx->conn);
+    h->in[0] = ctx->netdev_in;
+    atomic_flag_clear(&h->busy);
+    if (ctx->unmodified != (ctx->netdev_in != NULL)) {
+        fail("%s: add with 'unmodified' %d", p->class.name, ctx->unmodified);
+    }
+    if (!threaded) {
+        check_unique(p, h);
+    }
+    hmap_insert(&p->held, &h->node, hash_pointer(ctx->conn, 0));
+    p->n_add++;
+    *ctx->priv = h;
+    ovs_mutex_unlock(&p->mutex);
+    return 0;
+}
+
+static void
+provider_del(struct provider *p, const struct ct_offload_ctx *ctx)
+{
+    struct held *h;
+
+    check_live(p, "del");
+    ovs_mutex_lock(&p->mutex);
+    h = held_begin(p, ctx, "del");
+    hmap_remove(&p->held, &h->node);
+    p->n_del++;
+    ovs_mutex_unlock(&p->mutex);
+    free(h);
+}
+
+static void
+provider_est(struct provider *p, const struct ct_offload_ctx *ctx)
+{
+    struct held *h;
+
+    check_live(p, "est");
+    ovs_mutex_lock(&p->mutex);
+    h = held_begin(p, ctx, "est");
+    if (h->est) {
+        fail("%s: a second est", p->class.name);
+    }
+    h->est = true;
+    h->in[1] = ctx->netdev_in;
+    p->n_est++;
+    atomic_flag_clear(&h->busy);
+    ovs_mutex_unlock(&p->mutex);
+}
+
+static long long int
+provider_upd(struct provider *p, const struct ct_offload_ctx *ctx)
+{
+    long long int last_used;
+    struct held *h;
+
+    check_live(p, "upd");
+    ovs_mutex_lock(&p->mutex);
+    h = held_begin(p, ctx, "upd");
+    last_used = will_answer(p, h, time_msec());
+    p->n_upd++;
+    atomic_flag_clear(&h->busy);
+    ovs_mutex_unlock(&p->mutex);
+    return last_used;
+}
+
+static void
+provider_batch(struct provider *p, struct ct_offload_op_batch *batch)
+{
+    struct ct_offload_op *op;
+
+    CT_OFFLOAD_BATCH_OP_FOR_EACH (i, op, batch) {
+        switch (op->type) {
+        case CT_OFFLOAD_OP_ADD:
+            op->error = provider_add(p, &op->ctx);
+            break;
+        case CT_OFFLOAD_OP_DEL:
+            provider_del(p, &op->ctx);
+            break;
+        case CT_OFFLOAD_OP_EST:
+            provider_est(p, &op->ctx);
+            break;
+        case CT_OFFLOAD_OP_UPD:
+            op->last_used = provider_upd(p, &op->ctx);
+            op->error = 0;
+            break;
+        case CT_OFFLOAD_OP_POLICY:
+        case CT_OFFLOAD_OP_FLUSH:
+        default:
+            OVS_NOT_REACHED();
+        }
+    }
+}
+
+static int
+provider_init(struct provider *p)
+{
+    if (p->init_error) {
+        return ENODEV;
+    }
+    atomic_store(&p->live, true);
+    return 0;
+}
+
+static void
+provider_exit(struct provider *p)
+{
+    check_live(p, "exit");
+    ovs_mutex_lock(&p->mutex);
+    if (hmap_count(&p->held)) {
+        fail("%s: exit while it holds %"PRIuSIZE" connections",
+             p->class.name, hmap_count(&p->held));
+    }
+    ovs_mutex_unlock(&p->mutex);
+    atomic_store(&p->live, false);
+}
+
+static void
+provider_netdev_flush(struct provider *p, struct netdev *netdev)
+{
+    struct held *h;
+
+    check_live(p, "netdev_flush");
+    ovs_mutex_lock(&p->mutex);
+    HMAP_FOR_EACH (h, node, &p->held) {
+        if (h->in[0] == netdev || h->in[1] == netdev) {
+            fail("%s: holds a connection of a port that is flushed",
+                 p->class.name);
+        }
+    }
+    p->n_netdev_flush++;
+    ovs_mutex_unlock(&p->mutex);
+}
+
+#define PROVIDER_CALLBACKS(NAME, ID)                                        \
+    static int                                                              \
+    NAME##_init(void)                                                       \
+    {                                                                       \
+        return provider_init(&providers[ID]);                               \
+    }                                                                       \
+    static void                                                             \
+    NAME##_exit(void)                                                       \
+    {                                                                       \
+        provider_exit(&providers[ID]);                                      \
+    }                                                                       \
+    static bool                                                             \
+    NAME##_can_offload(const struct ct_offload_ctx *ctx)                    \
+    {                                                                       \
+        return provider_can_offload(&providers[ID], ctx);                   \
+    }                                                                       \
+    static int                                                              \
+    NAME##_add(const struct ct_offload_ctx *ctx)                            \
+    {                                                                       \
+        return provider_add(&providers[ID], ctx);                           \
+    }                                                                       \
+    static void                                                             \
+    NAME##_del(const struct ct_offload_ctx *ctx)                            \
+    {                                                                       \
+        provider_del(&providers[ID], ctx);                                  \
+    }                                                                       \
+    static void                                                             \
+    NAME##_est(const struct ct_offload_ctx *ctx)                            \
+    {                                                                       \
+        provider_est(&providers[ID], ctx);                                  \
+    }                                                                       \
+    static long long int                                                    \
+    NAME##_upd(const struct ct_offload_ctx *ctx)                            \
+    {                                                                       \
+        return provider_upd(&providers[ID], ctx);                           \
+    }                                                                       \
+    static void                                                             \
+    NAME##_batch(struct ct_offload_op_batch *batch)                         \
+    {                                                                       \
+        provider_batch(&providers[ID], batch);                              \
+    }                                                                       \
+    static void                                                             \
+    NAME##_netdev_flush(struct netdev *netdev)                              \
+    {                                                                       \
+        provider_netdev_flush(&providers[ID], netdev);                      \
+    }                                                                       \
+    static const struct ct_offload_class NAME##_class = {                   \
+        .name = #NAME,                                                      \
+        .init = NAME##_init,                                                \
+        .exit = NAME##_exit,                                                \
+        .can_offload = NAME##_can_offload,                                  \
+        .conn_add = NAME##_add,                                             \
+        .conn_del = NAME##_del,                                             \
+        .conn_established = NAME##_est,                                     \
+        .conn_update = NAME##_upd,                                          \
+        .batch_submit = NAME##_batch,                                       \
+        .netdev_flush = NAME##_netdev_flush,                                \
+    }
+
+PROVIDER_CALLBACKS(a, 0);
+PROVIDER_CALLBACKS(b, 1);
+PROVIDER_CALLBACKS(c, 2);
+
+/* One provider takes no batches; one waits for the handshake; one may be
+ * called from several threads, and may forward packets. */
+static void
+providers_init(void)
+{
+    providers[0].class = a_class;
+    providers[0].class.batch_submit = NULL;
+    providers[1].class = b_class;
+    providers[1].class.est_on_handshake = true;
+    providers[2].class = c_class;
+    providers[2].class.thread_safe = true;
+    providers[2].class.may_bypass = true;
+    for (unsigned int i = 0; i < N_PROVIDERS; i++) {
+        struct provider *p = &providers[i];
+
+        p->id = i;
+        ovs_mutex_init(&p->mutex);
+        ovs_mutex_lock(&p->mutex);
+        hmap_init(&p->held);
+        ovs_mutex_unlock(&p->mutex);
+    }
+}
+
+/* Time, and the thread that cleans up.
+ *
+ * The thread sleeps in poll() until the clock says that it is time for the
+ * next sweep.  A signal makes it look at the clock, which may have been
+ * warped.  A sweep is over when it has reached a connection in its last list
+ * which is there for that only. */
+
+static struct conntrack *ct;
+static long long int now;
+static long long int next_sweep;
+
+static void
+wake(int sig_nr OVS_UNUSED)
+{
+    /* Interrupts poll(). */
+}
+
+static struct dp_packet *
+compose(const struct flow *flow, const void *payload, size_t len)
+{
+    struct dp_packet *pkt = dp_packet_new(0);
+
+    flow_compose(pkt, flow, payload, len, false);
+    pkt_metadata_init(&pkt->md, u32_to_odp(1));
+    return pkt;
+}
+
+/* Puts a connection that has expired, and that nobody offloads, into the last
+ * list. */
+static void
+canary_create(void)
+{
+    struct flow flow = {
+        .dl_type = htons(ETH_TYPE_IP),
+        .nw_proto = IPPROTO_UDP,
+        .nw_ttl = 64,
+        .nw_src = htonl(0x0a0a0a0a),
+        .nw_dst = htonl(0x0a0a0a0b),
+        .tp_src = htons(PORT_CLIENT),
+        .tp_dst = htons(PORT_TFTP),
+    };
+    unsigned int next_list = ct->next_list;
+    struct dp_packet_batch batch;
+    const struct rculist *node;
+    struct conn *conn;
+
+    ct->next_list = N_EXP_LISTS - 1;
+    dp_packet_batch_init_packet(&batch, compose(&flow, NULL, 0));
+    conntrack_execute(ct, &batch, flow.dl_type, false, true, CANARY_ZONE,
+                      NULL, NULL, NULL, NULL, now, 0, NULL);
+    dp_packet_delete_batch(&batch, true);
+    node = rculist_front(&ct->exp_lists[N_EXP_LISTS - 1]);
+    conn = CONTAINER_OF(CONST_CAST(struct rculist *, node), struct conn, node);
+    atomic_store_relaxed(&conn->expiration, 0);
+    ct->next_list = next_list;
+}
+
+static bool
+canary_is_gone(void)
+{
+    bool gone;
+
+    ovs_mutex_lock(&ct->ct_lock);
+    gone = cmap_is_empty(&ct->conns[CANARY_ZONE]);
+    ovs_mutex_unlock(&ct->ct_lock);
+    return gone;
+}
+
+/* Lets the clock go on to 'now', when it is time for the next sweep, and waits
+ * until that is over. */
+static void
+clean(void)
+{
+    /* The thread may not have fallen asleep yet: the sweep may start as soon
+     * as the clock has been set. */
+    canary_create();
+    timeval_warp(now - time_msec());
+    next_sweep = now + SWEEP_S * 1000;
+    for (int i = 0; !canary_is_gone(); i++) {
+        /* The signal may come just before poll(). */
+        if (!(i % 64)) {
+            pthread_kill(ct->clean_thread, SIGUSR1);
+        }
+        if (i < 256) {
+            sched_yield();
+        } else {
+            xnanosleep(20 * 1000);
+        }
+    }
+    ct_offload_barrier();
+}
+
+static long long int timeout_ms[N_CT_TM];
+
+static void
+set_timeouts(void)
+{
+    struct timeout_policy tp;
+
+    memset(&tp, 0, sizeof tp);
+    for (size_t i = 0; i < CT_DPIF_TP_ATTR_MAX; i++) {
+        tp.policy.attrs[i] = 10 * SWEEP_S;
+        tp.policy.present |= 1u << i;
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(timeouts); i++) {
+        tp.policy.attrs[timeouts[i].attr] = timeouts[i].s;
+    }
+    timeout_policy_update(ct, &tp);
+    for (int i = 0; i < N_CT_TM; i++) {
+        struct conn probe = { .tp_id = tp.policy.id };
+
+        conn_init_expiration(ct, &probe, i, 0);
+        atomic_read_relaxed(&probe.expiration, &timeout_ms[i]);
+    }
+}
+
+/* Prepares everything that does not depend on the kind of test. */
+static void
+start(void)
+{
+    struct sigaction action = { .sa_handler = wake };
+
+    vlog_set_levels(NULL, VLF_ANY_DESTINATION, VLL_OFF);
+    sigaction(SIGUSR1, &action, NULL);
+    random_set_seed(seed ? seed : 1);
+    for (int i = 0; i < N_NETDEVS; i++) {
+        netdevs[i].name = xasprintf("port%d", i);
+    }
+    providers_init();
+    ct = conntrack_init();
+}
+
+/* Makes time virtual. */
+static void
+stop_time(void)
+{
+    timeval_stop();
+    now = time_msec();
+    conntrack_set_sweep_interval(ct, SWEEP_S * 1000);
+
+    /* The thread that cleans up may sleep the default interval first, and may
+     * not even have begun to. */
+    canary_create();
+    for (int i = 1; !canary_is_gone(); i++) {
+        if (!(i % 100)) {
+            timeval_warp(SWEEP_S * 1000);
+        }
+        pthread_kill(ct->clean_thread, SIGUSR1);
+        xnanosleep(100 * 1000);
+    }
+    now = time_msec() + 2 * SWEEP_S * 1000;
+    clean();
+}
+
+/* Without limits, until a step changes them. */
+static unsigned int limit = UINT_MAX;
+static bool enabled = true;
+
+static void
+configure(void)
+{
+    struct smap config = SMAP_INITIALIZER(&config);
+
+    smap_add(&config, "hw-offload-ct", enabled ? "true" : "false");
+    smap_add_format(&config, "hw-offload-ct-size", "%u", limit);
+    ct_offload_set_config(&config);
+    smap_destroy(&config);
+}
+
+static void
+enable_offload(void)
+{
+    struct ovsrec_open_vswitch cfg;
+
+    memset(&cfg, 0, sizeof cfg);
+    smap_init(&cfg.other_config);
+    smap_add(&cfg.other_config, "hw-offload", "true");
+    dpif_offload_set_global_cfg(&cfg);
+    ovs_assert(dpif_offload_enabled());
+    smap_destroy(&cfg.other_config);
+    configure();
+}
+
+/* The model. */
+
+/* What the model knows of a connection. */
+struct mconn {
+    struct hmap_node node;      /* In 'mconns', by 'conn'. */
+    size_t idx;                 /* In 'all'. */
+    struct conn *conn;
+    struct conn_key key[CT_DIRS];
+    bool helper;                /* Stays in software. */
+    bool related;               /* A helper's data connection. */
+    bool nat;
+    bool forced;                /* Made to expire. */
+    bool closed;                /* FIN or RST was seen. */
+    bool eligible;              /* To be offered again. */
+    bool no_seq_chk;            /* Packets may have bypassed software. */
+    uint8_t held, est;          /* Providers. */
+    bool replied;               /* Valid reply since ADD. */
+    struct netdev *in[2];       /* While it is held. */
+    uint32_t mark;
+    ovs_u128 label;
+    enum ct_timeout tm;         /* Except for TCP. */
+    long long int expiration;
+    uint8_t tcp[2];             /* States of the peers. */
+    uint32_t seq[2];            /* What they send next. */
+    bool seq_unknown;           /* A packet with another one was accepted. */
+
+    /* During a step. */
+    long long int used;         /* What the providers said before. */
+    bool seen;                  /* A packet came for it... */
+    bool touched;               /* ...and was accepted. */
+    bool offered, evicted, check_est;
+};
+
+static struct hmap mconns = HMAP_INITIALIZER(&mconns);
+static struct mconn *all[4096];
+static size_t n_all;
+
+/* How often the providers should have been called. */
+static struct {
+    unsigned long long int n_add, n_error, n_del, n_est;
+} expected[N_PROVIDERS];
+
+/* What a run has done, to show that it was worth it. */
+static struct {
+    unsigned long long int packets, created, forced, evicted, extended,
+        lapsed, offered_again, no_room, handshakes, bypassed, related;
+} sum;
+
+static bool
+active(void)
+{
+    for (int i = 0; i < N_PROVIDERS; i++) {
+        if (providers[i].registered) {
+            return enabled && limit;
+        }
+    }
+    return false;
+}
+
+static unsigned int
+n_held(void)
+{
+    unsigned int n = 0;
+
+    for (size_t i = 0; i < n_all; i++) {
+        n += all[i]->held != 0;
+    }
+    return n;
+}
+
+static bool
+mconn_is_tcp(const struct mconn *m)
+{
+    return m->key[0].nw_proto == IPPROTO_TCP;
+}
+
+static bool
+is_alive(const struct mconn *m)
+{
+    return !m->forced && (now < m->expiration || m->held);
+}
+
+static bool
+key_equals(const struct conn_key *a, const struct conn_key *b)
+{
+    return (!memcmp(&a->src, &b->src, sizeof a->src)
+            && !memcmp(&a->dst, &b->dst, sizeof a->dst)
+            && a->dl_type == b->dl_type
+            && a->zone == b->zone
+            && a->nw_proto == b->nw_proto);
+}
+
+static struct mconn *
+mconn_find(const struct conn *conn)
+{
+    struct mconn *m;
+
+    HMAP_FOR_EACH_WITH_HASH (m, node, hash_pointer(conn, 0), &mconns) {
+        if (m->conn == conn) {
+            return m;
+        }
+    }
+    return NULL;
+}
+
+/* Finds the connection that a packet with 'key' belongs to. */
+static struct mconn *
+mconn_lookup(const struct conn_key *key, bool *reply)
+{
+    struct mconn *found = NULL;
+
+    for (size_t i = 0; i < n_all; i++) {
+        struct mconn *m = all[i];
+
+        for (int dir = 0; dir < CT_DIRS; dir++) {
+            if (key_equals(&m->key[dir], key) && is_alive(m)) {
+                if (found) {
+                    fail("the test has two connections with one tuple");
+                }
+                found = m;
+                *reply = dir == CT_DIR_REV;
+            }
+        }
+    }
+    return found;
+}
+
+/* Is a packet with 'key' a matter for a helper? */
+static bool
+is_control(const struct conn_key *key)
+{
+    return ((key->nw_proto == IPPROTO_TCP
+             && (key->src.port == htons(PORT_FTP)
+                 || key->dst.port == htons(PORT_FTP)))
+            || (key->nw_proto == IPPROTO_UDP
+                && key->dst.port == htons(PORT_TFTP)));
+}
+
+static struct mconn *
+mconn_create(struct conn *conn)
+{
+    const struct conn_key *key = &conn->key_node[CT_DIR_FWD].key;
+    struct mconn *m = xzalloc(sizeof *m);
+
+    m->conn = conn;
+    m->key[0] = *key;
+    m->key[1] = conn->key_node[CT_DIR_REV].key;
+    m->related = conn->alg_related;
+    m->nat = conn->nat_action != 0;
+    m->helper = (conn->alg || is_control(&m->key[0])
+                 || is_control(&m->key[1]));
+    m->tm = (key->nw_proto == IPPROTO_UDP ? CT_TM_OTHER_FIRST
+             : CT_TM_ICMP_FIRST);
+    m->expiration = LLONG_MAX;          /* Until the burst is over. */
+    m->seq[1] = rng_next();
+    m->seen = m->touched = true;
+
+    if (n_all >= ARRAY_SIZE(all)) {
+        fail("too many connections");
+    }
+    m->idx = n_all;
+    all[n_all++] = m;
+    hmap_insert(&mconns, &m->node, hash_pointer(conn, 0));
+    sum.created++;
+    sum.related += m->related;
+    return m;
+}
+
+/* The providers that hold 'm' should have been told DEL. */
+static void
+mconn_unhold(struct mconn *m)
+{
+    for (int i = 0; i < N_PROVIDERS; i++) {
+        expected[i].n_del += (m->held >> i) & 1;
+    }
+    m->held = m->est = 0;
+    m->replied = false;
+    m->in[0] = m->in[1] = NULL;
+}
+
+/* 'm' should be gone from conntrack. */
+static void
+mconn_remove(struct mconn *m)
+{
+    mconn_unhold(m);
+    hmap_remove(&mconns, &m->node);
+    all[m->idx] = all[--n_all];
+    all[m->idx]->idx = m->idx;
+    free(m);
+}
+
+/* What the providers in 'mask' would say if they were asked now when 'm' was
+ * last used. */
+static long long int
+last_used(const struct mconn *m, uint8_t mask)
+{
+    long long int newest = 0;
+
+    for (int i = 0; i < N_PROVIDERS; i++) {
+        struct provider *p = &providers[i];
+
+        if (mask & (1 << i)) {
+            ovs_mutex_lock(&p->mutex);
+            const struct held *h = held_find(p, m->conn);
+            if (h) {
+                newest = MAX(newest, will_answer(p, h, now));
+            }
+            ovs_mutex_unlock(&p->mutex);
+        }
+    }
+    return MIN(newest, now);
+}
+
+/* Returns the expiration of 'm' after a provider has said that it was last
+ * used at 'used'. */
+static long long int
+extended(const struct mconn *m, long long int used)
+{
+    uint8_t tm;
+
+    if (mconn_is_tcp(m)) {
+        atomic_read_relaxed(&m->conn->timeout, &tm);
+    } else {
+        tm = m->tm;
+    }
+    return used && m->expiration ? MAX(m->expiration, used + timeout_ms[tm])
+                                 : m->expiration;
+}
+
+/* 'm' should be taken back into software. */
+static void
+mconn_evict(struct mconn *m, long long int used)
+{
+    m->expiration = extended(m, used);
+    sum.evicted += m->held != 0;
+    mconn_unhold(m);
+}
+
+/* Compares everything. */
+
+static void
+check_expiration(struct mconn *m)
+{
+    long long int expiration;
+
+    atomic_read_relaxed(&m->conn->expiration, &expiration);
+    if (expiration != (m->forced ? 0 : m->expiration)) {
+        fail("connection %p expires at %lld instead of %lld (now %lld)",
+             m->conn, expiration - now, m->expiration - now, now);
+    }
+}
+
+static void
+check_conn(struct mconn *m)
+{
+    const struct conn *conn = m->conn;
+
+    check_expiration(m);
+    if (ct_offload_conn_is_offloaded(conn) != (m->held != 0)) {
+        fail("connection %p: offloaded is %d", conn, !m->held);
+    }
+    if (ct_offload_conn_is_established(conn)
+        != (m->held && m->est == m->held)) {
+        fail("connection %p: established is not %d", conn,
+             m->held && m->est == m->held);
+    }
+    if (conntrack_offload_no_seq_chk(conn) != m->no_seq_chk) {
+        fail("connection %p: bypassing of sequence checks is not %d", conn,
+             m->no_seq_chk);
+    }
+    if (conn->mark != m->mark || !ovs_u128_equals(conn->label, m->label)) {
+        fail("connection %p: wrong mark or labels", conn);
+    }
+}
+
+static void
+check_held(struct provider *p, struct held *h)
+{
+    struct mconn *m = mconn_find(h->conn);
+    uint8_t bit = 1 << p->id;
+
+    if (!m) {
+        fail("%s: holds connection %p, which is gone", p->class.name, h->conn);
+    }
+    if (!(m->held & bit)) {
+        fail("%s: holds connection %p, but should not", p->class.name,
+             h->conn);
+    }
+    if (h->est != ((m->est & bit) != 0)) {
+        fail("%s: connection %p: est is %d", p->class.name, h->conn, h->est);
+    }
+    if (h->mark != m->mark || !ovs_u128_equals(h->labels, m->label)) {
+        fail("%s: connection %p: outdated mark or labels", p->class.name,
+             h->conn);
+    }
+    if (h->in[0] != m->in[0] || (h->est && h->in[1] != m->in[1])) {
+        fail("%s: connection %p: wrong ports", p->class.name, h->conn);
+    }
+}
+
+static void
+check_provider(struct provider *p, bool counters)
+{
+    unsigned int n = 0;
+    struct held *h;
+
+    for (size_t i = 0; i < n_all; i++) {
+        n += (all[i]->held >> p->id) & 1;
+    }
+    ovs_mutex_lock(&p->mutex);
+    HMAP_FOR_EACH (h, node, &p->held) {
+        check_held(p, h);
+    }
+    if (hmap_count(&p->held) != n || p->n_add - p->n_del != n) {
+        fail("%s: holds %"PRIuSIZE" connections (%llu added, %llu deleted) "
+             "instead of %u", p->class.name, hmap_count(&p->held), p->n_add,
+             p->n_del, n);
+    }
+    if (counters
+        && (p->n_add != expected[p->id].n_add
+            || p->n_error != expected[p->id].n_error
+            || p->n_del != expected[p->id].n_del
+            || p->n_est != expected[p->id].n_est)) {
+        fail("%s: in all %llu add, %llu error, %llu del, %llu est instead of "
+             "%llu, %llu, %llu, %llu", p->class.name,
+             p->n_add, p->n_error, p->n_del, p->n_est,
+             expected[p->id].n_add, expected[p->id].n_error,
+             expected[p->id].n_del, expected[p->id].n_est);
+    }
+    expected[p->id].n_add = p->n_add;
+    expected[p->id].n_error = p->n_error;
+    expected[p->id].n_del = p->n_del;
+    expected[p->id].n_est = p->n_est;
+    ovs_mutex_unlock(&p->mutex);
+}
+
+static void
+check_stats(void)
+{
+    unsigned int offloaded = 0, established = 0;
+    struct netdev_custom_stats stats;
+
+    for (size_t i = 0; i < n_all; i++) {
+        offloaded += all[i]->held != 0;
+        established += all[i]->held && all[i]->held == all[i]->est;
+    }
+    if (!ct_offload_get_stats(&stats)) {
+        return;
+    }
+    if (stats.counters[0].value != established
+        || stats.counters[1].value != offloaded - established) {
+        fail("statistics say %"PRIu64" bi-dir, %"PRIu64" uni-dir instead of "
+             "%u, %u", stats.counters[0].value, stats.counters[1].value,
+             established, offloaded - established);
+    }
+    netdev_free_custom_stats_counters(&stats);
+    free(stats.label);
+}
+
+/* "dpctl/dump-conntrack" shows exactly those that are alive. */
+static void
+check_dump(void)
+{
+    for (uint16_t zone = 0; zone < N_ZONES; zone++) {
+        struct conntrack_dump dump;
+        struct ct_dpif_entry entry;
+        int n = 0, n_offloaded = 0, buckets;
+
+        for (size_t i = 0; i < n_all; i++) {
+            if (is_alive(all[i]) && all[i]->key[0].zone == zone) {
+                n++;
+                n_offloaded += all[i]->held != 0;
+            }
+        }
+        conntrack_dump_start(ct, &dump, &zone, &buckets);
+        while (!conntrack_dump_next(&dump, &entry)) {
+            n--;
+            n_offloaded -= (entry.status & CT_DPIF_STATUS_OFFLOAD) != 0;
+            ct_dpif_entry_uninit(&entry);
+        }
+        conntrack_dump_done(&dump);
+        if (n || n_offloaded) {
+            fail("the dump of zone %"PRIu16" lacks %d connections, %d of them "
+                 "offloaded", zone, n, n_offloaded);
+        }
+    }
+}
+
+/* After a step: does everything agree with the model?  Only if 'counters' is
+ * true it also says how often providers should have been called. */
+static void
+check(bool counters)
+{
+    struct conn *conn;
+    size_t n = 0;
+
+    for (int i = 0; i < N_EXP_LISTS; i++) {
+        RCULIST_FOR_EACH (conn, node, &ct->exp_lists[i]) {
+            struct mconn *m = mconn_find(conn);
+
+            if (!m) {
+                fail("conntrack has connection %p, which should be gone",
+                     conn);
+            }
+            check_conn(m);
+            n++;
+        }
+    }
+    if (n != n_all) {
+        fail("conntrack has %"PRIuSIZE" connections instead of %"PRIuSIZE, n,
+             n_all);
+    }
+    for (int i = 0; i < N_PROVIDERS; i++) {
+        check_provider(&providers[i], counters);
+    }
+}
+
+/* Packets. */
+
+enum kind {
+    KIND_PLAIN,
+    KIND_ICMP_ERROR,            /* About a packet the other way. */
+};
+
+struct packet {
+    struct conn_key key;
+    enum kind kind;
+    uint16_t flags;             /* TCP. */
+    uint32_t seq, ack;
+    const char *payload;
+    size_t len;
+    bool wild;                  /* Out of any window. */
+    struct dp_packet *pkt;
+    uint8_t state;              /* What 'ct_state' was afterward. */
+};
+
+/* Did conntrack find 'p' invalid?  A helper may find a packet invalid
+ * afterward. */
+static bool
+is_invalid(const struct packet *p)
+{
+    return (p->state & (CS_INVALID | CS_ESTABLISHED | CS_NEW)) == CS_INVALID;
+}
+
+/* One call of conntrack_execute(). */
+struct burst {
+    size_t n;
+    bool force, commit;
+    uint16_t zone;
+    bool ipv6;
+    const char *helper;
+    const struct nat_action_info_t *nat;
+    bool set_mark, set_label;
+    uint32_t mark;
+    struct netdev *netdev;
+    bool was_active;
+    struct packet packets[MAX_PACKETS];
+};
+
+/* Where the last helper expects a connection to. */
+static struct conn_key expectation;
+
+static void
+set_addr(struct ct_endpoint *endpoint, bool ipv6, uint8_t host)
+{
+    ovs_be32 ipv4 = htonl(0x0a000000 + host);
+
+    memset(endpoint, 0, sizeof *endpoint);
+    if (ipv6) {
+        in6_addr_set_mapped_ipv4(&endpoint->addr.ipv6, ipv4);
+    } else {
+        endpoint->addr.ipv4 = ipv4;
+    }
+}
+
+static struct dp_packet *
+compose_plain(const struct packet *p)
+{
+    const struct conn_key *key = &p->key;
+    struct dp_packet *pkt;
+    struct flow flow;
+
+    memset(&flow, 0, sizeof flow);
+    flow.dl_type = key->dl_type;
+    flow.nw_proto = key->nw_proto;
+    flow.nw_ttl = 64;
+    if (key->dl_type == htons(ETH_TYPE_IP)) {
+        flow.nw_src = key->src.addr.ipv4;
+        flow.nw_dst = key->dst.addr.ipv4;
+    } else {
+        flow.ipv6_src = key->src.addr.ipv6;
+        flow.ipv6_dst = key->dst.addr.ipv6;
+    }
+    if (key->nw_proto == IPPROTO_ICMP || key->nw_proto == IPPROTO_ICMPV6) {
+        flow.tp_src = htons(key->src.icmp_type);
+        flow.tp_dst = htons(key->src.icmp_code);
+        flow.igmp_group_ip4 = htonl((uint32_t) ntohs(key->src.icmp_id) << 16);
+    } else {
+        flow.tp_src = key->src.port;
+        flow.tp_dst = key->dst.port;
+    }
+    pkt = compose(&flow, p->payload, p->len);
+
+    if (key->nw_proto == IPPROTO_TCP) {
+        struct tcp_header *th = dp_packet_l4(pkt);
+        size_t size = TCP_HEADER_LEN + p->len;
+
+        th->tcp_ctl = TCP_CTL(p->flags, TCP_HEADER_LEN / 4);
+        th->tcp_winsz = htons(65535);
+        put_16aligned_be32(&th->tcp_seq, htonl(p->seq));
+        put_16aligned_be32(&th->tcp_ack, htonl(p->ack));
+        th->tcp_csum = 0;
+        th->tcp_csum = csum_finish(csum_continue(
+            key->dl_type == htons(ETH_TYPE_IP)
+            ? packet_csum_pseudoheader(dp_packet_l3(pkt))
+            : packet_csum_pseudoheader6(dp_packet_l3(pkt)), th, size));
+    } else if (key->nw_proto == IPPROTO_ICMP) {
+        struct icmp_header *icmp = dp_packet_l4(pkt);
+
+        icmp->icmp_fields.echo.id = key->src.icmp_id;
+        icmp->icmp_csum = 0;
+        icmp->icmp_csum = csum(icmp, ICMP_HEADER_LEN);
+    }
+    return pkt;
+}
+
+static void
+key_reverse(struct conn_key *key)
+{
+    struct ct_endpoint src = key->src;
+
+    key->src = key->dst;
+    key->dst = src;
+}
+
+/* Returns an ICMP error, in the direction of 'p', about a packet the other
+ * way. */
+static struct dp_packet *
+compose_error(const struct packet *p)
+{
+    struct packet about = { .key = p->key };
+    struct dp_packet *inner, *pkt;
+    struct icmp_header *icmp;
+    struct ip_header *ip;
+    struct flow flow = {
+        .dl_type = htons(ETH_TYPE_IP),
+        .nw_proto = IPPROTO_ICMP,
+        .nw_ttl = 64,
+        .nw_src = p->key.src.addr.ipv4,
+        .nw_dst = p->key.dst.addr.ipv4,
+        .tp_src = htons(ICMP4_DST_UNREACH),
+        .tp_dst = htons(1),
+    };
+
+    key_reverse(&about.key);
+    inner = compose_plain(&about);
+    pkt = compose(&flow, NULL, 0);
+    dp_packet_put(pkt, dp_packet_l3(inner), dp_packet_l3_size(inner));
+    dp_packet_delete(inner);
+
+    ip = dp_packet_l3(pkt);
+    ip->ip_tot_len = htons(dp_packet_l3_size(pkt));
+    ip->ip_csum = 0;
+    ip->ip_csum = csum(ip, sizeof *ip);
+    icmp = dp_packet_l4(pkt);
+    icmp->icmp_csum = 0;
+    icmp->icmp_csum = csum(icmp, dp_packet_l4_size(pkt));
+    return pkt;
+}
+
+static void
+note_endpoint(const struct conn_key *key, const struct ct_endpoint *endpoint)
+{
+    bool ipv6 = key->dl_type == htons(ETH_TYPE_IPV6);
+
+    note("%u:%u", ipv6 ? endpoint->addr.ipv6.s6_addr[15]
+                       : ntohl(endpoint->addr.ipv4) & 0xff,
+         ntohs(endpoint->port));
+}
+
+static void
+note_packet(const struct packet *p)
+{
+    note(" [%s%s ", p->key.nw_proto == IPPROTO_TCP ? "tcp"
+                    : p->key.nw_proto == IPPROTO_UDP ? "udp" : "icmp",
+         p->kind == KIND_ICMP_ERROR ? " error" : "");
+    note_endpoint(&p->key, &p->key.src);
+    note(">");
+    note_endpoint(&p->key, &p->key.dst);
+    if (p->key.nw_proto == IPPROTO_TCP && p->kind == KIND_PLAIN) {
+        note(" %s%s%s%s%s", p->flags & TCP_SYN ? "S" : "",
+             p->flags & TCP_FIN ? "F" : "", p->flags & TCP_RST ? "R" : "",
+             p->flags & TCP_ACK ? "A" : "", p->wild ? " wild" : "");
+    }
+    note("]");
+}
+
+static void
+note_burst(const struct burst *b)
+{
+    note(" zone=%"PRIu16"%s%s%s%s%s%s", b->zone, b->ipv6 ? " ipv6" : "",
+         b->force ? " force" : "", b->commit ? " commit" : "",
+         b->nat ? " nat" : "", b->helper ? " helper=" : "",
+         b->helper ? b->helper : "");
+    if (b->set_mark) {
+        note(" mark=%u", b->mark);
+    }
+    if (b->set_label) {
+        note(" label=%u", b->mark);
+    }
+    note(" %s", b->netdev ? b->netdev->name : "no-port");
+    for (size_t i = 0; i < b->n; i++) {
+        note_packet(&b->packets[i]);
+    }
+}
+
+/* The model of what a packet does. */
+
+/* 'm' should be offered to the providers, if there is room, when the burst is
+ * over. */
+static void
+mconn_offer(struct mconn *m, const struct burst *b)
+{
+    unsigned int n = n_held();
+
+    for (size_t i = 0; i < n_all; i++) {
+        n += all[i]->offered && !all[i]->held;
+    }
+    if (n < limit) {
+        m->offered = true;
+        m->in[0] = b->netdev;
+    } else {
+        sum.no_room++;
+    }
+}
+
+/* 'm' should be made to expire, because another takes its place. */
+static void
+mconn_force(struct mconn *m)
+{
+    m->forced = true;
+    m->expiration = 0;
+    m->seen = true;
+    m->offered = false;
+    sum.forced++;
+}
+
+/* 'p' was valid for 'm'. */
+static void
+mconn_valid(struct mconn *m, const struct burst *b, const struct packet *p,
+            bool reply)
+{
+    bool awaiting = m->held || m->offered;
+
+    if (!awaiting || m->evicted) {
+        return;
+    }
+    if (reply && !m->replied) {
+        m->replied = true;
+        m->in[1] = b->netdev;
+    }
+    m->check_est = true;
+    if (mconn_is_tcp(m) && p->flags & (TCP_FIN | TCP_RST)) {
+        m->evicted = true;
+        m->closed = true;
+    }
+}
+
+/* A packet came for 'm', which was marked as eligible. */
+static void
+mconn_eligible(struct mconn *m, const struct burst *b)
+{
+    m->eligible = false;
+    if (mconn_is_tcp(m)) {
+        uint8_t orig, reply;
+
+        ct_offload_conn_get_tcp_state(m->conn, &orig, &reply);
+        if (MAX(orig, reply) > CT_DPIF_TCPS_ESTABLISHED) {
+            m->closed = true;
+            return;
+        }
+    }
+    if (b->was_active && !m->held) {
+        sum.offered_again++;
+        mconn_offer(m, b);
+    }
+}
+
+/* Follows the sequence numbers. */
+static void
+mconn_sent(struct mconn *m, const struct packet *p, bool reply)
+{
+    if (mconn_is_tcp(m) && !p->wild) {
+        m->seq_unknown |= (p->seq != m->seq[reply]
+                           || (p->flags & TCP_ACK
+                               && p->ack != m->seq[!reply]));
+        m->seq[reply] = p->seq + p->len + (p->flags & TCP_SYN ? 1 : 0)
+                        + (p->flags & TCP_FIN ? 1 : 0);
+    }
+}
+
+/* Sequence numbers of established connections are checked exactly if packets
+ * cannot have bypassed software. */
+static void
+check_wild(struct mconn *m, bool valid)
+{
+    if (m->no_seq_chk && !valid) {
+        fail("connection %p: a packet with a wild sequence number was refused,"
+             " though packets may have bypassed software", m->conn);
+    }
+    if (!m->no_seq_chk && valid && !m->seq_unknown && !m->touched
+        && m->tcp[0] == CT_DPIF_TCPS_ESTABLISHED
+        && m->tcp[1] == CT_DPIF_TCPS_ESTABLISHED) {
+        fail("connection %p: a packet with a wild sequence number was "
+             "accepted", m->conn);
+    }
+    sum.bypassed += m->no_seq_chk;
+}
+
+/* 'p' was found to belong to 'm', and updated it.  Returns true if another
+ * connection should take the place of 'm'. */
+static bool
+mconn_update(struct mconn *m, const struct burst *b, const struct packet *p,
+             bool reply)
+{
+    bool valid = p->state & CS_ESTABLISHED;
+
+    m->seen = true;
+    if (mconn_is_tcp(m) && (p->flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN))
+        == TCP_SYN
+        && m->tcp[0] >= CT_DPIF_TCPS_FIN_WAIT_2
+        && m->tcp[1] >= CT_DPIF_TCPS_FIN_WAIT_2) {
+        mconn_force(m);
+        return true;
+    }
+    if (p->wild) {
+        if (b->n == 1) {
+            check_wild(m, !is_invalid(p));
+        }
+        m->seq_unknown |= !is_invalid(p);
+    }
+    if (is_invalid(p)) {
+        return false;
+    }
+    if (valid != !(p->state & CS_NEW) || (valid && reply
+                                          != !!(p->state & CS_REPLY_DIR))) {
+        fail("unexpected ct_state %"PRIx8, p->state);
+    }
+    m->touched = true;
+    mconn_sent(m, p, reply);
+    if (m->key[0].nw_proto == IPPROTO_UDP) {
+        m->tm = (reply || m->tm == CT_TM_OTHER_BIDIR ? CT_TM_OTHER_BIDIR
+                 : CT_TM_OTHER_MULTIPLE);
+    } else if (!mconn_is_tcp(m) && reply) {
+        m->tm = CT_TM_ICMP_REPLY;
+    }
+
+    if (valid) {
+        mconn_valid(m, b, p, reply);
+    }
+    if (m->eligible && !reply) {
+        mconn_eligible(m, b);
+    }
+    return false;
+}
+
+/* The mark and labels of 'm' were set. */
+static void
+mconn_mark(struct mconn *m, const struct burst *b, bool created)
+{
+    ovs_u128 label = { .u32[0] = b->mark };
+
+    if (m->related) {
+        return;
+    }
+    if (((b->set_mark && m->mark != b->mark)
+         || (b->set_label && !ovs_u128_equals(m->label, label)))
+        && !created && m->held) {
+        m->evicted = true;
+    }
+    if (b->set_mark) {
+        m->mark = b->mark;
+    }
+    if (b->set_label) {
+        m->label = label;
+    }
+}
+
+/* Goes through what 'p' should have done.  If a connection was created, then
+ * it is '*created'.  Returns true if one was. */
+static bool
+model_packet(const struct burst *b, const struct packet *p,
+             struct conn *created)
+{
+    bool reply = false;
+    struct mconn *m = mconn_lookup(&p->key, &reply);
+    bool create = false;
+    bool is_new = false;
+
+    if (m && b->force && reply) {
+        mconn_force(m);
+        m = NULL;
+    }
+    if (p->kind == KIND_ICMP_ERROR) {
+        if (!(p->state & (m ? CS_RELATED : CS_INVALID))) {
+            fail("unexpected ct_state %"PRIx8, p->state);
+        }
+    } else if (!m || mconn_update(m, b, p, reply)) {
+        m = NULL;
+        create = b->commit && !is_invalid(p);
+    }
+
+    if (create) {
+        if (created && key_equals(&created->key_node[CT_DIR_FWD].key,
+                                  &p->key)) {
+            m = mconn_create(created);
+            m->seq[0] = p->seq;
+            mconn_sent(m, p, false);
+            m->seq_unknown = false;
+            if (m->related) {
+                m->mark = created->mark;
+                m->label = created->label;
+            }
+            is_new = true;
+            if (b->was_active) {
+                mconn_offer(m, b);
+            }
+        } else if (!b->nat) {
+            fail("no connection was created");
+        }
+    }
+    if (m) {
+        mconn_mark(m, b, is_new);
+    }
+    return is_new;
+}
+
+/* The burst is over: the providers should have been told about 'm'. */
+static void
+mconn_finish(struct mconn *m)
+{
+    long long int expiration;
+
+    if (!m->seen && !m->evicted) {
+        return;
+    }
+    atomic_read_relaxed(&m->conn->expiration, &expiration);
+    if (mconn_is_tcp(m)) {
+        ct_offload_conn_get_tcp_state(m->conn, &m->tcp[0], &m->tcp[1]);
+    }
+    if (m->touched && !m->forced) {
+        uint8_t tm;
+
+        /* A TCP packet may be accepted without extending the connection. */
+        atomic_read_relaxed(&m->conn->timeout, &tm);
+        if (!mconn_is_tcp(m) || expiration == now + timeout_ms[tm]) {
+            m->expiration = now + timeout_ms[mconn_is_tcp(m) ? tm : m->tm];
+        }
+    }
+
+    if (m->offered && !m->forced && !m->evicted && !m->closed && !m->helper) {
+        for (int i = 0; i < N_PROVIDERS; i++) {
+            struct provider *p = &providers[i];
+
+            if (!p->registered || will_refuse(p, m->conn)) {
+                continue;
+            }
+            if (will_err(p, m->conn)) {
+                expected[i].n_error++;
+            } else {
+                expected[i].n_add++;
+                m->held |= 1 << i;
+            }
+        }
+    }
+    if (m->replied && m->check_est && !m->forced) {
+        for (int i = 0; i < N_PROVIDERS; i++) {
+            struct provider *p = &providers[i];
+
+            if (m->held & ~m->est & (1 << i)
+                && (!p->class.est_on_handshake || !mconn_is_tcp(m)
+                    || (m->tcp[0] == CT_DPIF_TCPS_ESTABLISHED
+                        && m->tcp[1] == CT_DPIF_TCPS_ESTABLISHED))) {
+                expected[i].n_est++;
+                m->est |= 1 << i;
+                m->no_seq_chk |= p->class.may_bypass;
+                sum.handshakes += p->class.est_on_handshake && mconn_is_tcp(m);
+            }
+        }
+    }
+    if (m->forced) {
+        mconn_unhold(m);
+    } else if (m->evicted) {
+        mconn_evict(m, m->used);
+    } else if (!m->held) {
+        mconn_unhold(m);
+    }
+    m->seen = m->touched = m->offered = m->evicted = m->check_est = false;
+}
+
+/* 'b' is about to be sent. */
+static void
+model_begin(struct burst *b)
+{
+    b->was_active = active();
+    for (size_t i = 0; i < n_all; i++) {
+        all[i]->used = last_used(all[i], all[i]->held);
+    }
+}
+
+/* Sends 'b' through conntrack, and compares what happens to connections.
+ * Deletes the packets. */
+static void
+execute(struct burst *b)
+{
+    struct conn *created[MAX_PACKETS];
+    size_t n_created, n_expected = 0;
+    struct dp_packet_batch batch;
+    uint32_t mark[2] = { b->mark, UINT32_MAX };
+    struct ovs_key_ct_labels label[2];
+    unsigned int first;
+
+    memset(label, 0, sizeof label);
+    label[0].ct_labels_32[0] = b->mark;
+    memset(&label[1], 0xff, sizeof label[1]);
+    note_burst(b);
+
+    dp_packet_batch_init(&batch);
+    for (size_t i = 0; i < b->n; i++) {
+        struct packet *p = &b->packets[i];
+
+        p->pkt = (p->kind == KIND_ICMP_ERROR ? compose_error(p)
+                  : compose_plain(p));
+        dp_packet_batch_add(&batch, p->pkt);
+    }
+
+    /* The last list is for the canary. */
+    if (ct->next_list + b->n >= N_EXP_LISTS - 1) {
+        ct->next_list = 0;
+    }
+    first = ct->next_list;
+    model_begin(b);
+    conntrack_execute(ct, &batch, htons(b->ipv6 ? ETH_TYPE_IPV6 : ETH_TYPE_IP),
+                      b->force, b->commit, b->zone, b->set_mark ? mark : NULL,
+                      b->set_label ? label : NULL, b->helper, b->nat, now, 0,
+                      b->netdev);
+    note(" =>");
+    for (size_t i = 0; i < b->n; i++) {
+        b->packets[i].state = b->packets[i].pkt->md.ct_state;
+        note(" %"PRIx8, b->packets[i].state);
+    }
+    dp_packet_delete_batch(&batch, true);
+
+    n_created = ct->next_list - first;
+    for (size_t i = 0; i < n_created; i++) {
+        const struct rculist *node = rculist_front(&ct->exp_lists[first + i]);
+
+        created[i] = CONTAINER_OF(CONST_CAST(struct rculist *, node),
+                                  struct conn, node);
+    }
+    for (size_t i = 0; i < b->n; i++) {
+        n_expected += model_packet(b, &b->packets[i],
+                                   n_expected < n_created
+                                   ? created[n_expected] : NULL);
+    }
+    if (n_created != n_expected) {
+        fail("%"PRIuSIZE" connections were created instead of %"PRIuSIZE,
+             n_created, n_expected);
+    }
+    for (size_t i = 0; i < n_all; i++) {
+        mconn_finish(all[i]);
+    }
+    sum.packets += b->n;
+    check(b->n == 1);
+}
+
+/* Making up packets. */
+
+static const struct nat_action_info_t *
+nat_info(bool ipv6, bool dst)
+{
+    static struct nat_action_info_t info;
+    struct ct_endpoint endpoint;
+
+    memset(&info, 0, sizeof info);
+    set_addr(&endpoint, ipv6, dst ? 102 : 101);
+    info.min_addr = endpoint.addr;
+    info.max_addr = endpoint.addr;
+    info.nat_action = dst ? NAT_ACTION_DST : NAT_ACTION_SRC;
+    if (!dst && percent(50)) {
+        /* So few that there may be none left. */
+        info.nat_action |= NAT_ACTION_SRC_PORT;
+        info.min_port = 2000;
+        info.max_port = 2001;
+    }
+    return &info;
+}
+
+/* Flags and sequence numbers of a TCP packet for 'm', or for a new connection
+ * if that is NULL.  A packet that can make room for another connection is not
+ * good if it is not the 'first'. */
+static void
+make_tcp(struct packet *p, const struct mconn *m, bool reply, bool first)
+{
+    uint32_t r = pick(100);
+
+    if (!m) {
+        p->flags = (r < 65 ? TCP_SYN
+                    : r < 85 ? TCP_ACK
+                    : r < 90 ? TCP_SYN | TCP_ACK
+                    : r < 95 ? TCP_FIN | TCP_ACK
+                    : r < 98 ? TCP_RST
+                    : TCP_SYN | TCP_FIN);
+        p->seq = rng_next();
+        p->ack = p->flags & TCP_ACK ? rng_next() : 0;
+    } else {
+        bool opening = m->tcp[reply] <= CT_DPIF_TCPS_SYN_SENT;
+
+        p->flags = TCP_ACK;
+        if (r < 60) {
+            if (reply && opening && percent(75)) {
+                p->flags |= TCP_SYN;
+            }
+        } else if (r < 66) {
+            p->flags |= TCP_FIN;
+        } else if (r < 70) {
+            p->flags = TCP_RST | (percent(50) ? TCP_ACK : 0);
+        } else if (r < 76) {
+            p->flags = TCP_SYN;
+        } else if (r < 84) {
+            p->wild = true;
+        } else if (r < 86) {
+            p->flags = TCP_SYN | TCP_FIN;
+        }
+        p->seq = m->seq[reply];
+        p->ack = p->flags & TCP_ACK ? m->seq[!reply] : 0;
+        if (p->wild) {
+            /* Only packets with data are checked. */
+            p->seq += 0x60000000;
+            p->len = 10;
+        } else if (percent(20)) {
+            p->len = 1 + pick(100);
+        }
+    }
+    if (p->flags == TCP_SYN && !first) {
+        p->flags = TCP_ACK;
+        p->ack = m ? m->seq[!reply] : rng_next();
+    }
+}
+
+/* Has an earlier packet of 'b' the addresses and ports of 'p'? */
+static bool
+is_first(const struct burst *b, const struct packet *p)
+{
+    struct conn_key key = p->key;
+
+    key_reverse(&key);
+    for (size_t i = 0; i < b->n; i++) {
+        const struct packet *other = &b->packets[i];
+
+        if (other != p && (key_equals(&other->key, &p->key)
+                           || key_equals(&other->key, &key))) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Makes the next packet of 'b' one in the direction of 'key'. */
+static struct packet *
+add_packet(struct burst *b, const struct conn_key *key)
+{
+    struct packet *p = &b->packets[b->n++];
+    bool reply = false;
+
+    memset(p, 0, sizeof *p);
+    p->key = *key;
+    if (key->nw_proto == IPPROTO_ICMP || key->nw_proto == IPPROTO_ICMPV6) {
+        p->key.dst.icmp_id = p->key.src.icmp_id;
+    }
+    if (key->nw_proto == IPPROTO_TCP) {
+        const struct mconn *m = mconn_lookup(key, &reply);
+
+        make_tcp(p, m, reply, is_first(b, p));
+    }
+    if (key->dl_type == htons(ETH_TYPE_IP)
+        && (key->nw_proto == IPPROTO_TCP || key->nw_proto == IPPROTO_UDP)
+        && !b->nat && percent(4)) {
+        p->kind = KIND_ICMP_ERROR;
+        p->wild = false;
+        p->payload = NULL;
+        p->len = 0;
+    }
+    return p;
+}
+
+/* Makes the next packet of 'b' one from a client to the server. */
+static struct packet *
+add_request(struct burst *b)
+{
+    unsigned int client = b->nat ? 20 + pick(2) : pick(N_CLIENTS);
+    struct conn_key key;
+    uint32_t r = pick(100);
+
+    memset(&key, 0, sizeof key);
+    key.dl_type = htons(b->ipv6 ? ETH_TYPE_IPV6 : ETH_TYPE_IP);
+    key.zone = b->zone;
+    set_addr(&key.src, b->ipv6, 1);
+    set_addr(&key.dst, b->ipv6, 2);
+    if (r < 20) {
+        key.nw_proto = b->ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP;
+        key.src.icmp_id = key.dst.icmp_id = htons(client);
+        key.src.icmp_type = b->ipv6 ? ICMP6_ECHO_REQUEST : ICMP4_ECHO_REQUEST;
+        key.dst.icmp_type = b->ipv6 ? ICMP6_ECHO_REPLY : ICMP4_ECHO_REPLY;
+    } else {
+        bool udp = r < 55;
+
+        key.nw_proto = udp ? IPPROTO_UDP : IPPROTO_TCP;
+        key.src.port = htons(PORT_CLIENT + client);
+        key.dst.port = htons(b->nat || percent(90) ? PORT_SERVER
+                             : udp ? PORT_TFTP : PORT_FTP);
+    }
+    return add_packet(b, &key);
+}
+
+/* Makes the next packet of 'b' one of a connection that there is, or was a
+ * short time ago. */
+static bool
+add_known(struct burst *b)
+{
+    for (int i = 0; i < 8 && n_all; i++) {
+        const struct mconn *m = all[pick(n_all)];
+        const struct conn_key *key = &m->key[pick(100) < 45];
+
+        if (key->zone == b->zone
+            && key->dl_type == htons(b->ipv6 ? ETH_TYPE_IPV6 : ETH_TYPE_IP)
+            && m->nat == (b->nat != NULL)
+            && (!m->nat || (is_alive(m) && !b->force))) {
+            add_packet(b, key);
+            return true;
+        }
+    }
+    return false;
+}
+
+static struct netdev *
+pick_netdev(void)
+{
+    return percent(10) ? NULL : &netdevs[pick(N_NETDEVS)];
+}
+
+static void
+burst_init(struct burst *b)
+{
+    memset(b, 0, offsetof(struct burst, packets));
+    b->zone = pick(N_ZONES);
+    b->ipv6 = percent(30);
+    b->commit = percent(60);
+    b->force = b->commit && percent(15);
+    b->netdev = pick_netdev();
+    if (b->commit && percent(15)) {
+        b->set_mark = percent(70);
+        b->set_label = !b->set_mark || percent(30);
+        b->mark = 1 + pick(3);
+    }
+}
+
+static void
+step_burst(void)
+{
+    struct burst b;
+    size_t n = 1;
+
+    burst_init(&b);
+    if (percent(15)) {
+        b.nat = nat_info(b.ipv6, percent(40));
+        b.force = false;
+    } else if (percent(30) && limit == UINT_MAX) {
+        n = percent(10) ? MAX_PACKETS : 2 + pick(8);
+        if (n == MAX_PACKETS) {
+            b.set_mark = b.set_label = b.force = false;
+        }
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (percent(40) || !add_known(&b)) {
+            add_request(&b);
+        }
+    }
+    if (n == 1 && !b.nat && b.commit && percent(10)) {
+        b.helper = percent(50) ? "ftp" : "tftp";
+    }
+    execute(&b);
+}
+
+/* Takes one connection a bit further: what it most likely does next. */
+static void
+step_dialog(void)
+{
+    const struct mconn *m;
+    struct burst b;
+    bool reply = false;
+
+    if (!n_all) {
+        return;
+    }
+    m = all[pick(n_all)];
+    burst_init(&b);
+    b.zone = m->key[0].zone;
+    b.ipv6 = m->key[0].dl_type == htons(ETH_TYPE_IPV6);
+    b.commit = b.force = b.set_mark = b.set_label = false;
+    if (!is_alive(m)) {
+        return;
+    }
+    if (mconn_is_tcp(m)) {
+        reply = (m->tcp[1] < CT_DPIF_TCPS_SYN_SENT
+                 || (m->tcp[0] == CT_DPIF_TCPS_ESTABLISHED && percent(50)));
+    } else {
+        reply = percent(60);
+    }
+    b.nat = m->nat ? nat_info(b.ipv6, false) : NULL;
+
+    struct packet *p = add_packet(&b, &m->key[reply]);
+    p->kind = KIND_PLAIN;
+    p->wild = false;
+    p->len = 0;
+    p->flags = TCP_ACK;
+    if (mconn_is_tcp(m) && reply && m->tcp[1] < CT_DPIF_TCPS_SYN_SENT) {
+        p->flags |= TCP_SYN;
+    }
+    p->seq = m->seq[reply];
+    p->ack = m->seq[!reply];
+    execute(&b);
+}
+
+/* Has a helper expect a data connection, or makes that. */
+static void
+step_helper(void)
+{
+    struct packet *p;
+    struct burst b;
+
+    burst_init(&b);
+    b.set_mark = b.set_label = b.force = false;
+    b.commit = true;
+    if (expectation.nw_proto && percent(50)) {
+        b.zone = expectation.zone;
+        b.ipv6 = expectation.dl_type == htons(ETH_TYPE_IPV6);
+        expectation.src.port = htons(PORT_FTP_DATA);
+        if (expectation.nw_proto == IPPROTO_UDP) {
+            expectation.src.port = htons(20000 + pick(2));
+        }
+        p = add_packet(&b, &expectation);
+        p->kind = KIND_PLAIN;
+    } else {
+        bool udp = percent(50);
+        char *payload = NULL;
+
+        b.helper = udp ? "tftp" : "ftp";
+        b.ipv6 = udp && b.ipv6;
+        p = &b.packets[b.n++];
+        memset(p, 0, sizeof *p);
+        p->key.dl_type = htons(b.ipv6 ? ETH_TYPE_IPV6 : ETH_TYPE_IP);
+        p->key.zone = b.zone;
+        p->key.nw_proto = udp ? IPPROTO_UDP : IPPROTO_TCP;
+        set_addr(&p->key.src, b.ipv6, 1);
+        set_addr(&p->key.dst, b.ipv6, 2);
+        p->key.src.port = htons(PORT_CLIENT + pick(N_CLIENTS));
+        p->key.dst.port = htons(udp ? PORT_TFTP : PORT_FTP);
+        p->flags = TCP_ACK;
+        expectation = p->key;
+        key_reverse(&expectation);
+        if (!udp) {
+            bool reply;
+            const struct mconn *m = mconn_lookup(&p->key, &reply);
+            uint16_t port = 1024 + pick(2);
+
+            p->seq = m ? m->seq[0] : rng_next();
+            p->ack = m ? m->seq[1] : rng_next();
+            payload = xasprintf("PORT 10,0,0,1,%d,%d\r\n", port >> 8,
+                                port & 0xff);
+            p->payload = payload;
+            p->len = strlen(payload);
+            expectation.dst.port = htons(port);
+        }
+        execute(&b);
+        free(payload);
+        return;
+    }
+    execute(&b);
+}
+
+/* Sends a packet through ct() twice, as pipelines do: first to look, then to
+ * commit or to set the mark. */
+static void
+step_twice(void)
+{
+    const struct mconn *m;
+    struct packet look;
+    struct mconn *found;
+    struct burst b;
+    bool reply;
+
+    burst_init(&b);
+    if (!n_all) {
+        return;
+    }
+    m = all[pick(n_all)];
+    if (m->nat || m->helper || !is_alive(m) || mconn_is_tcp(m)) {
+        return;
+    }
+    b.zone = m->key[0].zone;
+    b.ipv6 = m->key[0].dl_type == htons(ETH_TYPE_IPV6);
+    b.commit = b.force = b.set_mark = b.set_label = false;
+    memset(&look, 0, sizeof look);
+    look.key = m->key[pick(2)];
+    look.pkt = compose_plain(&look);
+    found = mconn_lookup(&look.key, &reply);
+    b.packets[b.n++] = look;
+    note(" twice");
+    note_burst(&b);
+
+    struct dp_packet_batch batch;
+    uint32_t mark[2] = { 1 + pick(3), UINT32_MAX };
+
+    model_begin(&b);
+    dp_packet_batch_init_packet(&batch, look.pkt);
+    conntrack_execute(ct, &batch, look.key.dl_type, false, false, b.zone, NULL,
+                      NULL, NULL, NULL, now, 0, b.netdev);
+    b.packets[0].state = look.pkt->md.ct_state;
+    model_packet(&b, &b.packets[0], NULL);
+    for (size_t i = 0; i < n_all; i++) {
+        mconn_finish(all[i]);
+    }
+    if (look.pkt->md.conn != found->conn) {
+        fail("the packet does not remember its connection");
+    }
+    check(true);
+
+    note(" mark=%u", mark[0]);
+    model_begin(&b);
+    conntrack_execute(ct, &batch, look.key.dl_type, false, true, b.zone, mark,
+                      NULL, NULL, NULL, now, 0, b.netdev);
+    dp_packet_delete_batch(&batch, true);
+    b.set_mark = true;
+    b.mark = mark[0];
+    mconn_mark(found, &b, false);
+    mconn_finish(found);
+    check(true);
+}
+
+/* Time. */
+
+static void
+model_sweep_conn(struct mconn *m, bool room)
+{
+    if (m->held && now >= m->expiration) {
+        long long int expiration = extended(m, last_used(m, m->held));
+
+        if (expiration > now) {
+            m->expiration = expiration;
+            sum.extended++;
+        } else {
+            mconn_unhold(m);
+            sum.lapsed++;
+        }
+    } else if (!m->held && room && !m->forced && !m->closed && !m->helper
+               && now < m->expiration) {
+        m->eligible = true;
+    }
+}
+
+static void
+model_sweep(void)
+{
+    bool on = active();
+
+    for (int i = 0; i < N_EXP_LISTS; i++) {
+        bool room = on && (limit == UINT_MAX || n_held() < limit);
+        struct conn *conn;
+
+        RCULIST_FOR_EACH (conn, node, &ct->exp_lists[i]) {
+            model_sweep_conn(mconn_find(conn), room);
+        }
+        RCULIST_FOR_EACH (conn, node, &ct->exp_lists[i]) {
+            struct mconn *m = mconn_find(conn);
+
+            if (!is_alive(m)) {
+                mconn_remove(m);
+            }
+        }
+    }
+}
+
+/* Lets 'ms' pass, and cleans up if it is time to. */
+static void
+pass(long long int ms)
+{
+    note(" +%lld", ms);
+    now += ms;
+    if (now >= next_sweep) {
+        note(" sweep");
+        model_sweep();
+        clean();
+    } else {
+        timeval_warp(ms);
+    }
+    ovs_assert(now == time_msec());
+    check(true);
+}
+
+static void
+step_time(void)
+{
+    pass(1 + pick(200 * 1000));
+}
+
+static void
+step_sweep(void)
+{
+    pass(next_sweep - now + (percent(50) ? 0 : pick(3000 * 1000)));
+}
+
+/* Everything else that can happen. */
+
+static void
+step_flush(void)
+{
+    uint16_t zone = pick(N_ZONES);
+    bool everything = percent(10);
+
+    note(" flush %d", everything ? -1 : zone);
+    conntrack_flush(ct, everything ? NULL : &zone);
+    for (size_t i = n_all; i > 0; i--) {
+        if (everything || all[i - 1]->key[0].zone == zone) {
+            mconn_remove(all[i - 1]);
+        }
+    }
+    check(true);
+}
+
+static void
+step_flush_tuple(void)
+{
+    struct ct_dpif_tuple tuple;
+    struct mconn *m;
+    bool reply;
+    int error;
+
+    if (!n_all) {
+        return;
+    }
+    m = all[pick(n_all)];
+    reply = percent(50);
+    note(" flush-tuple ");
+    note_endpoint(&m->key[reply], &m->key[reply].src);
+    ct_offload_conn_get_tuple(m->conn, reply, &tuple);
+    error = conntrack_flush_tuple(ct, &tuple, m->key[0].zone);
+    m = mconn_lookup(&m->key[reply], &reply);
+    if (error != (m ? 0 : ENOENT)) {
+        fail("flushing a tuple gave error %d", error);
+    }
+    if (m) {
+        mconn_remove(m);
+    }
+    check(true);
+}
+
+static void
+step_register(void)
+{
+    struct provider *p = &providers[pick(N_PROVIDERS)];
+
+    if (!p->registered) {
+        int error;
+
+        note(" register %s", p->class.name);
+        p->init_error = percent(10);
+        error = ct_offload_register(&p->class);
+        if (error != (p->init_error ? ENODEV : 0)) {
+            fail("%s: registration gave error %d", p->class.name, error);
+        }
+        p->registered = !error;
+    } else {
+        uint8_t bit = 1 << p->id;
+
+        if (percent(50)) {
+            return;
+        }
+        note(" unregister %s", p->class.name);
+        p->registered = false;
+        for (size_t i = 0; i < n_all; i++) {
+            struct mconn *m = all[i];
+
+            if (m->held == bit) {
+                mconn_evict(m, last_used(m, bit));
+            } else if (m->held & bit) {
+                m->expiration = extended(m, last_used(m, bit));
+                m->held &= ~bit;
+                m->est &= ~bit;
+                expected[p->id].n_del++;
+            }
+        }
+        ct_offload_unregister(&p->class);
+    }
+    check(true);
+}
+
+static void
+evict_all(void)
+{
+    for (size_t i = 0; i < n_all; i++) {
+        if (all[i]->held) {
+            mconn_evict(all[i], last_used(all[i], all[i]->held));
+        }
+    }
+}
+
+static void
+step_offload_flush(void)
+{
+    note(" ct_offload_flush");
+    evict_all();
+    ct_offload_flush();
+    check(true);
+}
+
+static void
+step_netdev_flush(void)
+{
+    struct netdev *netdev = &netdevs[pick(N_NETDEVS)];
+    unsigned long long int n[N_PROVIDERS];
+
+    note(" netdev-flush %s", netdev->name);
+    for (size_t i = 0; i < n_all; i++) {
+        struct mconn *m = all[i];
+
+        if (m->held && (m->in[0] == netdev || m->in[1] == netdev)) {
+            mconn_evict(m, last_used(m, m->held));
+        }
+    }
+    for (int i = 0; i < N_PROVIDERS; i++) {
+        n[i] = providers[i].n_netdev_flush + providers[i].registered;
+    }
+    ct_offload_netdev_flush(netdev);
+    for (int i = 0; i < N_PROVIDERS; i++) {
+        if (providers[i].n_netdev_flush != n[i]) {
+            fail("%s: netdev_flush was not called once",
+                 providers[i].class.name);
+        }
+    }
+    check(true);
+}
+
+static void
+step_config(void)
+{
+    bool was_active = active();
+
+    /* Mostly without limits. */
+    enabled = percent(80);
+    limit = (percent(70) ? UINT_MAX : percent(10) ? 0
+             : n_held() ? pick(2 * n_held()) : 1 + pick(10));
+    note(" enabled %d limit %u", enabled, limit);
+    if (was_active && !active()) {
+        evict_all();
+    }
+    configure();
+    check(true);
+}
+
+/* Changes how a provider answers. */
+static void
+step_behaviour(void)
+{
+    struct provider *p = &providers[pick(N_PROVIDERS)];
+
+    p->salt = rng_next();
+    p->refuse = percent(50) ? 0 : pick(17);
+    p->errors = percent(50) ? 0 : pick(17);
+    p->answer = percent(50) ? ANSWER_USED : pick(N_ANSWERS);
+    note(" %s refuse=%u errors=%u answer=%s", p->class.name, p->refuse,
+         p->errors, answer_names[p->answer]);
+}
+
+/* Hardware forwards packets of a connection. */
+static void
+step_use(void)
+{
+    const struct mconn *m;
+
+    if (!n_all) {
+        return;
+    }
+    m = all[pick(n_all)];
+    for (int i = 0; i < N_PROVIDERS; i++) {
+        struct provider *p = &providers[i];
+
+        if (m->held & (1 << i) && percent(70)) {
+            ovs_mutex_lock(&p->mutex);
+            struct held *h = held_find(p, m->conn);
+            if (h) {
+                note(" use %s", p->class.name);
+                h->used = now - (percent(50) ? 0 : pick(1000 * 1000));
+            }
+            ovs_mutex_unlock(&p->mutex);
+        }
+    }
+}
+
+static const struct {
+    unsigned int weight;
+    void (*run)(void);
+} steps[] = {
+    { 4000, step_burst },
+    { 2500, step_dialog },
+    { 300, step_helper },
+    { 400, step_twice },
+    { 1000, step_time },
+    { 300, step_sweep },
+    { 10, step_flush },
+    { 150, step_flush_tuple },
+    { 80, step_register },
+    { 20, step_offload_flush },
+    { 100, step_netdev_flush },
+    { 40, step_config },
+    { 200, step_behaviour },
+    { 600, step_use },
+};
+
+static void
+run_step(void)
+{
+    unsigned int total = 0;
+    unsigned int r, i;
+
+    for (i = 0; i < ARRAY_SIZE(steps); i++) {
+        total += steps[i].weight;
+    }
+    trace[step % N_TRACE][0] = '\0';
+    rng_start(((uint64_t) seed << 32) + step);
+    r = pick(total);
+    for (i = 0; r >= steps[i].weight; i++) {
+        r -= steps[i].weight;
+    }
+    steps[i].run();
+    if (!(step % 64)) {
+        check_stats();
+        check_dump();
+    }
+    ovsrcu_quiesce();
+}
+
+/* At the end nothing may be left. */
+static void
+finish(void)
+{
+    while (n_all) {
+        mconn_remove(all[0]);
+    }
+    conntrack_destroy(ct);
+    for (int i = 0; i < N_PROVIDERS; i++) {
+        check_provider(&providers[i], true);
+    }
+    check_stats();
+    for (int i = 0; i < N_PROVIDERS; i++) {
+        if (providers[i].registered) {
+            ct_offload_unregister(&providers[i].class);
+        }
+    }
+}
+
+static void
+run(unsigned int first, unsigned int n)
+{
+    start();
+    stop_time();
+    set_timeouts();
+    enable_offload();
+    for (step = first; step < n; step++) {
+        run_step();
+    }
+    finish();
+}
+
+static void
+cmd_run(struct ovs_cmdl_context *ctx)
+{
+    long long int started = time_wall_msec();
+    unsigned int n;
+
+    if (!strcmp(ctx->argv[1], "random")) {
+        seed = random_uint32();
+    } else if (!str_to_uint(ctx->argv[1], 0, &seed)) {
+        ovs_fatal(0, "%s: not a seed", ctx->argv[1]);
+    }
+    if (!str_to_uint(ctx->argv[2], 0, &n)) {
+        ovs_fatal(0, "%s: not a number of steps", ctx->argv[2]);
+    }
+    printf("seed %u\n", seed);
+    fflush(stdout);
+    run(0, n);
+    printf("%u steps, %lld ms, %llu packets, connections: %llu created, "
+           "%llu related, %llu forced to expire, %llu evicted, "
+           "%llu offered again, %llu without room, %llu handshakes, "
+           "%llu wild packets, %llu extended, %llu lapsed\n",
+           n, time_wall_msec() - started, sum.packets, sum.created,
+           sum.related, sum.forced, sum.evicted, sum.offered_again,
+           sum.no_room, sum.handshakes, sum.bypassed, sum.extended,
+           sum.lapsed);
+}
+
+static const struct ovs_cmdl_command commands[] = {
+    {"run", "SEED STEPS", 2, 2, cmd_run, OVS_RO},
+    {NULL, NULL, 0, 0, NULL, OVS_RO},
+};
+
+static void
+test_ct_offload_model_main(int argc, char *argv[])
+{
+    struct ovs_cmdl_context ctx = {
+        .argc = argc - 1,
+        .argv = argv + 1,
+    };
+
+    set_program_name(argv[0]);
+    ovs_cmdl_run_command(&ctx, commands);
+}
+
+OVSTEST_REGISTER("test-ct-offload-model", test_ct_offload_model_main);
