@@ -357,6 +357,12 @@ op_init(struct ct_offload_op *op, enum ct_offload_op_type type,
     }
 }
 
+static bool
+conn_is_tcp(const struct conn *conn)
+{
+    return conn->key_node[CT_DIR_FWD].key.nw_proto == IPPROTO_TCP;
+}
+
 /* Brings the state of the connection up to date with 'op', which was done or
  * found unnecessary.  Returns true if the connection was held by a provider,
  * but is not any more. */
@@ -380,6 +386,9 @@ op_apply(const struct ct_offload_op *op)
         return false;
     }
 
+    if (!conn_is_tcp(conn)) {
+        clear |= CONN_OFFLOAD_AWAIT_FIN;
+    }
     if (op->held) {
         phase = (op->est == op->held ? CONN_OFFLOAD_EST
                  : CONN_OFFLOAD_ADDED);
@@ -756,14 +765,6 @@ conntrack_offload_release(const struct ct_offload_op *op)
 
 /* Events from conntrack. */
 
-static uint32_t
-conn_await(const struct conn *conn)
-{
-    return (CONN_OFFLOAD_AWAIT_EST
-            | (conn->key_node[CT_DIR_FWD].key.nw_proto == IPPROTO_TCP
-               ? CONN_OFFLOAD_AWAIT_FIN : 0));
-}
-
 void
 conntrack_offload_conn_init__(struct conntrack *ct, struct conn *conn,
                               const struct dp_packet *pkt)
@@ -782,11 +783,10 @@ conntrack_offload_conn_init__(struct conntrack *ct, struct conn *conn,
         offload->ct = ct;
         side_set_from_packet(&offload->orig, batch->netdev_in, pkt);
 
-        /* The key of 'conn' is not known yet. */
+        /* The protocol of 'conn' is not known yet. */
         atomic_init(&conn->offload_state,
                     CONN_OFFLOAD_BUSY | CONN_OFFLOAD_AWAIT_EST
-                    | (packet_get_ip_proto(pkt) == IPPROTO_TCP
-                       ? CONN_OFFLOAD_AWAIT_FIN : 0));
+                    | CONN_OFFLOAD_AWAIT_FIN);
         batch_add(batch, CT_OFFLOAD_OP_ADD, conn, false);
     }
 }
@@ -879,7 +879,8 @@ conn_seen_eligible(struct conn_offload_batch *batch, struct conntrack *ct,
         if (offload) {
             offload->ct = ct;
             side_set_from_packet(&offload->orig, batch->netdev_in, pkt);
-            conn_set_state(conn, 0, conn_await(conn));
+            conn_set_state(conn, 0, (CONN_OFFLOAD_AWAIT_EST
+                                     | CONN_OFFLOAD_AWAIT_FIN));
             batch_add(batch, CT_OFFLOAD_OP_ADD, conn, false);
             return;
         }
@@ -896,7 +897,7 @@ conntrack_offload_conn_seen__(struct conntrack *ct, struct conn *conn,
     struct conn_offload_batch *batch;
     bool fin = false;
 
-    if (state & CONN_OFFLOAD_AWAIT_FIN) {
+    if (state & CONN_OFFLOAD_AWAIT_FIN && conn_is_tcp(conn)) {
         const struct tcp_header *th = dp_packet_l4(pkt);
 
         fin = TCP_FLAGS(th->tcp_ctl) & (TCP_FIN | TCP_RST);
@@ -1322,7 +1323,7 @@ ct_offload_conn_get_tcp_state(const struct conn *conn, uint8_t *orig,
 {
     struct ct_dpif_protoinfo info;
 
-    if (conn->key_node[CT_DIR_FWD].key.nw_proto != IPPROTO_TCP) {
+    if (!conn_is_tcp(conn)) {
         return false;
     }
 

@@ -28,9 +28,9 @@ expression netdev, err;
 
 @port_owner@
 identifier netdev, offload;
+type T;
 @@
- dpif_offload_set_netdev_offload(struct netdev *netdev,
-                                 struct dpif_offload *offload)
+ dpif_offload_set_netdev_offload(struct netdev *netdev, T offload)
  {
  ...
 +if (!offload) {
@@ -40,14 +40,14 @@ identifier netdev, offload;
 
 @port_stats@
 identifier dpif, stats_, n_stats;
-expression stats, n;
+expression stats, n, S;
 @@
  dpif_offload_stats_get(struct dpif *dpif,
                         struct netdev_custom_stats **stats_, size_t *n_stats)
  {
  ...
-- stats = xcalloc(n, sizeof(struct netdev_custom_stats));
-+ stats = xcalloc(n + 1, sizeof(struct netdev_custom_stats));
+- stats = xcalloc(n, S);
++ stats = xcalloc(n + 1, S);
 + *n_stats = ct_offload_get_stats(stats);
  ...
  }
