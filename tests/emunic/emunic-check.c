@@ -1,0 +1,854 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+#include "emunic.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <rte_errno.h>
+
+/* A rule that is being looked at. */
+struct check {
+    struct emu_port *port;
+    const struct emu_config *config;
+    const struct rte_flow_attr *attr;
+    struct emu_rule *rule;
+    struct rte_flow_error *error;
+
+    uint32_t layers;            /* Of the items so far. */
+    bool has_fate, has_age, has_ct, has_count, has_mark, has_push;
+};
+
+static int
+refuse(const struct check *check, int code, enum rte_flow_error_type type,
+       const void *cause, const char *message)
+{
+    return rte_flow_error_set(check->error, code, type, cause, message);
+}
+
+static int
+check_attr(struct check *check)
+{
+    const struct rte_flow_attr *attr = check->attr;
+    const struct emu_config *config = check->config;
+    uint32_t priorities = (attr->group ? config->priorities
+                           : config->root_priorities);
+
+    if (attr->reserved) {
+        return refuse(check, EINVAL, RTE_FLOW_ERROR_TYPE_ATTR, attr,
+                      "reserved bits of the attributes are set");
+    }
+    if (attr->egress) {
+        return refuse(check, ENOTSUP, RTE_FLOW_ERROR_TYPE_ATTR_EGRESS, attr,
+                      "egress rules are not supported");
+    }
+    if (!attr->ingress && !attr->transfer) {
+        return refuse(check, EINVAL, RTE_FLOW_ERROR_TYPE_ATTR, attr,
+                      "neither an ingress nor a transfer rule");
+    }
+    if (attr->ingress && attr->transfer) {
+        return refuse(check, EINVAL, RTE_FLOW_ERROR_TYPE_ATTR_TRANSFER, attr,
+                      "ingress is for rules that are not transfer rules");
+    }
+    if (attr->transfer && !config->transfer) {
+        return refuse(check, ENOTSUP, RTE_FLOW_ERROR_TYPE_ATTR_TRANSFER, attr,
+                      "transfer rules are not supported");
+    }
+    if (attr->group > config->groups) {
+        return refuse(check, ENOTSUP, RTE_FLOW_ERROR_TYPE_ATTR_GROUP, attr,
+                      "there is no such group");
+    }
+    if (attr->priority >= priorities
+        && !(config->lowest_priority && attr->priority == UINT32_MAX)) {
+        return refuse(check, ENOTSUP, RTE_FLOW_ERROR_TYPE_ATTR_PRIORITY, attr,
+                      "there is no such priority");
+    }
+    check->rule->transfer = attr->transfer;
+    check->rule->group = attr->group;
+    check->rule->priority = attr->priority;
+    return 0;
+}
+
+/* Makes the rule match 'layer' being there, or not, as a flag of an item
+ * says. */
+static void
+match_layer(struct check *check, uint32_t layer, bool spec, bool mask)
+{
+    struct emu_rule *rule = check->rule;
+
+    if (mask) {
+        rule->flags |= layer;
+        rule->mask.f.layers |= layer;
+        if (spec) {
+            rule->key.f.layers |= layer;
+        }
+    }
+}
+
+static int
+check_flags(struct check *check, const struct rte_flow_item *item,
+            const void *mask_, bool second_vlan)
+{
+    if (item->type == RTE_FLOW_ITEM_TYPE_ETH) {
+        const struct rte_flow_item_eth *spec = item->spec, *mask = mask_;
+
+        if (spec->reserved) {
+            return refuse(check, EINVAL, RTE_FLOW_ERROR_TYPE_ITEM_SPEC, item,
+                          "reserved bits of ETH are set");
+        }
+        match_layer(check, EMU_VLAN, spec->has_vlan, mask->has_vlan);
+    } else if (item->type == RTE_FLOW_ITEM_TYPE_VLAN) {
+        const struct rte_flow_item_vlan *spec = item->spec, *mask = mask_;
+
+        if (spec->reserved) {
+            return refuse(check, EINVAL, RTE_FLOW_ERROR_TYPE_ITEM_SPEC, item,
+                          "reserved bits of VLAN are set");
+        }
+        if (second_vlan && mask->has_more_vlan) {
+            return refuse(check, ENOTSUP, RTE_FLOW_ERROR_TYPE_ITEM_MASK, item,
+                          "more than two VLAN tags cannot be matched");
+        }
+        match_layer(check, EMU_VLAN2, spec->has_more_vlan,
+                    mask->has_more_vlan);
+    } else if (item->type == RTE_FLOW_ITEM_TYPE_IPV6) {
+        const struct rte_flow_item_ipv6 *spec = item->spec, *mask = mask_;
+
+        if (spec->reserved) {
+            return refuse(check, EINVAL, RTE_FLOW_ERROR_TYPE_ITEM_SPEC, item,
+                          "reserved bits of IPV6 are set");
+        }
+        if (!check->config->any_mask
+            && (mask->has_hop_ext || mask->has_route_ext || mask->has_auth_ext
+                || mask->has_esp_ext || mask->has_dest_ext
+                || mask->has_mobil_ext || mask->has_hip_ext
+                || mask->has_shim6_ext)) {
+            return refuse(check, ENOTSUP, RTE_FLOW_ERROR_TYPE_ITEM_MASK, item,
+                          "mask has bits that are not supported");
+        }
+        match_layer(check, EMU_HOP_EXT, spec->has_hop_ext, mask->has_hop_ext);
+        match_layer(check, EMU_ROUTE_EXT, spec->has_route_ext,
+                    mask->has_route_ext);
+        match_layer(check, EMU_FRAG_EXT, spec->has_frag_ext,
+                    mask->has_frag_ext);
+        match_layer(check, EMU_AUTH_EXT, spec->has_auth_ext,
+                    mask->has_auth_ext);
+        match_layer(check, EMU_ESP_EXT, spec->has_esp_ext, mask->has_esp_ext);
+        match_layer(check, EMU_DEST_EXT, spec->has_dest_ext,
+                    mask->has_dest_ext);
+        match_layer(check, EMU_MOBIL_EXT, spec->has_mobil_ext,
+                    mask->has_mobil_ext);
+        match_layer(check, EMU_HIP_EXT, spec->has_hip_ext, mask->has_hip_ext);
+        match_layer(check, EMU_SHIM6_EXT, spec->has_shim6_ext,
+                    mask->has_shim6_ext);
+    } else if (item->type == RTE_FLOW_ITEM_TYPE_CONNTRACK) {
+        const struct rte_flow_item_conntrack *spec = item->spec;
+        const struct rte_flow_item_conntrack *mask = mask_;
+        uint32_t known = (RTE_FLOW_CONNTRACK_PKT_STATE_VALID
+                          | RTE_FLOW_CONNTRACK_PKT_STATE_CHANGED
+                          | RTE_FLOW_CONNTRACK_PKT_STATE_INVALID
+                          | RTE_FLOW_CONNTRACK_PKT_STATE_DISABLED
+                          | RTE_FLOW_CONNTRACK_PKT_STATE_BAD);
+
+        if (spec->flags & mask->flags & ~known) {
+            return refuse(check, EINVAL, RTE_FLOW_ERROR_TYPE_ITEM_SPEC, item,
+                          "unknown CONNTRACK flags");
+        }
+    }
+    return 0;
+}
+
+/* A mask without a bit of 'spec' and 'last' that the NIC cannot match. */
+static int
+check_values(struct check *check, const struct rte_flow_item *item,
+             const struct emu_item_class *class, bool second_vlan)
+{
+    struct emu_rule *rule = check->rule;
+    size_t offset = class->offset + (second_vlan
+                                     ? sizeof(struct rte_vlan_hdr) : 0);
+    uint8_t no_mask[64] = { 0 };
+    const uint8_t *spec = item->spec, *mask = item->mask, *last = item->last;
+    bool ranged = false;
+    int retval;
+
+    if (!mask) {
+        mask = class->default_mask ? class->default_mask : no_mask;
+    }
+    if (!check->config->any_mask && class->mlx5_mask) {
+        const uint8_t *allowed = class->mlx5_mask;
+
+        for (size_t i = 0; i < class->size; i++) {
+            if (mask[i] & ~allowed[i]) {
+                return refuse(check, ENOTSUP, RTE_FLOW_ERROR_TYPE_ITEM_MASK,
+                              item, "mask has bits that are not supported");
+            }
+        }
+    }
+
+    for (size_t i = 0; i < class->size; i++) {
+        rule->mask.bytes[offset + i] = mask[i];
+        rule->key.bytes[offset + i] = spec[i] & mask[i];
+        rule->last.bytes[offset + i] = spec[i] & mask[i];
+    }
+    for (const struct emu_field *f = class->fields; last && f->name; f++) {
+        const uint8_t *first = &rule->key.bytes[offset + f->offset];
+        uint8_t *end = &rule->last.bytes[offset + f->offset];
+        uint8_t value[16];
+        bool zero = true;
+
+        for (size_t i = 0; i < f->size; i++) {
+            value[i] = last[f->offset + i] & mask[f->offset + i];
+            zero &= !value[i];
+        }
+        if (zero || !memcmp(value, first, f->size)) {
+            continue;           /* Means "the same as in spec". */
+        }
+        if (!check->config->ranges
+            && !(f->size == 2 && (class->type == RTE_FLOW_ITEM_TYPE_IPV4
+                                  || class->type
+                                     == RTE_FLOW_ITEM_TYPE_IPV6_FRAG_EXT))) {
+            return refuse(check, ENOTSUP, RTE_FLOW_ERROR_TYPE_ITEM_LAST, item,
+                          "ranges are not supported");
+        }
+        if (f->format == EMU_FMT_HOST) {
+            return refuse(check, ENOTSUP, RTE_FLOW_ERROR_TYPE_ITEM_LAST, item,
+                          "flags have no range");
+        }
+        if (memcmp(value, first, f->size) < 0) {
+            return refuse(check, EINVAL, RTE_FLOW_ERROR_TYPE_ITEM_LAST, item,
+                          "the range ends before it begins");
+        }
+        memcpy(end, value, f->size);
+        ranged = true;
+    }
+
+    retval = check_flags(check, item, mask, second_vlan);
+    rule->ranged |= ranged;
+    return retval;
+}
+
+/* Says whether the rule wants 'bytes' in a field to be something else than
+ * 'value', so that it would never be hit. */
+static bool
+field_contradicts(const void *bytes_, const void *mask_, uint32_t value,
+                  size_t size)
+{
+    const uint8_t *bytes = bytes_, *mask = mask_;
+
+    for (size_t i = 0; i < size; i++) {
+        uint8_t byte = value >> 8 * (size - 1 - i);
+
+        if ((bytes[i] ^ byte) & mask[i]) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Says whether the item before the network layer wants another Ethernet
+ * type. */
+static bool
+type_contradicts(const struct check *check, uint16_t type)
+{
+    const struct emu_fields *key = &check->rule->key.f;
+    const struct emu_fields *mask = &check->rule->mask.f;
+
+    if (check->layers & EMU_VLAN2) {
+        return field_contradicts(&key->vlan[1].eth_proto,
+                                 &mask->vlan[1].eth_proto, type, 2);
+    } else if (check->layers & EMU_VLAN) {
+        return field_contradicts(&key->vlan[0].eth_proto,
+                                 &mask->vlan[0].eth_proto, type, 2);
+    } else if (check->rule->flags & EMU_VLAN
+               && key->layers & EMU_VLAN) {
+        return false;           /* The type is that of a tag. */
+    }
+    return field_contradicts(&key->eth.ether_type, &mask->eth.ether_type,
+                             type, 2);
+}
+
+static bool
+protocol_contradicts(const struct check *check, uint8_t protocol)
+{
+    const struct emu_fields *key = &check->rule->key.f;
+    const struct emu_fields *mask = &check->rule->mask.f;
+
+    if (check->layers & EMU_IPV4) {
+        return field_contradicts(&key->ipv4.next_proto_id,
+                                 &mask->ipv4.next_proto_id, protocol, 1);
+    } else if (check->layers & EMU_FRAG_EXT) {
+        return field_contradicts(&key->frag.next_header,
+                                 &mask->frag.next_header, protocol, 1);
+    }
+    return !(key->layers & EMU_IPV6_EXTS)
+           && field_contradicts(&key->ipv6.proto, &mask->ipv6.proto,
+                                protocol, 1);
+}
+
+/* Checks that an item of 'class' may follow those before it. */
+static int
+check_stacking(struct check *check, const struct rte_flow_item *item,
+               enum emu_layer layer)
+{
+    const enum rte_flow_error_type type = RTE_FLOW_ERROR_TYPE_ITEM;
+    uint32_t layers = check->layers;
+    bool contradicts = false;
+
+    if (layer == EMU_CT) {
+        if (layers & EMU_CT) {
+            return refuse(check, EINVAL, type, item, "item given twice");
+        }
+        if (!check->config->conntrack) {
+            return refuse(check, ENOTSUP, type, item,
+                          "CONNTRACK is not supported");
+        }
+        if (!check->config->ct_anywhere && !check->attr->group) {
+            return refuse(check, ENOTSUP, type, item,
+                          "CONNTRACK cannot be matched in group 0");
+        }
+        return 0;
+    }
+    if (layers & ~EMU_CT & ~(uint32_t) (layer - 1)) {
+        return refuse(check, EINVAL, type, item,
+                      layers & layer ? "item given twice"
+                      : "items are not in the order of the layers");
+    }
+    if (layer != EMU_ETH && !(layers & EMU_ETH)) {
+        return refuse(check, EINVAL, type, item,
+                      "items do not start from the lowest layer");
+    }
+    switch ((int) layer) {
+    case EMU_VLAN:
+    case EMU_VLAN2:
+        contradicts = ((check->rule->flags & layer)
+                       && !(check->rule->key.f.layers & layer));
+        break;
+    case EMU_IPV4:
+        contradicts = type_contradicts(check, RTE_ETHER_TYPE_IPV4);
+        break;
+    case EMU_IPV6:
+        if (layers & EMU_IPV4) {
+            return refuse(check, EINVAL, type, item,
+                          "two network layers");
+        }
+        contradicts = type_contradicts(check, RTE_ETHER_TYPE_IPV6);
+        break;
+    case EMU_FRAG_EXT:
+        if (!(layers & EMU_IPV6)) {
+            return refuse(check, EINVAL, type, item,
+                          "IPV6_FRAG_EXT without IPV6");
+        }
+        contradicts = ((check->rule->flags & EMU_FRAG_EXT)
+                       && !(check->rule->key.f.layers & EMU_FRAG_EXT));
+        break;
+    default:
+        if (!(layers & (layer == EMU_ICMP ? EMU_IPV4
+                        : layer == EMU_ICMP6 ? EMU_IPV6
+                        : EMU_IPV4 | EMU_IPV6))) {
+            if (layer != EMU_ETH) {
+                return refuse(check, EINVAL, type, item,
+                              "transport layer without its network layer");
+            }
+        } else if (layers & EMU_L4) {
+            return refuse(check, EINVAL, type, item, "two transport layers");
+        } else {
+            contradicts = protocol_contradicts(
+                check, (layer == EMU_TCP ? IPPROTO_TCP
+                        : layer == EMU_UDP ? IPPROTO_UDP
+                        : layer == EMU_SCTP ? IPPROTO_SCTP
+                        : layer == EMU_ICMP ? IPPROTO_ICMP
+                        : IPPROTO_ICMPV6));
+        }
+        break;
+    }
+    if (contradicts) {
+        return refuse(check, EINVAL, type, item,
+                      "item contradicts the one before it");
+    }
+    return 0;
+}
+
+static int
+check_item(struct check *check, const struct rte_flow_item *item)
+{
+    const struct emu_item_class *class = emu_item_class(item->type);
+    struct emu_rule *rule = check->rule;
+    bool second_vlan = false;
+    enum emu_layer layer;
+    int retval;
+
+    if (!class) {
+        return refuse(check, ENOTSUP, RTE_FLOW_ERROR_TYPE_ITEM, item,
+                      "this item is not supported");
+    }
+    if (rule->n_items >= EMU_ARRAY_SIZE(rule->items)) {
+        return refuse(check, ENOTSUP, RTE_FLOW_ERROR_TYPE_ITEM_NUM, item,
+                      "too many items");
+    }
+    layer = class->layer;
+    if (layer == EMU_VLAN && check->layers & EMU_VLAN) {
+        second_vlan = true;
+        layer = EMU_VLAN2;
+    }
+    if (!item->spec && item->mask) {
+        return refuse(check, EINVAL, RTE_FLOW_ERROR_TYPE_ITEM_MASK, item,
+                      "mask without spec");
+    }
+    if (!item->spec && item->last) {
+        return refuse(check, EINVAL, RTE_FLOW_ERROR_TYPE_ITEM_LAST, item,
+                      "last without spec");
+    }
+    retval = check_stacking(check, item, layer);
+    if (!retval && item->spec) {
+        retval = check_values(check, item, class, second_vlan);
+    }
+    if (retval) {
+        return retval;
+    }
+    rule->items[rule->n_items++] = item->type;
+    rule->key.f.layers |= layer;
+    rule->mask.f.layers |= layer;
+    check->layers |= layer;
+    return 0;
+}
+
+/* Whether a fate has been given already, or is not for this kind of rule. */
+static int
+check_fate(struct check *check, const struct rte_flow_action *action,
+           bool ingress, bool transfer)
+{
+    if (check->has_fate) {
+        return refuse(check, EINVAL, RTE_FLOW_ERROR_TYPE_ACTION, action,
+                      "a second fate");
+    }
+    if (!ingress && check->attr->ingress) {
+        return refuse(check, EINVAL, RTE_FLOW_ERROR_TYPE_ACTION, action,
+                      "this action is for transfer rules");
+    }
+    if (!transfer && check->attr->transfer) {
+        return refuse(check, EINVAL, RTE_FLOW_ERROR_TYPE_ACTION, action,
+                      "this action is for ingress rules");
+    }
+    check->has_fate = true;
+    return 0;
+}
+
+static int
+check_once(struct check *check, const struct rte_flow_action *action,
+           bool *has)
+{
+    if (*has) {
+        return refuse(check, EINVAL, RTE_FLOW_ERROR_TYPE_ACTION, action,
+                      "action given twice");
+    }
+    *has = true;
+    return 0;
+}
+
+static int
+check_queue(const struct check *check, const void *conf, uint16_t queue)
+{
+    if (queue >= check->port->n_rxq) {
+        return refuse(check, EINVAL, RTE_FLOW_ERROR_TYPE_ACTION_CONF, conf,
+                      "there is no such queue");
+    }
+    return 0;
+}
+
+static int
+check_rss(const struct check *check, const struct rte_flow_action_rss *rss,
+          struct emu_action *out)
+{
+    const enum rte_flow_error_type type = RTE_FLOW_ERROR_TYPE_ACTION_CONF;
+
+    if (rss->func != RTE_ETH_HASH_FUNCTION_DEFAULT
+        && rss->func != RTE_ETH_HASH_FUNCTION_TOEPLITZ) {
+        return refuse(check, ENOTSUP, type, &rss->func,
+                      "this RSS hash function is not supported");
+    }
+    if (rss->level > 1) {
+        return refuse(check, ENOTSUP, type, &rss->level,
+                      "RSS on inner headers is not supported");
+    }
+    if (rss->key_len && (!rss->key || rss->key_len != 40)) {
+        return refuse(check, rss->key ? ENOTSUP : EINVAL, type, &rss->key_len,
+                      "the RSS key is not of 40 bytes");
+    }
+    if (!rss->queue_num || !rss->queue) {
+        return refuse(check, EINVAL, type, &rss->queue_num,
+                      "RSS without queues");
+    }
+    for (uint32_t i = 0; i < rss->queue_num; i++) {
+        int retval = check_queue(check, &rss->queue[i], rss->queue[i]);
+
+        if (retval) {
+            return retval;
+        }
+    }
+    out->n_queues = rss->queue_num;
+    out->queues = emu_zalloc(rss->queue_num * sizeof *out->queues);
+    memcpy(out->queues, rss->queue, rss->queue_num * sizeof *out->queues);
+    return 0;
+}
+
+static int
+check_port(const struct check *check, const void *conf, uint32_t port_id)
+{
+    if (port_id >= RTE_MAX_ETHPORTS || !rte_eth_dev_is_valid_port(port_id)) {
+        return refuse(check, EINVAL, RTE_FLOW_ERROR_TYPE_ACTION_CONF, conf,
+                      "there is no such port");
+    }
+    if (!emu_port_get(port_id)) {
+        return refuse(check, EINVAL, RTE_FLOW_ERROR_TYPE_ACTION_CONF, conf,
+                      "the port is not of this NIC");
+    }
+    return 0;
+}
+
+/* Checks that the pattern has one of 'layers', which the action changes. */
+static int
+check_rewrite(struct check *check, const struct rte_flow_action *action,
+              uint32_t layers)
+{
+    check->rule->rewrites = true;
+    if (!(check->layers & layers)) {
+        return refuse(check, EINVAL, RTE_FLOW_ERROR_TYPE_ACTION, action,
+                      "the pattern does not have the header that this action "
+                      "changes");
+    }
+    return 0;
+}
+
+/* What rules demand of a CONNTRACK action, indirect or not. */
+static int
+check_ct(struct check *check, const struct rte_flow_action *action,
+         bool indirect)
+{
+    const enum rte_flow_error_type type = RTE_FLOW_ERROR_TYPE_ACTION;
+    int retval = check_once(check, action, &check->has_ct);
+
+    if (retval || check->config->ct_anywhere) {
+        return retval;
+    }
+    if (!indirect) {
+        return refuse(check, ENOTSUP, type, action,
+                      "CONNTRACK has to be an indirect action");
+    }
+    if (!check->attr->group) {
+        return refuse(check, ENOTSUP, type, action,
+                      "CONNTRACK is not supported in group 0");
+    }
+    if (!(check->layers & EMU_TCP)) {
+        return refuse(check, ENOTSUP, type, action,
+                      "CONNTRACK is for TCP only");
+    }
+    if (check->has_fate) {
+        return refuse(check, EINVAL, type, action,
+                      "CONNTRACK after the fate");
+    }
+    return 0;
+}
+
+static int
+check_object(struct check *check, const struct rte_flow_action *action,
+             const struct emu_object *object)
+{
+    switch ((int) object->type) {
+    case RTE_FLOW_ACTION_TYPE_COUNT:
+        return check_once(check, action, &check->has_count);
+    case RTE_FLOW_ACTION_TYPE_AGE:
+        return check_once(check, action, &check->has_age);
+    default:
+        return check_ct(check, action, object->id != 0);
+    }
+}
+
+/* Checks an INDIRECT action and takes a reference to what it stands for. */
+static int
+check_indirect(struct check *check, const struct rte_flow_action *action,
+               struct emu_action *out)
+{
+    const enum rte_flow_error_type type = RTE_FLOW_ERROR_TYPE_ACTION_CONF;
+    uint16_t port = check->port->id;
+    struct emu_object *object;
+    int retval = 0;
+
+    if (!action->conf) {
+        return refuse(check, EINVAL, type, action,
+                      "indirect action without a handle");
+    }
+    pthread_mutex_lock(&emu_objects_mutex);
+    object = emu_object_find(port, action->conf, false);
+    if (!object) {
+        retval = refuse(check, ENOENT, type, action,
+                        "no such indirect action");
+    } else if (object->port != port
+               && !(object->type == RTE_FLOW_ACTION_TYPE_CONNTRACK
+                    && object->ct.peer_port == port
+                    && check->config->share_handles)) {
+        retval = refuse(check, EACCES, type, action,
+                        "the indirect action belongs to another port");
+    } else if (check->attr->transfer ? !object->transfer : !object->ingress) {
+        retval = refuse(check, EINVAL, type, action,
+                        "the indirect action is for another kind of rule");
+    } else {
+        object->refs++;
+        object->n_rules++;
+        out->object = object;
+        out->type = object->type;
+    }
+    pthread_mutex_unlock(&emu_objects_mutex);
+    if (!retval) {
+        retval = check_object(check, action, object);
+    }
+    return retval;
+}
+
+static int
+check_action(struct check *check, const struct rte_flow_action *action,
+             struct emu_action *out)
+{
+    const enum rte_flow_error_type bad_conf = RTE_FLOW_ERROR_TYPE_ACTION_CONF;
+    const void *conf = action->conf;
+    int retval = 0;
+
+    out->type = action->type;
+    switch ((int) action->type) {
+    case RTE_FLOW_ACTION_TYPE_DROP:
+        return check_fate(check, action, true, true);
+
+    case RTE_FLOW_ACTION_TYPE_COUNT:
+    case RTE_FLOW_ACTION_TYPE_AGE:
+    case RTE_FLOW_ACTION_TYPE_CONNTRACK:
+        out->object = emu_object_new(action->type, check->port->id);
+        out->object->n_rules = 1;
+        retval = emu_object_init(out->object, check->port, action,
+                                 check->error);
+        return retval ? retval : check_object(check, action, out->object);
+
+    case RTE_FLOW_ACTION_TYPE_INDIRECT:
+        return check_indirect(check, action, out);
+
+    case RTE_FLOW_ACTION_TYPE_OF_POP_VLAN:
+        return check_rewrite(check, action, EMU_VLAN);
+
+    case RTE_FLOW_ACTION_TYPE_DEC_TTL:
+        return check_rewrite(check, action, EMU_IPV4 | EMU_IPV6);
+
+    case RTE_FLOW_ACTION_TYPE_JUMP:
+    case RTE_FLOW_ACTION_TYPE_MARK:
+    case RTE_FLOW_ACTION_TYPE_QUEUE:
+    case RTE_FLOW_ACTION_TYPE_RSS:
+    case RTE_FLOW_ACTION_TYPE_PORT_ID:
+    case RTE_FLOW_ACTION_TYPE_REPRESENTED_PORT:
+    case RTE_FLOW_ACTION_TYPE_OF_PUSH_VLAN:
+    case RTE_FLOW_ACTION_TYPE_OF_SET_VLAN_VID:
+    case RTE_FLOW_ACTION_TYPE_OF_SET_VLAN_PCP:
+    case RTE_FLOW_ACTION_TYPE_SET_MAC_SRC:
+    case RTE_FLOW_ACTION_TYPE_SET_MAC_DST:
+    case RTE_FLOW_ACTION_TYPE_SET_IPV4_SRC:
+    case RTE_FLOW_ACTION_TYPE_SET_IPV4_DST:
+    case RTE_FLOW_ACTION_TYPE_SET_IPV6_SRC:
+    case RTE_FLOW_ACTION_TYPE_SET_IPV6_DST:
+    case RTE_FLOW_ACTION_TYPE_SET_TP_SRC:
+    case RTE_FLOW_ACTION_TYPE_SET_TP_DST:
+    case RTE_FLOW_ACTION_TYPE_SET_TTL:
+        if (!conf) {
+            return refuse(check, EINVAL, bad_conf, action,
+                          "action without a configuration");
+        }
+        break;
+
+    default:
+        return refuse(check, ENOTSUP, RTE_FLOW_ERROR_TYPE_ACTION, action,
+                      "this action is not supported");
+    }
+
+    switch ((int) action->type) {
+    case RTE_FLOW_ACTION_TYPE_JUMP:
+        out->value = ((const struct rte_flow_action_jump *) conf)->group;
+        if (out->value == check->attr->group) {
+            return refuse(check, EINVAL, bad_conf, conf,
+                          "jump to the group that the rule is in");
+        }
+        if (out->value > check->config->groups) {
+            return refuse(check, ENOTSUP, bad_conf, conf,
+                          "there is no such group");
+        }
+        return check_fate(check, action, true, true);
+
+    case RTE_FLOW_ACTION_TYPE_MARK:
+        out->value = ((const struct rte_flow_action_mark *) conf)->id;
+        if (out->value > check->config->max_mark) {
+            return refuse(check, EINVAL, bad_conf, conf,
+                          "the mark is too large");
+        }
+        if (check->port->negotiated
+            && !(check->port->metadata & RTE_ETH_RX_METADATA_USER_MARK)) {
+            return refuse(check, ENOTSUP, RTE_FLOW_ERROR_TYPE_ACTION, action,
+                          "delivery of marks was not negotiated");
+        }
+        return check_once(check, action, &check->has_mark);
+
+    case RTE_FLOW_ACTION_TYPE_QUEUE:
+        out->value = ((const struct rte_flow_action_queue *) conf)->index;
+        retval = check_queue(check, conf, out->value);
+        return retval ? retval : check_fate(check, action, true, false);
+
+    case RTE_FLOW_ACTION_TYPE_RSS:
+        retval = check_rss(check, conf, out);
+        return retval ? retval : check_fate(check, action, true, false);
+
+    case RTE_FLOW_ACTION_TYPE_PORT_ID: {
+        const struct rte_flow_action_port_id *port = conf;
+
+        out->value = port->original ? check->port->id : port->id;
+        retval = check_port(check, conf, out->value);
+        return retval ? retval : check_fate(check, action, false, true);
+    }
+
+    case RTE_FLOW_ACTION_TYPE_REPRESENTED_PORT:
+        out->value = ((const struct rte_flow_action_ethdev *) conf)->port_id;
+        retval = check_port(check, conf, out->value);
+        return retval ? retval : check_fate(check, action, false, true);
+
+    case RTE_FLOW_ACTION_TYPE_OF_PUSH_VLAN:
+        out->value = rte_be_to_cpu_16(
+            ((const struct rte_flow_action_of_push_vlan *) conf)->ethertype);
+        if (out->value != RTE_ETHER_TYPE_VLAN
+            && out->value != RTE_ETHER_TYPE_QINQ) {
+            return refuse(check, EINVAL, bad_conf, conf,
+                          "the type of the VLAN tag is not one of VLANs");
+        }
+        check->has_push = true;
+        return check_rewrite(check, action, UINT32_MAX);
+
+    case RTE_FLOW_ACTION_TYPE_OF_SET_VLAN_VID:
+        out->value = rte_be_to_cpu_16(
+            ((const struct rte_flow_action_of_set_vlan_vid *) conf)->vlan_vid);
+        if (out->value > 0xfff) {
+            return refuse(check, EINVAL, bad_conf, conf,
+                          "the VLAN id has more than 12 bits");
+        }
+        return check_rewrite(check, action,
+                             check->has_push ? UINT32_MAX : EMU_VLAN);
+
+    case RTE_FLOW_ACTION_TYPE_OF_SET_VLAN_PCP:
+        out->value =
+            ((const struct rte_flow_action_of_set_vlan_pcp *) conf)->vlan_pcp;
+        if (out->value > 7) {
+            return refuse(check, EINVAL, bad_conf, conf,
+                          "the VLAN priority has more than 3 bits");
+        }
+        return check_rewrite(check, action,
+                             check->has_push ? UINT32_MAX : EMU_VLAN);
+
+    case RTE_FLOW_ACTION_TYPE_SET_MAC_SRC:
+    case RTE_FLOW_ACTION_TYPE_SET_MAC_DST:
+        memcpy(out->bytes, conf, 6);
+        return check_rewrite(check, action, EMU_ETH);
+
+    case RTE_FLOW_ACTION_TYPE_SET_IPV4_SRC:
+    case RTE_FLOW_ACTION_TYPE_SET_IPV4_DST:
+        memcpy(out->bytes, conf, 4);
+        return check_rewrite(check, action, EMU_IPV4);
+
+    case RTE_FLOW_ACTION_TYPE_SET_IPV6_SRC:
+    case RTE_FLOW_ACTION_TYPE_SET_IPV6_DST:
+        memcpy(out->bytes, conf, 16);
+        return check_rewrite(check, action, EMU_IPV6);
+
+    case RTE_FLOW_ACTION_TYPE_SET_TP_SRC:
+    case RTE_FLOW_ACTION_TYPE_SET_TP_DST:
+        out->value = rte_be_to_cpu_16(
+            ((const struct rte_flow_action_set_tp *) conf)->port);
+        return check_rewrite(check, action, EMU_TCP | EMU_UDP);
+
+    default:
+        out->value = ((const struct rte_flow_action_set_ttl *) conf)->ttl_value;
+        return check_rewrite(check, action, EMU_IPV4 | EMU_IPV6);
+    }
+}
+
+static int
+check_actions(struct check *check, const struct rte_flow_action *actions)
+{
+    struct emu_rule *rule = check->rule;
+    size_t n = 0;
+
+    while (actions[n].type != RTE_FLOW_ACTION_TYPE_END) {
+        n++;
+    }
+    rule->actions = emu_zalloc(n * sizeof *rule->actions);
+    for (; actions->type != RTE_FLOW_ACTION_TYPE_END; actions++) {
+        int retval;
+
+        if (actions->type == RTE_FLOW_ACTION_TYPE_VOID) {
+            continue;
+        }
+        retval = check_action(check, actions, &rule->actions[rule->n_actions]);
+        rule->n_actions++;
+        if (retval) {
+            return retval;
+        }
+    }
+    if (!check->has_fate) {
+        return refuse(check, EINVAL, RTE_FLOW_ERROR_TYPE_ACTION_NUM, actions,
+                      "no fate");
+    }
+    if (check->has_ct && check->has_age && !check->config->ct_with_age) {
+        return refuse(check, ENOTSUP, RTE_FLOW_ERROR_TYPE_ACTION, actions,
+                      "AGE beside CONNTRACK is not supported");
+    }
+    return 0;
+}
+
+/* Returns the rule that an application describes, which is in no table yet, or
+ * NULL if there cannot be such a rule on 'port': 'error' and rte_errno say
+ * why.  The caller holds the port's lock. */
+struct emu_rule *
+emu_rule_compile(struct emu_port *port, const struct rte_flow_attr *attr,
+                 const struct rte_flow_item *items,
+                 const struct rte_flow_action *actions,
+                 struct rte_flow_error *error)
+{
+    struct check check = {
+        .port = port,
+        .config = &port->config,
+        .attr = attr,
+        .error = error,
+    };
+    int retval;
+
+    if (!attr) {
+        refuse(&check, EINVAL, RTE_FLOW_ERROR_TYPE_ATTR, NULL,
+               "no attributes");
+        return NULL;
+    } else if (!items) {
+        refuse(&check, EINVAL, RTE_FLOW_ERROR_TYPE_ITEM_NUM, NULL,
+               "no pattern");
+        return NULL;
+    } else if (!actions) {
+        refuse(&check, EINVAL, RTE_FLOW_ERROR_TYPE_ACTION_NUM, NULL,
+               "no actions");
+        return NULL;
+    }
+
+    check.rule = emu_zalloc(sizeof *check.rule);
+    check.rule->port = port->id;
+    retval = check_attr(&check);
+    for (; !retval && items->type != RTE_FLOW_ITEM_TYPE_END; items++) {
+        if (items->type != RTE_FLOW_ITEM_TYPE_VOID) {
+            retval = check_item(&check, items);
+        }
+    }
+    if (!retval) {
+        retval = check_actions(&check, actions);
+    }
+    if (retval) {
+        emu_rule_free(check.rule);
+        rte_errno = -retval;
+        return NULL;
+    }
+    return check.rule;
+}

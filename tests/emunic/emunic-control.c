@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+#include "emunic.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+/* Runs the commands in 'file'.  Lines that are wrong are skipped; what is
+ * wrong with them goes to the log, and to 'problem' that they are.  Returns
+ * false if there was one. */
+bool
+emu_control_load(const char *file, FILE *problem)
+{
+    FILE *stream = fopen(file, "r");
+    char *line = NULL, *answer = NULL;
+    size_t size = 0, answer_size;
+    int number = 0, n_bad = 0;
+
+    if (!stream) {
+        fprintf(problem, "%s: %s", file, strerror(errno));
+        return false;
+    }
+    while (getline(&line, &size, stream) != -1) {
+        FILE *out;
+
+        number++;
+        line[strcspn(line, "\r\n")] = '\0';
+        if (!strncmp(line + strspn(line, " \t"), "load", 4)) {
+            fprintf(problem, "%s%s:%d: a file cannot load files",
+                    n_bad++ ? "; " : "", file, number);
+            continue;
+        }
+        out = open_memstream(&answer, &answer_size);
+        emu_command(line, out);
+        fclose(out);
+        if (!strncmp(answer, "error: ", 7)) {
+            answer[strcspn(answer, "\n")] = '\0';
+            fprintf(problem, "%s%s:%d: %s", n_bad++ ? "; " : "", file,
+                    number, answer + 7);
+        }
+        free(answer);
+    }
+    free(line);
+    fclose(stream);
+    return !n_bad;
+}
+
+static void
+serve(int fd)
+{
+    struct timeval timeout = { .tv_sec = 5 };
+    int fd2 = dup(fd);
+    FILE *in, *out;
+    char *line = NULL;
+    size_t size = 0;
+
+    /* A client that says nothing does not keep others waiting for ever. */
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout);
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout);
+    in = fdopen(fd, "r");
+    out = fd2 < 0 ? NULL : fdopen(fd2, "w");
+    if (in && out) {
+        while (getline(&line, &size, in) != -1) {
+            emu_command(line, out);
+            fflush(out);
+        }
+    }
+    free(line);
+    if (in) {
+        fclose(in);
+    } else {
+        close(fd);
+    }
+    if (out) {
+        fclose(out);
+    } else if (fd2 >= 0) {
+        close(fd2);
+    }
+}
+
+static void *
+control_main(void *listener_)
+{
+    int listener = (int) (intptr_t) listener_;
+    sigset_t all;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, NULL);
+    for (;;) {
+        int fd = accept(listener, NULL, NULL);
+
+        if (fd >= 0) {
+            serve(fd);
+        } else if (errno != EINTR && errno != ECONNABORTED) {
+            usleep(100 * 1000);
+        }
+    }
+    return NULL;
+}
+
+static void
+listen_on(const char *name)
+{
+    struct sockaddr_un address = { .sun_family = AF_UNIX };
+    pthread_t thread;
+    int listener;
+
+    if (strlen(name) >= sizeof address.sun_path) {
+        emu_log("%s: the name is too long for a socket", name);
+        return;
+    }
+    strcpy(address.sun_path, name);
+    listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    unlink(name);
+    if (listener < 0
+        || bind(listener, (struct sockaddr *) &address, sizeof address)
+        || listen(listener, 16)) {
+        emu_log("%s: %s", name, strerror(errno));
+        if (listener >= 0) {
+            close(listener);
+        }
+        return;
+    }
+    if (pthread_create(&thread, NULL, control_main,
+                       (void *) (intptr_t) listener)) {
+        emu_log("%s: no thread for the control socket", name);
+        close(listener);
+        return;
+    }
+    pthread_detach(thread);
+}
+
+static void
+control_init(void)
+{
+    const char *file = getenv("EMUNIC_CONFIG");
+    const char *name = getenv("EMUNIC_SOCKET");
+
+    if (file && *file) {
+        char *text = NULL;
+        size_t size;
+        FILE *problem = open_memstream(&text, &size);
+
+        emu_control_load(file, problem);
+        fclose(problem);
+        if (*text) {
+            emu_log("%s", text);
+        }
+        free(text);
+    }
+    if (name && *name) {
+        listen_on(name);
+    }
+}
+
+/* Reads $EMUNIC_CONFIG and listens on $EMUNIC_SOCKET, the first time.  Not to
+ * be called before the program has become a daemon. */
+void
+emu_control_start(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+    pthread_once(&once, control_init);
+}

@@ -1,0 +1,329 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+#include "emunic.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/queue.h>
+
+/* Rules of one group that have a priority and a mask in common. */
+struct emu_subtable {
+    TAILQ_ENTRY(emu_subtable) list; /* In struct emu_group, by priority. */
+    uint32_t priority;
+    bool ranged;                /* Rules with ranges: compared one by one. */
+    union emu_key mask;
+    struct emu_map rules;       /* By the hash of the masked key. */
+};
+
+struct emu_group {
+    struct emu_node node;       /* In struct emu_port. */
+    uint64_t id;                /* Of the group, and whether transfer. */
+    TAILQ_HEAD(, emu_subtable) subtables;
+};
+
+static uint64_t
+group_id(bool transfer, uint32_t group)
+{
+    return (uint64_t) transfer << 32 | group;
+}
+
+static struct emu_group *
+group_find(const struct emu_port *port, uint64_t id)
+{
+    struct emu_node *node;
+
+    for (node = emu_map_first(&port->groups, emu_hash64(id)); node;
+         node = emu_map_next(node)) {
+        struct emu_group *group = EMU_CONTAINER_OF(node, struct emu_group,
+                                                   node);
+
+        if (group->id == id) {
+            return group;
+        }
+    }
+    return NULL;
+}
+
+static uint64_t
+masked_hash(const union emu_key *key, const union emu_key *mask)
+{
+    uint64_t hash = 0;
+
+    for (size_t i = 0; i < EMU_KEY_WORDS; i++) {
+        if (mask->words[i]) {
+            hash = emu_hash64(hash ^ (key->words[i] & mask->words[i])) + i;
+        }
+    }
+    return hash;
+}
+
+static bool
+masked_equal(const union emu_key *a, const union emu_key *b,
+             const union emu_key *mask)
+{
+    for (size_t i = 0; i < EMU_KEY_WORDS; i++) {
+        if ((a->words[i] ^ b->words[i]) & mask->words[i]) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Says whether a field of a packet is in a range, as far as 'mask' goes. */
+static bool
+in_range(const uint8_t *value, const uint8_t *first, const uint8_t *last,
+         const uint8_t *mask, size_t size)
+{
+    int from = 0, to = 0;
+
+    for (size_t i = 0; i < size && !from; i++) {
+        from = (value[i] & mask[i]) - (first[i] & mask[i]);
+    }
+    for (size_t i = 0; i < size && !to; i++) {
+        to = (last[i] & mask[i]) - (value[i] & mask[i]);
+    }
+    return from >= 0 && to >= 0;
+}
+
+static bool
+ranges_match(const struct emu_rule *rule, const union emu_key *key)
+{
+    uint32_t wanted = rule->mask.f.layers;
+    unsigned int n_vlans = 0;
+
+    if ((key->f.layers ^ rule->key.f.layers) & wanted) {
+        return false;
+    }
+    for (unsigned int i = 0; i < rule->n_items; i++) {
+        const struct emu_item_class *class = emu_item_class(rule->items[i]);
+        size_t offset = class->offset;
+
+        if (class->type == RTE_FLOW_ITEM_TYPE_VLAN) {
+            offset += n_vlans++ * sizeof(struct rte_vlan_hdr);
+        }
+        for (const struct emu_field *f = class->fields; f->name; f++) {
+            size_t at = offset + f->offset;
+
+            if (!in_range(&key->bytes[at], &rule->key.bytes[at],
+                          &rule->last.bytes[at], &rule->mask.bytes[at],
+                          f->size)) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+static bool
+same_match(const struct emu_rule *a, const struct emu_rule *b)
+{
+    return a->ranged == b->ranged
+           && !memcmp(&a->mask, &b->mask, sizeof a->mask)
+           && masked_equal(&a->key, &b->key, &a->mask)
+           && (!a->ranged || masked_equal(&a->last, &b->last, &a->mask));
+}
+
+/* Returns the rule of 'port' that 'flow' stands for, or NULL if there is none
+ * any more.  The caller holds the port's lock. */
+struct emu_rule *
+emu_rule_find(struct emu_port *port, const struct rte_flow *flow)
+{
+    uint64_t id = emu_handle_id(flow);
+    struct emu_node *node;
+
+    for (node = emu_map_first(&port->rules, emu_hash64(id)); node && id;
+         node = emu_map_next(node)) {
+        struct emu_rule *rule = EMU_CONTAINER_OF(node, struct emu_rule, node);
+
+        if (rule->id == id) {
+            return rule;
+        }
+    }
+    return NULL;
+}
+
+/* Adds 'rule' to 'port'.  Fails, with a negative errno value, if the table is
+ * full or has a rule with the same match.  The caller holds the port's lock
+ * for writing. */
+int
+emu_rule_insert(struct emu_port *port, struct emu_rule *rule,
+                struct rte_flow_error *error)
+{
+    uint64_t id = group_id(rule->transfer, rule->group);
+    uint64_t hash = rule->ranged ? 0 : masked_hash(&rule->key, &rule->mask);
+    struct emu_group *group = group_find(port, id);
+    struct emu_subtable *sub = NULL, *before = NULL;
+
+    if (port->rules.n >= port->config.max_rules) {
+        return rte_flow_error_set(error, ENOSPC,
+                                  RTE_FLOW_ERROR_TYPE_UNSPECIFIED, NULL,
+                                  "the rule table is full");
+    }
+    if (!group) {
+        group = emu_zalloc(sizeof *group);
+        group->id = id;
+        TAILQ_INIT(&group->subtables);
+        emu_map_insert(&port->groups, &group->node, emu_hash64(id));
+    }
+    TAILQ_FOREACH (sub, &group->subtables, list) {
+        if (sub->priority > rule->priority) {
+            before = sub;
+            sub = NULL;
+            break;
+        }
+        if (sub->priority == rule->priority && sub->ranged == rule->ranged
+            && (sub->ranged
+                || !memcmp(&sub->mask, &rule->mask, sizeof sub->mask))) {
+            break;
+        }
+    }
+    if (!sub) {
+        sub = emu_zalloc(sizeof *sub);
+        sub->priority = rule->priority;
+        sub->ranged = rule->ranged;
+        sub->mask = rule->mask;
+        if (before) {
+            TAILQ_INSERT_BEFORE(before, sub, list);
+        } else {
+            TAILQ_INSERT_TAIL(&group->subtables, sub, list);
+        }
+    }
+    for (struct emu_node *node = emu_map_first(&sub->rules, hash); node;
+         node = emu_map_next(node)) {
+        if (same_match(rule, EMU_CONTAINER_OF(node, struct emu_rule,
+                                              match_node))) {
+            return rte_flow_error_set(error, EEXIST,
+                                      RTE_FLOW_ERROR_TYPE_UNSPECIFIED, NULL,
+                                      "a rule with this match exists");
+        }
+    }
+
+    rule->id = emu_next_id();
+    rule->subtable = sub;
+    emu_map_insert(&sub->rules, &rule->match_node, hash);
+    emu_map_insert(&port->rules, &rule->node, emu_hash64(rule->id));
+    return 0;
+}
+
+/* Takes 'rule' from 'port'.  The caller holds the port's lock for writing and
+ * frees the rule after that. */
+void
+emu_rule_remove(struct emu_port *port, struct emu_rule *rule)
+{
+    struct emu_group *group = group_find(port, group_id(rule->transfer,
+                                                        rule->group));
+    struct emu_subtable *sub = rule->subtable;
+
+    emu_map_remove(&port->rules, &rule->node);
+    emu_map_remove(&sub->rules, &rule->match_node);
+    if (!sub->rules.n) {
+        TAILQ_REMOVE(&group->subtables, sub, list);
+        emu_map_destroy(&sub->rules);
+        free(sub);
+    }
+    if (TAILQ_EMPTY(&group->subtables)) {
+        emu_map_remove(&port->groups, &group->node);
+        free(group);
+    }
+}
+
+/* Frees 'rule', which is in no table, and lets go of its objects. */
+void
+emu_rule_free(struct emu_rule *rule)
+{
+    for (size_t i = 0; i < rule->n_actions; i++) {
+        if (rule->actions[i].object) {
+            emu_object_unuse(rule->actions[i].object);
+        }
+        free(rule->actions[i].queues);
+    }
+    free(rule->actions);
+    free(rule);
+}
+
+/* Removes all rules of 'port' and returns how many there were.  The caller
+ * holds the port's lock for writing. */
+size_t
+emu_rules_flush(struct emu_port *port)
+{
+    struct emu_node *node;
+    size_t n = 0;
+
+    while ((node = emu_map_any(&port->rules, NULL))) {
+        struct emu_rule *rule = EMU_CONTAINER_OF(node, struct emu_rule, node);
+
+        emu_rule_remove(port, rule);
+        emu_rule_free(rule);
+        n++;
+    }
+    return n;
+}
+
+/* Returns the rule that a packet with 'key' hits in a group, or NULL.  Says in
+ * '*ambiguous' whether another rule of the same priority matches too: which of
+ * them hardware takes is undefined.  The caller holds the port's lock. */
+struct emu_rule *
+emu_rule_lookup(struct emu_port *port, bool transfer, uint32_t group_number,
+                const union emu_key *key, bool *ambiguous)
+{
+    struct emu_group *group = group_find(port, group_id(transfer,
+                                                        group_number));
+    struct emu_rule *found = NULL;
+    struct emu_subtable *sub;
+
+    *ambiguous = false;
+    if (!group) {
+        return NULL;
+    }
+    TAILQ_FOREACH (sub, &group->subtables, list) {
+        struct emu_node *node;
+
+        if (found && sub->priority != found->priority) {
+            break;
+        }
+        node = emu_map_first(&sub->rules, sub->ranged
+                                          ? 0 : masked_hash(key, &sub->mask));
+        for (; node; node = emu_map_next(node)) {
+            struct emu_rule *rule = EMU_CONTAINER_OF(node, struct emu_rule,
+                                                     match_node);
+
+            if (!(rule->ranged
+                  ? ranges_match(rule, key)
+                  : masked_equal(&rule->key, key, &rule->mask))) {
+                continue;
+            }
+            *ambiguous |= found != NULL;
+            if (!found || rule->id < found->id) {
+                found = rule;
+            }
+        }
+    }
+    return found;
+}
+
+static int
+compare_rules(const void *a_, const void *b_)
+{
+    const struct emu_rule *a = *(struct emu_rule *const *) a_;
+    const struct emu_rule *b = *(struct emu_rule *const *) b_;
+
+    return a->id < b->id ? -1 : a->id > b->id;
+}
+
+/* Stores in '*rules' the rules of 'port' in the order in which they were
+ * created, and returns their number.  The caller holds the port's lock and
+ * frees '*rules'. */
+size_t
+emu_rules_list(struct emu_port *port, struct emu_rule ***rules)
+{
+    size_t n = 0;
+
+    *rules = emu_zalloc((port->rules.n + 1) * sizeof **rules);
+    for (struct emu_node *node = emu_map_any(&port->rules, NULL); node;
+         node = emu_map_any(&port->rules, node)) {
+        (*rules)[n++] = EMU_CONTAINER_OF(node, struct emu_rule, node);
+    }
+    qsort(*rules, n, sizeof **rules, compare_rules);
+    return n;
+}
