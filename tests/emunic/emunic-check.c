@@ -765,7 +765,8 @@ check_action(struct check *check, const struct rte_flow_action *action,
         return check_rewrite(check, action, EMU_TCP | EMU_UDP);
 
     default:
-        out->value = ((const struct rte_flow_action_set_ttl *) conf)->ttl_value;
+        out->value =
+            ((const struct rte_flow_action_set_ttl *) conf)->ttl_value;
         return check_rewrite(check, action, EMU_IPV4 | EMU_IPV6);
     }
 }

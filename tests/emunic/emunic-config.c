@@ -439,10 +439,10 @@ run(char **args, FILE *out, FILE *problem)
             fputs("load needs the name of a file", problem);
             return false;
         }
-        return emu_control_load(args[0], problem);
-    }
-
-    if (!strcmp(name, "set")) {
+        if (!emu_control_load(args[0], problem)) {
+            return false;
+        }
+    } else if (!strcmp(name, "set")) {
         if (!change(change_setting, args, problem)) {
             return false;
         }
@@ -501,7 +501,7 @@ emu_command(const char *line, FILE *out)
         fclose(problem);
         problem = NULL;
         fprintf(out, "error: %s\n", text);
-        emu_log("\"%s\": %s", line, text);
+        emu_log("\"%.*s\": %s", (int) strcspn(line, "\r\n"), line, text);
     }
     if (problem) {
         fclose(problem);

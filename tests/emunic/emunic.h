@@ -162,7 +162,7 @@ void emu_bytes_format(FILE *, const uint8_t *, const struct emu_field *);
 /* emunic-object.c: counters, ages and connections.  An action of a rule that
  * is not indirect has an object of its own. */
 
-/* One of the two directions of a connection that CONNTRACK has seen. */
+/* How many packets CONNTRACK has said what of. */
 struct emu_ct_stats {
     uint64_t valid, changed, invalid, disabled, bad;
 };

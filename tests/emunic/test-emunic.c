@@ -483,6 +483,7 @@ add_item(struct rule *rule, enum rte_flow_item_type type, const void *spec,
     rule->items[rule->n_items++] = (struct rte_flow_item) {
         .type = type, .spec = spec, .mask = mask, .last = last,
     };
+    rule->items[rule->n_items].type = RTE_FLOW_ITEM_TYPE_END;
 }
 #define ITEM(RULE, TYPE, SPEC, MASK) \
     add_item(RULE, RTE_FLOW_ITEM_TYPE_##TYPE, SPEC, MASK, NULL)
@@ -494,6 +495,7 @@ add_action(struct rule *rule, enum rte_flow_action_type type,
     rule->actions[rule->n_actions++] = (struct rte_flow_action) {
         .type = type, .conf = conf,
     };
+    rule->actions[rule->n_actions].type = RTE_FLOW_ACTION_TYPE_END;
 }
 #define ACTION(RULE, TYPE, CONF) \
     add_action(RULE, RTE_FLOW_ACTION_TYPE_##TYPE, CONF)
@@ -691,15 +693,2377 @@ test_groups(void)
     flush();
 }
 
+/* Items.  A match has a pattern and packets that hit it or do not. */
+
+/* Says whether 's' hits a rule of 'port' with the items of 'rule'. */
+static bool
+hits_at(struct rule *rule, const struct spec *s, int line)
+{
+    struct rte_flow *flow;
+    bool hit;
+
+    rule->n_actions = 0;
+    memset(rule->actions, 0, sizeof rule->actions);
+    ACTION(rule, COUNT, NULL);
+    ACTION(rule, DROP, NULL);
+    flow = create_at(&A, rule, 0, "", line);
+    if (!flow) {
+        return false;
+    }
+    hit = !to_software(&A, s);
+    CHECK_INT(count(&A, flow), hit);
+    destroy(&A, flow);
+    return hit;
+}
+#define HITS(RULE, ...)                                                 \
+    check(hits_at(RULE, &(struct spec) __VA_ARGS__, __LINE__), __LINE__, \
+          "hits", "not hit by " #__VA_ARGS__)
+#define MISSES(RULE, ...)                                               \
+    check(!hits_at(RULE, &(struct spec) __VA_ARGS__, __LINE__), __LINE__, \
+          "misses", "hit by " #__VA_ARGS__)
+
+static void
+test_item_eth(void)
+{
+    struct rte_flow_item_eth spec = { .has_vlan = 1 }, mask = { 0 };
+    struct rule rule = rule_in(0, 0);
+
+    ITEM(&rule, ETH, &spec, &mask);
+    HITS(&rule, { .protocol = IPPROTO_TCP });
+    mask.has_vlan = 1;
+    MISSES(&rule, { .protocol = IPPROTO_TCP });
+    HITS(&rule, { .protocol = IPPROTO_TCP, .vlan = 5 });
+    spec.has_vlan = 0;
+    HITS(&rule, { .protocol = IPPROTO_TCP });
+    MISSES(&rule, { .protocol = IPPROTO_TCP, .vlan = 5 });
+
+    mask.has_vlan = 0;
+    memcpy(&spec.hdr.src_addr, mac_a, 6);
+    memset(&mask.hdr.src_addr, 0xff, 6);
+    HITS(&rule, { .protocol = IPPROTO_TCP });
+    spec.hdr.src_addr.addr_bytes[5] = 9;
+    MISSES(&rule, { .protocol = IPPROTO_TCP });
+    mask.hdr.src_addr.addr_bytes[5] = 0xf0;
+    HITS(&rule, { .protocol = IPPROTO_TCP });
+
+    /* The default mask has the addresses and nothing else. */
+    memcpy(&spec.hdr.src_addr, mac_a, 6);
+    memcpy(&spec.hdr.dst_addr, mac_b, 6);
+    spec.hdr.ether_type = htons(0x1234);
+    rule.items[0].mask = NULL;
+    HITS(&rule, { .protocol = IPPROTO_TCP });
+    memcpy(&spec.hdr.dst_addr, mac_a, 6);
+    MISSES(&rule, { .protocol = IPPROTO_TCP });
+
+    memset(&mask, 0, sizeof mask);
+    mask.hdr.ether_type = 0xffff;
+    spec.hdr.ether_type = htons(RTE_ETHER_TYPE_IPV6);
+    rule.items[0].mask = &mask;
+    HITS(&rule, { .ipv6 = true, .protocol = IPPROTO_TCP });
+    MISSES(&rule, { .protocol = IPPROTO_TCP });
+
+    /* A pattern without items is for every packet. */
+    rule.n_items = 0;
+    memset(rule.items, 0, sizeof rule.items);
+    HITS(&rule, { .protocol = IPPROTO_UDP });
+}
+
+static void
+test_item_vlan(void)
+{
+    struct rte_flow_item_vlan spec = { .hdr.vlan_tci = htons(0xe005) };
+    struct rte_flow_item_vlan mask = { .hdr.vlan_tci = htons(0x0fff) };
+    struct rte_flow_item_vlan inner = { .hdr.vlan_tci = htons(6) };
+    struct rule rule = rule_in(0, 0);
+
+    ITEM(&rule, ETH, NULL, NULL);
+    ITEM(&rule, VLAN, NULL, NULL);
+    HITS(&rule, { .protocol = IPPROTO_TCP, .vlan = 5 });
+    MISSES(&rule, { .protocol = IPPROTO_TCP });
+    rule.items[1].spec = &spec;
+    HITS(&rule, { .protocol = IPPROTO_TCP, .vlan = 5 });
+    rule.items[1].mask = &mask;
+    HITS(&rule, { .protocol = IPPROTO_TCP, .vlan = 5 });
+    MISSES(&rule, { .protocol = IPPROTO_TCP, .vlan = 6 });
+    mask.has_more_vlan = 1;
+    HITS(&rule, { .protocol = IPPROTO_TCP, .vlan = 5 });
+    MISSES(&rule, { .protocol = IPPROTO_TCP, .vlan = 5, .vlan2 = 6 });
+    spec.has_more_vlan = 1;
+    HITS(&rule, { .protocol = IPPROTO_TCP, .vlan = 5, .vlan2 = 6 });
+    ITEM(&rule, VLAN, &inner, NULL);
+    HITS(&rule, { .protocol = IPPROTO_TCP, .vlan = 5, .vlan2 = 6 });
+    MISSES(&rule, { .protocol = IPPROTO_TCP, .vlan = 5, .vlan2 = 7 });
+    ITEM(&rule, IPV4, NULL, NULL);
+    HITS(&rule, { .protocol = IPPROTO_TCP, .vlan = 5, .vlan2 = 6 });
+    MISSES(&rule, { .ipv6 = true, .protocol = IPPROTO_TCP, .vlan = 5,
+                    .vlan2 = 6 });
+}
+
+static void
+test_item_ipv4(void)
+{
+    struct rte_flow_item_ipv4 spec = { .hdr.src_addr = htonl(0x0a000001) };
+    struct rte_flow_item_ipv4 mask = { .hdr.src_addr = UINT32_MAX };
+    struct rte_flow_item_ipv4 last = { .hdr.src_addr = htonl(0x0a000003) };
+    struct rule rule = rule_in(0, 0);
+
+    ITEM(&rule, ETH, NULL, NULL);
+    ITEM(&rule, IPV4, &spec, &mask);
+    HITS(&rule, { .protocol = IPPROTO_UDP, .src_host = 1 });
+    MISSES(&rule, { .protocol = IPPROTO_UDP, .src_host = 2 });
+    MISSES(&rule, { .ipv6 = true, .protocol = IPPROTO_UDP, .src_host = 1 });
+    HITS(&rule, { .protocol = IPPROTO_UDP, .src_host = 1, .vlan = 5 });
+
+    rule.items[1].last = &last;
+    HITS(&rule, { .protocol = IPPROTO_UDP, .src_host = 1 });
+    HITS(&rule, { .protocol = IPPROTO_UDP, .src_host = 2 });
+    HITS(&rule, { .protocol = IPPROTO_UDP, .src_host = 3 });
+    MISSES(&rule, { .protocol = IPPROTO_UDP, .src_host = 4 });
+    MISSES(&rule, { .protocol = IPPROTO_UDP, .src_host = 0 });
+    rule.items[1].last = NULL;
+
+    mask = (struct rte_flow_item_ipv4) { .hdr.next_proto_id = 0xff };
+    spec.hdr.next_proto_id = IPPROTO_UDP;
+    HITS(&rule, { .protocol = IPPROTO_UDP });
+    MISSES(&rule, { .protocol = IPPROTO_TCP });
+
+    /* No fragment; the first one; later ones, as a range. */
+    mask = (struct rte_flow_item_ipv4) { .hdr.fragment_offset =
+                                         htons(0x3fff) };
+    HITS(&rule, { .protocol = IPPROTO_UDP });
+    MISSES(&rule, { .protocol = IPPROTO_UDP, .fragment = 0x2000 });
+    spec.hdr.fragment_offset = htons(0x2000);
+    HITS(&rule, { .protocol = IPPROTO_UDP, .fragment = 0x2000 });
+    MISSES(&rule, { .protocol = IPPROTO_UDP, .fragment = 0x2001 });
+    spec.hdr.fragment_offset = htons(1);
+    mask.hdr.fragment_offset = htons(0x1fff);
+    last = (struct rte_flow_item_ipv4) { .hdr.fragment_offset =
+                                         htons(0x1fff) };
+    rule.items[1].last = &last;
+    HITS(&rule, { .protocol = IPPROTO_UDP, .fragment = 0x2007 });
+    HITS(&rule, { .protocol = IPPROTO_UDP, .fragment = 7 });
+    MISSES(&rule, { .protocol = IPPROTO_UDP, .fragment = 0x2000 });
+
+    /* A later fragment has no transport header. */
+    rule.n_items = 1;
+    ITEM(&rule, IPV4, NULL, NULL);
+    ITEM(&rule, UDP, NULL, NULL);
+    rule.items[1].last = NULL;
+    HITS(&rule, { .protocol = IPPROTO_UDP, .fragment = 0x2000 });
+    MISSES(&rule, { .protocol = IPPROTO_UDP, .fragment = 0x2007 });
+}
+
+static void
+test_item_ipv6(void)
+{
+    struct rte_flow_item_ipv6_frag_ext frag = { .hdr.frag_data = htons(1) };
+    struct rte_flow_item_ipv6_frag_ext frag_mask = { .hdr.frag_data =
+                                                     0xffff };
+    struct rte_flow_item_ipv6 spec, mask, last;
+    struct rule rule = rule_in(0, 0);
+    uint8_t address[16];
+
+    memset(&spec, 0, sizeof spec);
+    memset(&mask, 0, sizeof mask);
+    memset(&last, 0, sizeof last);
+    ipv6_address(address, 1);
+    memcpy(&spec.hdr.src_addr, address, 16);
+    memset(&mask.hdr.src_addr, 0xff, 16);
+    ITEM(&rule, ETH, NULL, NULL);
+    ITEM(&rule, IPV6, &spec, &mask);
+    HITS(&rule, { .ipv6 = true, .protocol = IPPROTO_TCP, .src_host = 1 });
+    MISSES(&rule, { .ipv6 = true, .protocol = IPPROTO_TCP, .src_host = 2 });
+    MISSES(&rule, { .protocol = IPPROTO_TCP, .src_host = 1 });
+    ipv6_address(address, 3);
+    memcpy(&last.hdr.src_addr, address, 16);
+    rule.items[1].last = &last;
+    HITS(&rule, { .ipv6 = true, .protocol = IPPROTO_TCP, .src_host = 3 });
+    MISSES(&rule, { .ipv6 = true, .protocol = IPPROTO_TCP, .src_host = 4 });
+    rule.items[1].last = NULL;
+
+    memset(&mask, 0, sizeof mask);
+    mask.has_frag_ext = 1;
+    HITS(&rule, { .ipv6 = true, .protocol = IPPROTO_UDP });
+    MISSES(&rule, { .ipv6 = true, .protocol = IPPROTO_UDP,
+                    .ext = IPPROTO_FRAGMENT });
+    spec.has_frag_ext = 1;
+    HITS(&rule, { .ipv6 = true, .protocol = IPPROTO_UDP,
+                  .ext = IPPROTO_FRAGMENT });
+    ITEM(&rule, IPV6_FRAG_EXT, NULL, NULL);
+    HITS(&rule, { .ipv6 = true, .protocol = IPPROTO_UDP,
+                  .ext = IPPROTO_FRAGMENT });
+    MISSES(&rule, { .ipv6 = true, .protocol = IPPROTO_UDP });
+    rule.items[2].spec = &frag;
+    rule.items[2].mask = &frag_mask;
+    HITS(&rule, { .ipv6 = true, .protocol = IPPROTO_UDP, .fragment = 1,
+                  .ext = IPPROTO_FRAGMENT });
+    MISSES(&rule, { .ipv6 = true, .protocol = IPPROTO_UDP, .fragment = 9,
+                    .ext = IPPROTO_FRAGMENT });
+    ITEM(&rule, UDP, NULL, NULL);
+    HITS(&rule, { .ipv6 = true, .protocol = IPPROTO_UDP, .fragment = 1,
+                  .ext = IPPROTO_FRAGMENT });
+
+    /* The other extension headers. */
+    rule.n_items = 2;
+    memset(&rule.items[2], 0, 2 * sizeof rule.items[2]);
+    static const uint8_t exts[] = { 0, IPPROTO_ROUTING, IPPROTO_AH,
+                                    IPPROTO_DSTOPTS, 135, 139, 140 };
+    for (size_t i = 0; i < ARRAY_SIZE(exts); i++) {
+        memset(&mask, 0, sizeof mask);
+        mask.has_hop_ext = i == 0;
+        mask.has_route_ext = i == 1;
+        mask.has_auth_ext = i == 2;
+        mask.has_dest_ext = i == 3;
+        mask.has_mobil_ext = i == 4;
+        mask.has_hip_ext = i == 5;
+        mask.has_shim6_ext = i == 6;
+        spec = mask;
+        MISSES(&rule, { .ipv6 = true, .protocol = IPPROTO_TCP });
+        if (exts[i]) {
+            HITS(&rule, { .ipv6 = true, .protocol = IPPROTO_TCP,
+                          .ext = exts[i] });
+        }
+        memset(&spec, 0, sizeof spec);
+        HITS(&rule, { .ipv6 = true, .protocol = IPPROTO_TCP });
+    }
+    ITEM(&rule, TCP, NULL, NULL);
+    HITS(&rule, { .ipv6 = true, .protocol = IPPROTO_TCP,
+                  .ext = IPPROTO_AH });
+}
+
+static void
+test_item_l4(void)
+{
+    struct rte_flow_item_tcp tcp = { .hdr.dst_port = htons(80) };
+    struct rte_flow_item_tcp tcp_mask = { .hdr.dst_port = 0xffff };
+    struct rte_flow_item_udp udp = { .hdr.src_port = htons(1000) };
+    struct rte_flow_item_udp udp_mask = { .hdr.src_port = 0xffff };
+    struct rte_flow_item_udp udp_last = { .hdr.src_port = htons(1100) };
+    struct rte_flow_item_sctp sctp = { .hdr.dst_port = htons(7) };
+    struct rte_flow_item_icmp icmp = { .hdr.icmp_type = 8 };
+    struct rte_flow_item_icmp icmp_mask = { .hdr.icmp_type = 0xff };
+    struct rte_flow_item_icmp6 icmp6 = { .type = 128 };
+    struct rte_flow_item_icmp6 icmp6_mask = { .type = 0xff };
+    struct rule rule = rule_in(0, 0);
+
+    ITEM(&rule, ETH, NULL, NULL);
+    ITEM(&rule, IPV4, NULL, NULL);
+    ITEM(&rule, TCP, &tcp, &tcp_mask);
+    HITS(&rule, { .protocol = IPPROTO_TCP, .dst = 80 });
+    MISSES(&rule, { .protocol = IPPROTO_TCP, .dst = 81 });
+    MISSES(&rule, { .protocol = IPPROTO_UDP, .dst = 80 });
+    tcp_mask = (struct rte_flow_item_tcp) { .hdr.tcp_flags = RTE_TCP_SYN_FLAG
+                                                          | RTE_TCP_FIN_FLAG
+                                          };
+    HITS(&rule, { .protocol = IPPROTO_TCP, .flags = RTE_TCP_ACK_FLAG });
+    MISSES(&rule, { .protocol = IPPROTO_TCP, .flags = RTE_TCP_SYN_FLAG });
+
+    rule.n_items = 2;
+    ITEM(&rule, UDP, &udp, &udp_mask);
+    HITS(&rule, { .protocol = IPPROTO_UDP, .src = 1000 });
+    MISSES(&rule, { .protocol = IPPROTO_UDP, .src = 1001 });
+    rule.items[2].last = &udp_last;
+    HITS(&rule, { .protocol = IPPROTO_UDP, .src = 1001 });
+    MISSES(&rule, { .protocol = IPPROTO_UDP, .src = 1101 });
+
+    rule.n_items = 2;
+    ITEM(&rule, SCTP, &sctp, NULL);
+    HITS(&rule, { .protocol = IPPROTO_SCTP, .dst = 7 });
+    MISSES(&rule, { .protocol = IPPROTO_SCTP, .dst = 8 });
+
+    rule.n_items = 2;
+    ITEM(&rule, ICMP, &icmp, &icmp_mask);
+    HITS(&rule, { .protocol = IPPROTO_ICMP, .src = 8 });
+    MISSES(&rule, { .protocol = IPPROTO_ICMP, .src = 0 });
+
+    rule.n_items = 1;
+    ITEM(&rule, IPV6, NULL, NULL);
+    ITEM(&rule, ICMP6, &icmp6, &icmp6_mask);
+    HITS(&rule, { .ipv6 = true, .protocol = IPPROTO_ICMPV6, .src = 128 });
+    MISSES(&rule, { .ipv6 = true, .protocol = IPPROTO_ICMPV6, .src = 129 });
+    MISSES(&rule, { .protocol = IPPROTO_ICMP, .src = 128 });
+}
+
+static void
+test_item_errors(void)
+{
+    struct rte_flow_item_eth eth = { .has_vlan = 0 };
+    struct rte_flow_item_eth eth_mask = { .has_vlan = 1 };
+    struct rte_flow_item_eth type6 = { .hdr.ether_type =
+                                       htons(RTE_ETHER_TYPE_IPV6) };
+    struct rte_flow_item_eth type_mask = { .hdr.ether_type = 0xffff };
+    struct rte_flow_item_ipv4 udp4 = { .hdr.next_proto_id = IPPROTO_UDP };
+    struct rte_flow_item_ipv4 proto_mask = { .hdr.next_proto_id = 0xff };
+    struct rte_flow_item_ipv4 high = { .hdr.src_addr = htonl(5) };
+    struct rte_flow_item_ipv4 low = { .hdr.src_addr = htonl(4) };
+    struct rte_flow_item_conntrack ct = { .flags = 1u << 20 };
+    struct rte_flow_item_conntrack valid = {
+        .flags = RTE_FLOW_CONNTRACK_PKT_STATE_VALID,
+    };
+    struct rte_flow_item_vlan more = { .has_more_vlan = 1 };
+    struct rule rule;
+
+#define RESET() (rule = dropping_rule())
+    RESET();
+    ITEM(&rule, MPLS, NULL, NULL);
+    REFUSED(&A, &rule, ENOTSUP, "not supported");
+    RESET();
+    ITEM(&rule, ETH, NULL, &eth_mask);
+    REFUSED(&A, &rule, EINVAL, "mask without spec");
+    RESET();
+    add_item(&rule, RTE_FLOW_ITEM_TYPE_ETH, NULL, NULL, &eth);
+    REFUSED(&A, &rule, EINVAL, "last without spec");
+    RESET();
+    ITEM(&rule, IPV4, NULL, NULL);
+    REFUSED(&A, &rule, EINVAL, "lowest layer");
+    RESET();
+    ITEM(&rule, ETH, NULL, NULL);
+    ITEM(&rule, TCP, NULL, NULL);
+    REFUSED(&A, &rule, EINVAL, "without its network layer");
+    RESET();
+    ITEM(&rule, ETH, NULL, NULL);
+    ITEM(&rule, ETH, NULL, NULL);
+    REFUSED(&A, &rule, EINVAL, "given twice");
+    RESET();
+    ITEM(&rule, ETH, NULL, NULL);
+    ITEM(&rule, IPV4, NULL, NULL);
+    ITEM(&rule, VLAN, NULL, NULL);
+    REFUSED(&A, &rule, EINVAL, "order");
+    RESET();
+    ITEM(&rule, ETH, NULL, NULL);
+    ITEM(&rule, IPV4, NULL, NULL);
+    ITEM(&rule, IPV6, NULL, NULL);
+    REFUSED(&A, &rule, EINVAL, "two network layers");
+    RESET();
+    ITEM(&rule, ETH, NULL, NULL);
+    ITEM(&rule, IPV4, NULL, NULL);
+    ITEM(&rule, TCP, NULL, NULL);
+    ITEM(&rule, UDP, NULL, NULL);
+    REFUSED(&A, &rule, EINVAL, "two transport layers");
+    RESET();
+    ITEM(&rule, ETH, NULL, NULL);
+    ITEM(&rule, IPV4, NULL, NULL);
+    ITEM(&rule, IPV6_FRAG_EXT, NULL, NULL);
+    REFUSED(&A, &rule, EINVAL, "without IPV6");
+    RESET();
+    ITEM(&rule, ETH, NULL, NULL);
+    ITEM(&rule, IPV6, NULL, NULL);
+    ITEM(&rule, ICMP, NULL, NULL);
+    REFUSED(&A, &rule, EINVAL, "without its network layer");
+    RESET();
+    ITEM(&rule, ETH, &eth, &eth_mask);
+    ITEM(&rule, VLAN, NULL, NULL);
+    REFUSED(&A, &rule, EINVAL, "contradicts");
+    RESET();
+    ITEM(&rule, ETH, &type6, &type_mask);
+    ITEM(&rule, IPV4, NULL, NULL);
+    REFUSED(&A, &rule, EINVAL, "contradicts");
+    RESET();
+    ITEM(&rule, ETH, NULL, NULL);
+    ITEM(&rule, IPV4, &udp4, &proto_mask);
+    ITEM(&rule, TCP, NULL, NULL);
+    REFUSED(&A, &rule, EINVAL, "contradicts");
+    RESET();
+    eth.reserved = 1;
+    ITEM(&rule, ETH, &eth, &eth_mask);
+    REFUSED(&A, &rule, EINVAL, "reserved");
+    RESET();
+    ITEM(&rule, ETH, NULL, NULL);
+    add_item(&rule, RTE_FLOW_ITEM_TYPE_IPV4, &high, NULL, &low);
+    REFUSED(&A, &rule, EINVAL, "ends before it begins");
+    RESET();
+    ITEM(&rule, CONNTRACK, &ct, NULL);
+    REFUSED(&A, &rule, EINVAL, "unknown CONNTRACK flags");
+    RESET();
+    ct.flags = RTE_FLOW_CONNTRACK_PKT_STATE_INVALID;
+    add_item(&rule, RTE_FLOW_ITEM_TYPE_CONNTRACK, &valid, NULL, &ct);
+    REFUSED(&A, &rule, ENOTSUP, "range");
+    RESET();
+    ITEM(&rule, ETH, NULL, NULL);
+    ITEM(&rule, VLAN, NULL, NULL);
+    ITEM(&rule, VLAN, &more, &more);
+    REFUSED(&A, &rule, ENOTSUP, "more than two");
+    CHECK_INT(report(-1, "rules"), 0);
+}
+
+static void
+test_attr_errors(void)
+{
+    struct rte_flow_error error;
+    struct rule rule;
+
+    RESET();
+    rule.attr.reserved = 1;
+    REFUSED(&A, &rule, EINVAL, "reserved");
+    RESET();
+    rule.attr.ingress = 0;
+    REFUSED(&A, &rule, EINVAL, "neither");
+    RESET();
+    rule.attr.egress = 1;
+    REFUSED(&A, &rule, ENOTSUP, "egress");
+    RESET();
+    rule.attr.transfer = 1;
+    REFUSED(&A, &rule, EINVAL, "not transfer");
+    RESET();
+    rule.attr.priority = 65536;
+    REFUSED(&A, &rule, ENOTSUP, "priority");
+    RESET();
+    rule.attr.group = 9;
+    CTL_OK("set port %u groups 8", A.id);
+    REFUSED(&A, &rule, ENOTSUP, "group");
+    CTL_OK("set port %s transfer off", A.name);
+    RESET();
+    rule.attr.ingress = 0;
+    rule.attr.transfer = 1;
+    REFUSED(&A, &rule, ENOTSUP, "transfer");
+    CTL_OK("set profile generous");
+
+    RESET();
+    CHECK(!rte_flow_create(A.id, NULL, rule.items, rule.actions, &error));
+    CHECK_INT(error.type, RTE_FLOW_ERROR_TYPE_ATTR);
+    CHECK(!rte_flow_create(A.id, &rule.attr, NULL, rule.actions, &error));
+    CHECK_INT(error.type, RTE_FLOW_ERROR_TYPE_ITEM_NUM);
+    CHECK(!rte_flow_create(A.id, &rule.attr, rule.items, NULL, &error));
+    CHECK_INT(error.type, RTE_FLOW_ERROR_TYPE_ACTION_NUM);
+    CHECK_INT(rte_errno, EINVAL);
+    CHECK(!rte_flow_create(A.id, NULL, NULL, NULL, NULL));
+}
+
+/* Actions. */
+
+/* Says whether the checksums of 'mbuf', which is not fragmented, are right. */
+static bool
+checksums_ok(struct rte_mbuf *mbuf)
+{
+    struct rte_ether_hdr *eth = rte_pktmbuf_mtod(mbuf, void *);
+    uint8_t *p = (uint8_t *) (eth + 1), *l4;
+    uint16_t type = ntohs(eth->ether_type), sum;
+    uint8_t protocol;
+
+    while (type == RTE_ETHER_TYPE_VLAN || type == RTE_ETHER_TYPE_QINQ) {
+        type = p[2] << 8 | p[3];
+        p += 4;
+    }
+    if (type == RTE_ETHER_TYPE_IPV4) {
+        struct rte_ipv4_hdr *ip = (void *) p;
+
+        sum = ip->hdr_checksum;
+        ip->hdr_checksum = 0;
+        if (rte_ipv4_cksum(ip) != sum) {
+            return false;
+        }
+        ip->hdr_checksum = sum;
+        protocol = ip->next_proto_id;
+        l4 = p + sizeof *ip;
+    } else {
+        protocol = ((struct rte_ipv6_hdr *) p)->proto;
+        l4 = p + sizeof(struct rte_ipv6_hdr);
+    }
+    if (protocol == IPPROTO_ICMP) {
+        return true;
+    }
+    l4 += (protocol == IPPROTO_TCP ? offsetof(struct rte_tcp_hdr, cksum)
+           : protocol == IPPROTO_UDP ? offsetof(struct rte_udp_hdr,
+                                                dgram_cksum) : 2);
+    memcpy(&sum, l4, sizeof sum);
+    memset(l4, 0, sizeof sum);
+    l4 -= (protocol == IPPROTO_TCP ? offsetof(struct rte_tcp_hdr, cksum)
+           : protocol == IPPROTO_UDP ? offsetof(struct rte_udp_hdr,
+                                                dgram_cksum) : 2);
+    return sum == (type == RTE_ETHER_TYPE_IPV4
+                   ? rte_ipv4_udptcp_cksum((void *) p, l4)
+                   : rte_ipv6_udptcp_cksum((void *) p, l4));
+}
+
+/* Runs an action on a packet and compares it with 'want', byte for byte except
+ * for checksums, which have to be right. */
+static void
+rewrite_at(enum rte_flow_action_type type, const void *conf,
+           const struct spec *s, const struct spec *want, int line)
+{
+    struct rte_flow_action_queue queue = { 0 };
+    struct rule rule = rule_in(0, 0);
+    struct rte_mbuf *mbuf, *expected = build(want);
+    struct rte_flow *flow;
+
+    ITEM(&rule, ETH, NULL, NULL);
+    if (s->vlan) {
+        ITEM(&rule, VLAN, NULL, NULL);
+    }
+    add_item(&rule, s->ipv6 ? RTE_FLOW_ITEM_TYPE_IPV6
+             : RTE_FLOW_ITEM_TYPE_IPV4, NULL, NULL, NULL);
+    if (s->protocol == IPPROTO_TCP) {
+        ITEM(&rule, TCP, NULL, NULL);
+    } else if (s->protocol == IPPROTO_UDP) {
+        ITEM(&rule, UDP, NULL, NULL);
+    }
+    add_action(&rule, type, conf);
+    ACTION(&rule, QUEUE, &queue);
+    flow = create_at(&A, &rule, 0, "", line);
+    mbuf = pass(&A, s);
+    check(mbuf != NULL, line, "rewrite", "packet lost");
+    if (mbuf) {
+        check(checksums_ok(mbuf) && checksums_ok(expected), line, "rewrite",
+              "wrong checksum");
+        /* The transport checksums are 0 now. */
+        size_t length = (sizeof(struct rte_ether_hdr)
+                         + (want->vlan ? 4 : 0)
+                         + (want->ipv6 ? 40 : 20)
+                         + (want->protocol == IPPROTO_TCP ? 20 : 8)
+                         + want->length);
+        check(!memcmp(rte_pktmbuf_mtod(mbuf, void *),
+                      rte_pktmbuf_mtod(expected, void *), length), line,
+              "rewrite", "wrong contents");
+    }
+    rte_pktmbuf_free(mbuf);
+    rte_pktmbuf_free(expected);
+    if (flow) {
+        destroy(&A, flow);
+    }
+}
+#define REWRITE(TYPE, CONF, S, WANT)                                    \
+    rewrite_at(RTE_FLOW_ACTION_TYPE_##TYPE, CONF, S, WANT, __LINE__)
+
+static void
+test_rewrite(void)
+{
+    struct rte_flow_action_set_ipv4 ip4 = { htonl(0x0a000009) };
+    struct rte_flow_action_set_ipv6 ip6;
+    struct rte_flow_action_set_tp port = { htons(4242) };
+    struct rte_flow_action_set_ttl ttl = { 9 };
+    uint8_t address[16];
+
+    ipv6_address(address, 9);
+    memcpy(&ip6, address, 16);
+    for (int i = 0; i < 8; i++) {
+        struct spec s = {
+            .ipv6 = i & 1, .protocol = i & 2 ? IPPROTO_TCP : IPPROTO_UDP,
+            .vlan = i & 4 ? 5 : 0, .src_host = 1, .dst_host = 2,
+            .src = 1000, .dst = 80, .length = 33,
+        };
+        struct spec want = s;
+
+        want.src_host = 9;
+        if (s.ipv6) {
+            REWRITE(SET_IPV6_SRC, &ip6, &s, &want);
+        } else {
+            REWRITE(SET_IPV4_SRC, &ip4, &s, &want);
+        }
+        want = s;
+        want.dst_host = 9;
+        if (s.ipv6) {
+            REWRITE(SET_IPV6_DST, &ip6, &s, &want);
+        } else {
+            REWRITE(SET_IPV4_DST, &ip4, &s, &want);
+        }
+        want = s;
+        want.src = 4242;
+        REWRITE(SET_TP_SRC, &port, &s, &want);
+        want = s;
+        want.dst = 4242;
+        REWRITE(SET_TP_DST, &port, &s, &want);
+        want = s;
+        want.ttl = 9;
+        REWRITE(SET_TTL, &ttl, &s, &want);
+        want.ttl = 63;
+        REWRITE(DEC_TTL, NULL, &s, &want);
+        want = s;
+        want.vlan = 0;
+        if (s.vlan) {
+            REWRITE(OF_POP_VLAN, NULL, &s, &want);
+        }
+    }
+
+    /* ICMPv6 has the addresses in its checksum too. */
+    struct spec echo = {
+        .ipv6 = true, .protocol = IPPROTO_ICMPV6, .src = 128, .src_host = 1,
+    };
+    struct spec want = echo;
+
+    want.src_host = 9;
+    REWRITE(SET_IPV6_SRC, &ip6, &echo, &want);
+}
+
+static void
+test_rewrite_l2(void)
+{
+    struct rte_flow_action_of_push_vlan push = { htons(RTE_ETHER_TYPE_VLAN) };
+    struct rte_flow_action_of_set_vlan_vid vid = { htons(77) };
+    struct rte_flow_action_of_set_vlan_pcp pcp = { 5 };
+    struct rte_flow_action_set_mac mac = { { 2, 4, 6, 8, 10, 12 } };
+    struct rte_flow_action_queue queue = { 0 };
+    struct rule rule = rule_in(0, 0);
+    struct rte_ether_hdr *eth;
+    struct rte_mbuf *mbuf;
+    struct spec one = { .ttl = 1, .protocol = IPPROTO_UDP };
+    uint8_t *p;
+
+    ITEM(&rule, ETH, NULL, NULL);
+    ACTION(&rule, OF_PUSH_VLAN, &push);
+    ACTION(&rule, OF_SET_VLAN_VID, &vid);
+    ACTION(&rule, OF_SET_VLAN_PCP, &pcp);
+    ACTION(&rule, SET_MAC_SRC, &mac);
+    mac.mac_addr[5] = 12;
+    ACTION(&rule, SET_MAC_DST, &mac);
+    ACTION(&rule, QUEUE, &queue);
+    CREATE(&A, &rule);
+    mbuf = pass(&A, &tcp_packet);
+    CHECK(mbuf != NULL);
+    eth = rte_pktmbuf_mtod(mbuf, void *);
+    p = (uint8_t *) (eth + 1);
+    CHECK(!memcmp(&eth->src_addr, mac.mac_addr, 6));
+    CHECK(!memcmp(&eth->dst_addr, mac.mac_addr, 6));
+    CHECK_INT(ntohs(eth->ether_type), RTE_ETHER_TYPE_VLAN);
+    CHECK_INT(p[0] << 8 | p[1], 5 << 13 | 77);
+    CHECK_INT(p[2] << 8 | p[3], RTE_ETHER_TYPE_IPV4);
+    CHECK(checksums_ok(mbuf));
+    CHECK_INT(mbuf->pkt_len, 64 + 4);
+    rte_pktmbuf_free(mbuf);
+
+    /* A second tag, and its id is the one that is set. */
+    mbuf = pass(&A, &(struct spec) { .vlan = 3, .protocol = IPPROTO_UDP });
+    p = rte_pktmbuf_mtod(mbuf, uint8_t *) + sizeof *eth;
+    CHECK_INT(p[0] << 8 | p[1], 5 << 13 | 77);
+    CHECK_INT(p[4] << 8 | p[5], 3);
+    rte_pktmbuf_free(mbuf);
+    flush();
+
+    /* A TTL that runs out. */
+    rule = rule_in(0, 0);
+    ITEM(&rule, ETH, NULL, NULL);
+    ITEM(&rule, IPV4, NULL, NULL);
+    ACTION(&rule, DEC_TTL, NULL);
+    ACTION(&rule, QUEUE, &queue);
+    CREATE(&A, &rule);
+    CHECK(!to_software(&A, &one));
+    one.ttl = 2;
+    CHECK(to_software(&A, &one));
+    flush();
+}
+
+static void
+test_action_errors(void)
+{
+    struct rte_flow_action_jump here = { 0 }, far = { UINT32_MAX };
+    struct rte_flow_action_queue queue9 = { 9 }, queue0 = { 0 };
+    struct rte_flow_action_of_push_vlan push = { htons(0x1234) };
+    struct rte_flow_action_of_set_vlan_vid vid = { htons(0x1000) };
+    struct rte_flow_action_of_set_vlan_pcp pcp = { 8 };
+    struct rte_flow_action_set_tp port = { 0 };
+    struct rte_flow_action_ethdev ethdev = { 9999 };
+    struct rte_flow_action_port_id port_id = { .id = 9999 };
+    struct rte_flow_action_mark mark = { 1 };
+    struct rte_flow_action_age age = { .timeout = 0 };
+    uint16_t queues[] = { 0, 9 };
+    struct rte_flow_action_rss rss = { .queue_num = 0, .queue = queues };
+    static const struct {
+        enum rte_flow_action_type type;
+        const char *text;
+    } need_conf[] = {
+        { RTE_FLOW_ACTION_TYPE_JUMP, "configuration" },
+        { RTE_FLOW_ACTION_TYPE_MARK, "configuration" },
+        { RTE_FLOW_ACTION_TYPE_QUEUE, "configuration" },
+        { RTE_FLOW_ACTION_TYPE_RSS, "configuration" },
+        { RTE_FLOW_ACTION_TYPE_PORT_ID, "configuration" },
+        { RTE_FLOW_ACTION_TYPE_REPRESENTED_PORT, "configuration" },
+        { RTE_FLOW_ACTION_TYPE_OF_PUSH_VLAN, "configuration" },
+        { RTE_FLOW_ACTION_TYPE_OF_SET_VLAN_VID, "configuration" },
+        { RTE_FLOW_ACTION_TYPE_OF_SET_VLAN_PCP, "configuration" },
+        { RTE_FLOW_ACTION_TYPE_SET_MAC_SRC, "configuration" },
+        { RTE_FLOW_ACTION_TYPE_SET_MAC_DST, "configuration" },
+        { RTE_FLOW_ACTION_TYPE_SET_IPV4_SRC, "configuration" },
+        { RTE_FLOW_ACTION_TYPE_SET_IPV4_DST, "configuration" },
+        { RTE_FLOW_ACTION_TYPE_SET_IPV6_SRC, "configuration" },
+        { RTE_FLOW_ACTION_TYPE_SET_IPV6_DST, "configuration" },
+        { RTE_FLOW_ACTION_TYPE_SET_TP_SRC, "configuration" },
+        { RTE_FLOW_ACTION_TYPE_SET_TP_DST, "configuration" },
+        { RTE_FLOW_ACTION_TYPE_SET_TTL, "configuration" },
+        { RTE_FLOW_ACTION_TYPE_AGE, "configuration" },
+        { RTE_FLOW_ACTION_TYPE_CONNTRACK, "configuration" },
+        { RTE_FLOW_ACTION_TYPE_INDIRECT, "handle" },
+    };
+    uint8_t conf[64] = { 0 };
+    struct rule rule;
+
+#define RESET_ACTIONS()                         \
+    do {                                        \
+        rule = rule_in(0, 0);                   \
+        ITEM(&rule, ETH, NULL, NULL);           \
+    } while (0)
+    for (size_t i = 0; i < ARRAY_SIZE(need_conf); i++) {
+        RESET_ACTIONS();
+        add_action(&rule, need_conf[i].type, NULL);
+        REFUSED(&A, &rule, EINVAL, need_conf[i].text);
+    }
+    RESET_ACTIONS();
+    REFUSED(&A, &rule, EINVAL, "no fate");
+    ACTION(&rule, COUNT, NULL);
+    REFUSED(&A, &rule, EINVAL, "no fate");
+    ACTION(&rule, COUNT, NULL);
+    ACTION(&rule, DROP, NULL);
+    REFUSED(&A, &rule, EINVAL, "given twice");
+    RESET_ACTIONS();
+    ACTION(&rule, MARK, &mark);
+    ACTION(&rule, MARK, &mark);
+    ACTION(&rule, DROP, NULL);
+    REFUSED(&A, &rule, EINVAL, "given twice");
+    RESET_ACTIONS();
+    ACTION(&rule, PASSTHRU, NULL);
+    REFUSED(&A, &rule, ENOTSUP, "not supported");
+    RESET_ACTIONS();
+    ACTION(&rule, DROP, NULL);
+    ACTION(&rule, QUEUE, &queue0);
+    REFUSED(&A, &rule, EINVAL, "second fate");
+    RESET_ACTIONS();
+    ACTION(&rule, JUMP, &here);
+    REFUSED(&A, &rule, EINVAL, "group that the rule is in");
+    RESET_ACTIONS();
+    ACTION(&rule, JUMP, &far);
+    REFUSED(&A, &rule, ENOTSUP, "group");
+    RESET_ACTIONS();
+    ACTION(&rule, QUEUE, &queue9);
+    REFUSED(&A, &rule, EINVAL, "queue");
+    RESET_ACTIONS();
+    ACTION(&rule, RSS, &rss);
+    REFUSED(&A, &rule, EINVAL, "without queues");
+    rss.queue_num = 2;
+    REFUSED(&A, &rule, EINVAL, "no such queue");
+    queues[1] = 1;
+    rss.level = 2;
+    REFUSED(&A, &rule, ENOTSUP, "inner");
+    rss.level = 0;
+    rss.func = RTE_ETH_HASH_FUNCTION_SIMPLE_XOR;
+    REFUSED(&A, &rule, ENOTSUP, "hash function");
+    rss.func = RTE_ETH_HASH_FUNCTION_DEFAULT;
+    rss.key_len = 40;
+    REFUSED(&A, &rule, EINVAL, "key");
+    rss.key = conf;
+    rss.key_len = 39;
+    REFUSED(&A, &rule, ENOTSUP, "key");
+    RESET_ACTIONS();
+    ACTION(&rule, AGE, &age);
+    ACTION(&rule, DROP, NULL);
+    REFUSED(&A, &rule, EINVAL, "timeout of 0");
+    age.timeout = 1;
+    age.reserved = 1;
+    REFUSED(&A, &rule, EINVAL, "reserved");
+
+    /* Fates of one kind of rule in another. */
+    RESET_ACTIONS();
+    ethdev.port_id = B.id;
+    ACTION(&rule, REPRESENTED_PORT, &ethdev);
+    REFUSED(&A, &rule, EINVAL, "transfer rules");
+    rule.attr.ingress = 0;
+    rule.attr.transfer = 1;
+    ethdev.port_id = 9999;
+    REFUSED(&A, &rule, EINVAL, "no such port");
+    rule.n_actions = 0;
+    ACTION(&rule, PORT_ID, &port_id);
+    REFUSED(&A, &rule, EINVAL, "no such port");
+    rule.n_actions = 0;
+    ACTION(&rule, QUEUE, &queue0);
+    REFUSED(&A, &rule, EINVAL, "ingress rules");
+
+    /* Changes of headers that the pattern does not have. */
+    static const enum rte_flow_action_type changes[] = {
+        RTE_FLOW_ACTION_TYPE_OF_POP_VLAN, RTE_FLOW_ACTION_TYPE_SET_IPV4_SRC,
+        RTE_FLOW_ACTION_TYPE_SET_IPV4_DST, RTE_FLOW_ACTION_TYPE_SET_IPV6_SRC,
+        RTE_FLOW_ACTION_TYPE_SET_IPV6_DST, RTE_FLOW_ACTION_TYPE_SET_TP_SRC,
+        RTE_FLOW_ACTION_TYPE_SET_TP_DST, RTE_FLOW_ACTION_TYPE_SET_TTL,
+        RTE_FLOW_ACTION_TYPE_DEC_TTL, RTE_FLOW_ACTION_TYPE_OF_SET_VLAN_VID,
+        RTE_FLOW_ACTION_TYPE_OF_SET_VLAN_PCP,
+    };
+    for (size_t i = 0; i < ARRAY_SIZE(changes); i++) {
+        RESET_ACTIONS();
+        add_action(&rule, changes[i], conf);
+        ACTION(&rule, DROP, NULL);
+        REFUSED(&A, &rule, EINVAL, "does not have the header");
+    }
+    rule = rule_in(0, 0);
+    ACTION(&rule, SET_MAC_SRC, conf);
+    REFUSED(&A, &rule, EINVAL, "does not have the header");
+    rule = rule_in(0, 0);
+    ACTION(&rule, SET_MAC_DST, conf);
+    REFUSED(&A, &rule, EINVAL, "does not have the header");
+    RESET_ACTIONS();
+    ACTION(&rule, OF_PUSH_VLAN, &push);
+    REFUSED(&A, &rule, EINVAL, "not one of VLANs");
+    push.ethertype = htons(RTE_ETHER_TYPE_QINQ);
+    ACTION(&rule, OF_SET_VLAN_VID, &vid);
+    REFUSED(&A, &rule, EINVAL, "12 bits");
+    rule.n_actions = 1;
+    ACTION(&rule, OF_SET_VLAN_PCP, &pcp);
+    REFUSED(&A, &rule, EINVAL, "3 bits");
+    RESET_ACTIONS();
+    ITEM(&rule, IPV4, NULL, NULL);
+    ITEM(&rule, SCTP, NULL, NULL);
+    ACTION(&rule, SET_TP_SRC, &port);
+    REFUSED(&A, &rule, EINVAL, "does not have the header");
+    CHECK_INT(report(-1, "rules"), 0);
+}
+
+/* Fates. */
+
+static void
+test_queues(void)
+{
+    struct rte_flow_action_queue queue1 = { 1 };
+    uint16_t one[] = { 1 }, both[] = { 0, 1 };
+    struct rte_flow_action_rss rss = { .queue_num = 2, .queue = both };
+    struct rule rule = rule_in(0, 0);
+    struct rte_mbuf *mbuf = NULL;
+
+    ITEM(&rule, ETH, NULL, NULL);
+    ACTION(&rule, QUEUE, &queue1);
+    CREATE(&A, &rule);
+    CHECK(!to_software(&A, &tcp_packet));
+    CHECK_INT(report(A.id, "steered"), 1);
+    CHECK_INT(receive(&A, 1, &mbuf), 1);
+    rte_pktmbuf_free(mbuf);
+    flush();
+
+    rule.n_actions = 0;
+    ACTION(&rule, RSS, &rss);
+    CREATE(&A, &rule);
+    CHECK(to_software(&A, &tcp_packet));
+    flush();
+
+    rss.queue_num = 1;
+    rss.queue = one;
+    CREATE(&A, &rule);
+    for (int i = 0; i < 600; i++) {
+        rte_pktmbuf_free(pass(&A, &tcp_packet));
+    }
+    CHECK_INT(report(A.id, "steered"), 1 + 512);
+    CHECK_INT(report(A.id, "steer_full"), 88);
+    for (int i = 0; i < 8; i++) {
+        CHECK_INT(receive(&A, 1, NULL), 64);
+    }
+    CHECK_INT(receive(&A, 1, NULL), 0);
+    flush();
+}
+
+static void
+test_jumps(void)
+{
+    struct rte_flow_action_jump jump1 = { 1 }, jump2 = { 2 };
+    struct rule one = rule_in(1, 0), two = rule_in(2, 0);
+    struct rule root = rule_in(0, 0), low = rule_in(0, 1);
+    struct rte_flow_item_eth eth = { .has_vlan = 0 };
+    struct rte_flow_item_eth mask = { .has_vlan = 1 };
+    struct rte_flow *flow;
+
+    /* Nothing in the group. */
+    ITEM(&root, ETH, NULL, NULL);
+    ACTION(&root, JUMP, &jump1);
+    flow = CREATE(&A, &root);
+    CTL_OK("reset-counters");
+    CHECK(to_software(&A, &tcp_packet));
+    CTL_OK("set miss drop");
+    CHECK(!to_software(&A, &tcp_packet));
+    CHECK_INT(report(A.id, "missed"), 2);
+    CHECK_INT(report(A.id, "dropped"), 1);
+    CTL_OK("set miss software");
+
+    /* In circles. */
+    ITEM(&one, ETH, NULL, NULL);
+    ACTION(&one, JUMP, &jump2);
+    ITEM(&two, ETH, NULL, NULL);
+    ACTION(&two, JUMP, &jump1);
+    CREATE(&A, &one);
+    CREATE(&A, &two);
+    CHECK(!to_software(&A, &tcp_packet));
+    CHECK_INT(report(A.id, "looped"), 1);
+    destroy(&A, flow);
+
+    /* Two rules that match, of one priority, and then of two. */
+    root = dropping_rule();
+    ITEM(&root, ETH, NULL, NULL);
+    CREATE(&A, &root);
+    root = dropping_rule();
+    ITEM(&root, ETH, &eth, &mask);
+    flow = CREATE(&A, &root);
+    CHECK(!to_software(&A, &tcp_packet));
+    CHECK_INT(report(A.id, "ambiguous"), 1);
+    destroy(&A, flow);
+    low = dropping_rule();
+    low.attr.priority = 1;
+    ITEM(&low, ETH, &eth, &mask);
+    flow = CREATE(&A, &low);
+    CHECK(!to_software(&A, &tcp_packet));
+    CHECK_INT(report(A.id, "ambiguous"), 1);
+    CHECK_INT(count(&A, flow), 0);
+    flush();
+}
+
+static void
+test_transfer(void)
+{
+    struct rte_flow_action_ethdev to_b = { B.id };
+    struct rte_flow_action_port_id id_b = { .id = B.id };
+    struct rte_flow_action_port_id original = { .original = 1, .id = B.id };
+    struct rule rule = transfer_rule(), ingress = dropping_rule();
+    struct rte_flow *flow, *other;
+    struct rte_mbuf *mbuf;
+
+    CTL_OK("reset-counters");
+    ITEM(&ingress, ETH, NULL, NULL);
+    other = CREATE(&A, &ingress);
+    ITEM(&rule, ETH, NULL, NULL);
+    ITEM(&rule, IPV4, NULL, NULL);
+    ITEM(&rule, TCP, NULL, NULL);
+    ACTION(&rule, COUNT, NULL);
+    ACTION(&rule, REPRESENTED_PORT, &to_b);
+    flow = CREATE(&A, &rule);
+
+    /* Before ingress rules, which see the rest. */
+    CHECK(!to_software(&A, &tcp_packet));
+    CHECK_INT(count(&A, other), 0);
+    mbuf = sent_by(&B);
+    CHECK(mbuf && checksums_ok(mbuf));
+    rte_pktmbuf_free(mbuf);
+    CHECK_INT(report(A.id, "forwarded"), 1);
+    CHECK(!to_software(&A, &(struct spec) { .protocol = IPPROTO_UDP }));
+    CHECK_INT(count(&A, other), 1);
+    CHECK(!sent_by(&B));
+    destroy(&A, flow);
+
+    rule.n_actions = 0;
+    ACTION(&rule, PORT_ID, &id_b);
+    flow = CREATE(&A, &rule);
+    CHECK(!to_software(&A, &tcp_packet));
+    mbuf = sent_by(&B);
+    CHECK(mbuf != NULL);
+    rte_pktmbuf_free(mbuf);
+    destroy(&A, flow);
+
+    rule.n_actions = 0;
+    ACTION(&rule, PORT_ID, &original);
+    flow = CREATE(&A, &rule);
+    CHECK(!to_software(&A, &tcp_packet));
+    mbuf = sent_by(&A);
+    CHECK(mbuf != NULL);
+    rte_pktmbuf_free(mbuf);
+    destroy(&A, flow);
+
+    /* To a port that takes no more, and to one that is stopped. */
+    rule.n_actions = 0;
+    ACTION(&rule, REPRESENTED_PORT, &to_b);
+    CREATE(&A, &rule);
+    for (int i = 0; i < 300; i++) {
+        CHECK(!to_software(&A, &tcp_packet));
+    }
+    CHECK_INT(report(A.id, "tx_failed"), 300 - 255);
+    while ((mbuf = sent_by(&B))) {
+        rte_pktmbuf_free(mbuf);
+    }
+    CHECK_INT(rte_eth_dev_stop(B.id), 0);
+    CHECK(!to_software(&A, &tcp_packet));
+    CHECK_INT(report(A.id, "tx_failed"), 300 - 255 + 1);
+    CHECK_INT(rte_eth_dev_start(B.id), 0);
+    flush();
+}
+
+/* Counters and ages. */
+
+static struct rte_flow_action_handle *
+handle_at(const struct port *port, enum rte_flow_action_type type,
+          const void *conf, int code, const char *text, int line)
+{
+    struct rte_flow_indir_action_conf indirect = { .ingress = 1 };
+    struct rte_flow_action action = { .type = type, .conf = conf };
+    struct rte_flow_error error = { .message = NULL };
+    struct rte_flow_action_handle *handle;
+
+    rte_errno = 0;
+    handle = rte_flow_action_handle_create(port->id, &indirect, &action,
+                                           &error);
+    check(!handle == !!code, line, "handle", "%s",
+          error.message ? error.message : "not refused");
+    if (code) {
+        check(rte_errno == code, line, "handle", "%d, not %d", rte_errno,
+              code);
+        check(error.message && strstr(error.message, text), line, "handle",
+              "\"%s\"", error.message ? error.message : "");
+    }
+    return handle;
+}
+#define HANDLE(PORT, TYPE, CONF)                                        \
+    handle_at(PORT, RTE_FLOW_ACTION_TYPE_##TYPE, CONF, 0, "", __LINE__)
+#define NO_HANDLE(PORT, TYPE, CONF, CODE, TEXT)                         \
+    handle_at(PORT, RTE_FLOW_ACTION_TYPE_##TYPE, CONF, CODE, TEXT, __LINE__)
+
+static void
+test_count(void)
+{
+    struct rte_flow_action action = { .type = RTE_FLOW_ACTION_TYPE_COUNT };
+    struct rte_flow_query_count query = { .reset = 1 };
+    struct rte_flow_action_handle *handle = HANDLE(&A, COUNT, NULL);
+    struct rule rule = rule_in(0, 0), plain = rule_in(0, 1);
+    struct rte_flow *one, *two;
+
+    ITEM(&rule, ETH, NULL, NULL);
+    ITEM(&rule, IPV4, NULL, NULL);
+    ITEM(&rule, TCP, NULL, NULL);
+    ACTION(&rule, INDIRECT, handle);
+    ACTION(&rule, DROP, NULL);
+    one = CREATE(&A, &rule);
+    rule.items[2].type = RTE_FLOW_ITEM_TYPE_UDP;
+    two = CREATE(&A, &rule);
+    CHECK(!to_software(&A, &tcp_packet));
+    CHECK(!to_software(&A, &(struct spec) { .protocol = IPPROTO_UDP }));
+    CHECK_INT(count(&A, one), 2);
+    CHECK_INT(rte_flow_action_handle_destroy(A.id, handle, NULL), -EBUSY);
+    CHECK_INT(rte_flow_action_handle_query(A.id, handle, &query, NULL), 0);
+    CHECK_INT(query.hits, 2);
+    CHECK_INT(query.bytes, 64 + 60);
+    CHECK(query.hits_set && query.bytes_set);
+    CHECK_INT(count(&A, two), 0);
+    CHECK_INT(rte_flow_action_handle_update(A.id, handle, &query, NULL),
+              -ENOTSUP);
+    query.reserved = 1;
+    CHECK_INT(rte_flow_action_handle_query(A.id, handle, &query, NULL),
+              -EINVAL);
+    CHECK_INT(rte_flow_action_handle_query(A.id, handle, NULL, NULL),
+              -EINVAL);
+
+    ITEM(&plain, ETH, NULL, NULL);
+    ACTION(&plain, DROP, NULL);
+    two = CREATE(&A, &plain);
+    CHECK_INT(rte_flow_query(A.id, two, &action, &query, NULL), -EINVAL);
+    CHECK_INT(rte_flow_query(A.id, two, NULL, &query, NULL), -EINVAL);
+    action.type = RTE_FLOW_ACTION_TYPE_DROP;
+    CHECK_INT(rte_flow_query(A.id, two, &action, &query, NULL), -ENOTSUP);
+    flush();
+    CHECK_INT(rte_flow_action_handle_destroy(A.id, handle, NULL), 0);
+
+    CTL_OK("set count off");
+    NO_HANDLE(&A, COUNT, NULL, ENOTSUP, "COUNT");
+    CTL_OK("set count on");
+}
+
+static void
+test_age(void)
+{
+    struct rte_flow_action_age conf = { .timeout = 30, .context = &conf };
+    struct rte_flow_action_age plain = { .timeout = 60 };
+    struct rte_flow_update_age update = { .timeout_valid = 1, .timeout = 90 };
+    struct rte_flow_action action = { .type = RTE_FLOW_ACTION_TYPE_AGE };
+    struct rte_flow_action_handle *handle = HANDLE(&A, AGE, &conf);
+    struct rte_flow_query_age query;
+    struct rule rule = rule_in(0, 0);
+    struct rte_flow *flow;
+    void *contexts[4];
+
+    ITEM(&rule, ETH, NULL, NULL);
+    ACTION(&rule, INDIRECT, handle);
+    ACTION(&rule, DROP, NULL);
+    CREATE(&A, &rule);
+    rule.attr.priority = 1;
+    rule.n_actions = 0;
+    ACTION(&rule, AGE, &plain);
+    ACTION(&rule, DROP, NULL);
+    flow = CREATE(&A, &rule);
+
+    CTL_OK("advance 20");
+    CHECK(!to_software(&A, &tcp_packet));
+    CTL_OK("advance 20");
+    CHECK_INT(rte_flow_action_handle_query(A.id, handle, &query, NULL), 0);
+    CHECK(!query.aged && query.sec_since_last_hit_valid);
+    CHECK_INT(query.sec_since_last_hit, 20);
+    CHECK_INT(rte_flow_query(A.id, flow, &action, &query, NULL), 0);
+    CHECK_INT(query.sec_since_last_hit, 40);
+    CHECK_INT(rte_flow_get_aged_flows(A.id, NULL, 0, NULL), 0);
+    CTL_OK("advance 21");
+    CHECK_INT(rte_flow_action_handle_query(A.id, handle, &query, NULL), 0);
+    CHECK(query.aged && !query.sec_since_last_hit_valid);
+    CHECK_INT(rte_flow_query(A.id, flow, &action, &query, NULL), 0);
+    CHECK(query.aged);
+    CHECK_INT(rte_flow_get_aged_flows(A.id, NULL, 0, NULL), 2);
+    CHECK_INT(rte_flow_get_aged_flows(A.id, NULL, 1, NULL), -EINVAL);
+    CHECK_INT(rte_flow_get_aged_flows(A.id, contexts, 1, NULL), 1);
+    CHECK(contexts[0] == flow);
+    CHECK_INT(rte_flow_get_aged_flows(A.id, contexts, 4, NULL), 1);
+    CHECK(contexts[0] == &conf);
+    CHECK_INT(rte_flow_get_aged_flows(A.id, contexts, 4, NULL), 0);
+
+    /* A hit makes it young, and so do updates. */
+    CHECK(!to_software(&A, &tcp_packet));
+    CHECK_INT(rte_flow_action_handle_query(A.id, handle, &query, NULL), 0);
+    CHECK(!query.aged);
+    CHECK_INT(rte_flow_action_handle_update(A.id, handle, &update, NULL), 0);
+    CTL_OK("advance 80");
+    CHECK_INT(rte_flow_action_handle_query(A.id, handle, &query, NULL), 0);
+    CHECK(!query.aged);
+    update = (struct rte_flow_update_age) { .touch = 1 };
+    CHECK_INT(rte_flow_action_handle_update(A.id, handle, &update, NULL), 0);
+    CHECK_INT(rte_flow_action_handle_query(A.id, handle, &query, NULL), 0);
+    CHECK_INT(query.sec_since_last_hit, 0);
+    update = (struct rte_flow_update_age) { .timeout_valid = 1 };
+    CHECK_INT(rte_flow_action_handle_update(A.id, handle, &update, NULL), 0);
+    CTL_OK("advance 1000");
+    CHECK_INT(rte_flow_action_handle_query(A.id, handle, &query, NULL), 0);
+    CHECK(!query.aged);
+    update.reserved = 1;
+    CHECK_INT(rte_flow_action_handle_update(A.id, handle, &update, NULL),
+              -EINVAL);
+    CHECK_INT(rte_flow_action_handle_update(A.id, handle, NULL, NULL),
+              -EINVAL);
+    flush();
+    CHECK_INT(rte_flow_action_handle_destroy(A.id, handle, NULL), 0);
+}
+
+static void
+test_handles(void)
+{
+    struct rte_flow_indir_action_conf conf = { .egress = 1 };
+    struct rte_flow_action action = { .type = RTE_FLOW_ACTION_TYPE_COUNT };
+    struct rte_flow_action_handle *handle, *other;
+    struct rte_flow_query_count query = { .reset = 0 };
+    struct rte_flow_error error;
+    struct rule rule = rule_in(0, 0);
+
+    CHECK(!rte_flow_action_handle_create(A.id, &conf, &action, &error));
+    CHECK_INT(rte_errno, ENOTSUP);
+    conf.egress = 0;
+    CHECK(!rte_flow_action_handle_create(A.id, &conf, &action, &error));
+    CHECK_INT(rte_errno, EINVAL);
+    CHECK(!rte_flow_action_handle_create(A.id, NULL, &action, &error));
+    CHECK_INT(rte_errno, EINVAL);
+    NO_HANDLE(&A, DROP, NULL, ENOTSUP, "cannot be indirect");
+
+    /* One for transfer rules is not for ingress rules. */
+    conf.transfer = 1;
+    handle = rte_flow_action_handle_create(A.id, &conf, &action, &error);
+    ITEM(&rule, ETH, NULL, NULL);
+    ACTION(&rule, INDIRECT, handle);
+    ACTION(&rule, DROP, NULL);
+    REFUSED(&A, &rule, EINVAL, "another kind of rule");
+    CHECK_INT(rte_flow_action_handle_destroy(A.id, handle, &error), 0);
+
+    /* One port's is not another's. */
+    handle = HANDLE(&A, COUNT, NULL);
+    rule.actions[0].conf = handle;
+    REFUSED(&B, &rule, EACCES, "another port");
+    CHECK_INT(rte_flow_action_handle_destroy(B.id, handle, &error), -EACCES);
+    CHECK_INT(rte_flow_action_handle_query(B.id, handle, &query, &error),
+              -EACCES);
+    CHECK_INT(rte_flow_action_handle_update(B.id, handle, &query, &error),
+              -EACCES);
+    CHECK(shown(A.id, "\"type\": \"count\", \"rules\": 0"));
+    CHECK_INT(rte_flow_action_handle_destroy(A.id, handle, &error), 0);
+
+    /* What is gone does not come back. */
+    CTL_OK("reset-counters");
+    other = HANDLE(&A, COUNT, NULL);
+    CHECK(other != handle);
+    REFUSED(&A, &rule, ENOENT, "no such");
+    CHECK_INT(rte_flow_action_handle_destroy(A.id, handle, &error), -ENOENT);
+    CHECK_INT(rte_flow_action_handle_query(A.id, handle, &query, &error),
+              -ENOENT);
+    CHECK_INT(rte_flow_action_handle_update(A.id, handle, &query, &error),
+              -ENOENT);
+    CHECK_INT(rte_flow_action_handle_destroy(A.id, NULL, &error), -ENOENT);
+    CHECK_INT(report(-1, "stale"), 6);
+    CHECK_INT(rte_flow_action_handle_destroy(A.id, other, &error), 0);
+    CHECK_INT(report(-1, "handles"), 0);
+}
+
+static void
+test_stale_rules(void)
+{
+    struct rte_flow_action action = { .type = RTE_FLOW_ACTION_TYPE_COUNT };
+    struct rte_flow_query_count query = { .reset = 0 };
+    struct rte_flow_error error;
+    struct rule rule = dropping_rule();
+    struct rte_flow *flow;
+
+    CTL_OK("reset-counters");
+    ITEM(&rule, ETH, NULL, NULL);
+    flow = CREATE(&A, &rule);
+    CHECK_INT(rte_flow_destroy(B.id, flow, &error), -ENOENT);
+    CHECK_INT(error.type, RTE_FLOW_ERROR_TYPE_HANDLE);
+    destroy(&A, flow);
+    CHECK_INT(rte_flow_destroy(A.id, flow, &error), -ENOENT);
+    CHECK_INT(rte_flow_query(A.id, flow, &action, &query, &error), -ENOENT);
+    CHECK_INT(rte_flow_destroy(A.id, NULL, &error), -ENOENT);
+    CHECK_INT(rte_flow_dev_dump(A.id, flow, stdout, &error), -ENOENT);
+    CHECK_INT(report(-1, "stale"), 5);
+    CTL_OK("reset-counters");
+    CHECK_INT(report(-1, "stale"), 0);
+}
+
+/* Connections. */
+
+static struct rte_flow_action_conntrack
+connection(void)
+{
+    return (struct rte_flow_action_conntrack) {
+        .peer_port = B.id,
+        .is_original_dir = 1,
+        .enable = 1,
+        .live_connection = 1,
+        .state = RTE_FLOW_CONNTRACK_STATE_ESTABLISHED,
+        .max_ack_window = 0,
+        .original_dir = {
+            .scale = 2, .sent_end = 1000, .reply_end = 1000 + 4000,
+            .max_win = 4000, .max_ack = 5000,
+        },
+        .reply_dir = {
+            .scale = 0xf, .sent_end = 5000, .reply_end = 5000 + 4000,
+            .max_win = 4000, .max_ack = 1000,
+        },
+    };
+}
+
+/* Rules that pass all TCP of 'A' and 'B' through a connection, and that mark
+ * packets with what it says of them. */
+struct tracked {
+    struct rte_flow_action_handle *handle;
+    struct rte_flow *orig, *reply;
+};
+
+static struct tracked
+track(const struct rte_flow_action_conntrack *ct, bool reply)
+{
+    struct rte_flow_action_jump jump1 = { 1 }, jump2 = { 2 };
+    struct rte_flow_action_queue queue = { 0 };
+    struct rte_flow_modify_conntrack modify = { .direction = 1 };
+    struct tracked t = { .handle = HANDLE(&A, CONNTRACK, ct) };
+
+    for (int i = 0; i <= reply; i++) {
+        const struct port *port = i ? &B : &A;
+        struct rule root = rule_in(0, 0), rule = rule_in(1, 0);
+        struct rte_flow *flow;
+
+        ITEM(&root, ETH, NULL, NULL);
+        ACTION(&root, JUMP, &jump1);
+        CREATE(port, &root);
+        ITEM(&rule, ETH, NULL, NULL);
+        ITEM(&rule, IPV4, NULL, NULL);
+        ITEM(&rule, TCP, NULL, NULL);
+        ACTION(&rule, COUNT, NULL);
+        ACTION(&rule, INDIRECT, t.handle);
+        ACTION(&rule, JUMP, &jump2);
+        flow = CREATE(port, &rule);
+        *(i ? &t.reply : &t.orig) = flow;
+        for (int bit = 0; bit < 5; bit++) {
+            struct rte_flow_item_conntrack flags = { .flags = 1u << bit };
+            struct rte_flow_action_mark mark = { 1u << bit };
+            struct rule state = rule_in(2, bit == 1 ? 0 : 1);
+
+            ITEM(&state, CONNTRACK, &flags, &flags);
+            ACTION(&state, MARK, &mark);
+            ACTION(&state, QUEUE, &queue);
+            CREATE(port, &state);
+        }
+        if (!i && reply) {
+            CHECK_INT(rte_flow_action_handle_update(A.id, t.handle, &modify,
+                                                    NULL), 0);
+        }
+    }
+    return t;
+}
+
+static void
+untrack(struct tracked *t)
+{
+    flush();
+    CHECK_INT(rte_flow_action_handle_destroy(A.id, t->handle, NULL), 0);
+}
+
+/* Sends a segment; returns what the connection says of it.  CHANGED goes
+ * before VALID. */
+static uint32_t
+segment(bool original, uint8_t flags, uint32_t seq, uint32_t ack,
+        uint16_t length)
+{
+    struct spec s = {
+        .protocol = IPPROTO_TCP, .flags = flags, .seq = seq, .ack = ack,
+        .length = length, .window = original ? 1000 : 4000,
+    };
+    struct rte_mbuf *mbuf = pass(original ? &A : &B, &s);
+    uint32_t mark = 0;
+
+    if (mbuf && mbuf->ol_flags & RTE_MBUF_F_RX_FDIR_ID) {
+        mark = mbuf->hash.fdir.hi;
+    }
+    rte_pktmbuf_free(mbuf);
+    return mark;
+}
+
+#define VALID RTE_FLOW_CONNTRACK_PKT_STATE_VALID
+#define CHANGED RTE_FLOW_CONNTRACK_PKT_STATE_CHANGED
+#define INVALID RTE_FLOW_CONNTRACK_PKT_STATE_INVALID
+#define DISABLED RTE_FLOW_CONNTRACK_PKT_STATE_DISABLED
+#define BAD RTE_FLOW_CONNTRACK_PKT_STATE_BAD
+#define ACK RTE_TCP_ACK_FLAG
+#define SYN RTE_TCP_SYN_FLAG
+#define FIN RTE_TCP_FIN_FLAG
+#define RST RTE_TCP_RST_FLAG
+
+static int
+ct_state(struct tracked *t)
+{
+    struct rte_flow_action_conntrack ct;
+
+    CHECK_INT(rte_flow_action_handle_query(A.id, t->handle, &ct, NULL), 0);
+    return ct.state;
+}
+
+static void
+test_ct_windows(void)
+{
+    struct rte_flow_action_conntrack ct = connection();
+    struct tracked t = track(&ct, true);
+
+    /* Data and its ACK. */
+    CHECK_INT(segment(true, ACK, 1000, 5000, 500), VALID);
+    CHECK_INT(segment(false, ACK, 5000, 1500, 0), VALID);
+    CHECK_INT(segment(false, ACK, 5000, 1500, 300), VALID);
+    CHECK_INT(rte_flow_action_handle_query(A.id, t.handle, &ct, NULL), 0);
+    CHECK_INT(ct.original_dir.sent_end, 1500);
+    CHECK_INT(ct.original_dir.reply_end, 1500 + 4000);
+    CHECK_INT(ct.reply_dir.sent_end, 5300);
+    CHECK_INT(ct.reply_dir.max_ack, 1500);
+    CHECK_INT(ct.original_dir.data_unacked, 0);
+    CHECK_INT(ct.reply_dir.data_unacked, 1);
+    CHECK_INT(ct.last_direction, 0);
+    CHECK_INT(ct.last_seq, 5000);
+    CHECK_INT(ct.last_end, 5300);
+    CHECK_INT(ct.last_window, 4000);
+    CHECK_INT(ct.last_index, RTE_FLOW_CONNTRACK_FLAG_ACK);
+
+    /* A retransmission; the edges of the window; beyond them. */
+    CHECK_INT(segment(true, ACK, 1000, 5000, 500), VALID);
+    CHECK_INT(segment(true, ACK, 5501, 5000, 1), INVALID);
+    CHECK_INT(segment(true, ACK, 1500u - 4000 - 2, 5000, 1), INVALID);
+    CHECK_INT(segment(true, ACK, 1500, 5300, 1000), VALID);
+    CHECK_INT(segment(true, ACK, 2500, 5301, 0), INVALID);
+    CHECK_INT(segment(true, ACK, 2500, 5300u - 70000, 0), INVALID);
+    CHECK_INT(segment(true, SYN, 2500, 0, 0), INVALID);
+    CHECK_INT(segment(false, RST, 10, 0, 0), INVALID);
+    CHECK_INT(ct_state(&t), RTE_FLOW_CONNTRACK_STATE_ESTABLISHED);
+    CHECK(shown(A.id, "\"valid\": 5, \"changed\": 0, \"invalid\": 6"));
+    untrack(&t);
+
+    /* Sequence numbers that wrap around. */
+    ct = connection();
+    ct.original_dir.sent_end = UINT32_MAX - 99;
+    ct.original_dir.reply_end = 3900;
+    ct.reply_dir.max_ack = UINT32_MAX - 99;
+    t = track(&ct, true);
+    CHECK_INT(segment(true, ACK, UINT32_MAX - 99, 5000, 500), VALID);
+    CHECK_INT(segment(false, ACK, 5000, 400, 0), VALID);
+    CHECK_INT(segment(true, ACK, 400, 5000, 500), VALID);
+    untrack(&t);
+}
+
+static void
+test_ct_states(void)
+{
+    struct rte_flow_action_conntrack ct = connection();
+    struct tracked t;
+
+    ct.state = RTE_FLOW_CONNTRACK_STATE_SYN_RECV;
+    ct.live_connection = 0;
+    t = track(&ct, true);
+    CHECK_INT(segment(false, SYN | ACK, 4999, 1000, 0), VALID);
+    CHECK_INT(segment(true, ACK, 1000, 5000, 0), CHANGED);
+    CHECK_INT(ct_state(&t), RTE_FLOW_CONNTRACK_STATE_ESTABLISHED);
+    CHECK_INT(segment(true, ACK | FIN, 1000, 5000, 10), CHANGED);
+    CHECK_INT(ct_state(&t), RTE_FLOW_CONNTRACK_STATE_FIN_WAIT);
+    CHECK_INT(segment(true, ACK | FIN, 1000, 5000, 10), VALID);
+    CHECK_INT(segment(false, ACK, 5000, 1010, 5), VALID);
+    CHECK_INT(segment(false, ACK, 5005, 1011, 5), CHANGED);
+    CHECK_INT(ct_state(&t), RTE_FLOW_CONNTRACK_STATE_CLOSE_WAIT);
+    CHECK_INT(segment(false, ACK | FIN, 5010, 1011, 0), CHANGED);
+    CHECK_INT(ct_state(&t), RTE_FLOW_CONNTRACK_STATE_LAST_ACK);
+    CHECK_INT(segment(true, ACK, 1011, 5011, 0), CHANGED);
+    CHECK_INT(ct_state(&t), RTE_FLOW_CONNTRACK_STATE_TIME_WAIT);
+    untrack(&t);
+
+    /* Both FIN at once. */
+    ct = connection();
+    t = track(&ct, true);
+    CHECK_INT(segment(true, ACK | FIN, 1000, 5000, 0), CHANGED);
+    CHECK_INT(segment(false, ACK | FIN, 5000, 1000, 0), CHANGED);
+    CHECK_INT(ct_state(&t), RTE_FLOW_CONNTRACK_STATE_LAST_ACK);
+    CHECK_INT(segment(true, ACK, 1001, 5001, 0), CHANGED);
+    untrack(&t);
+
+    /* RST ends it, and nothing is valid after that. */
+    ct = connection();
+    t = track(&ct, true);
+    CHECK_INT(segment(false, RST | ACK, 5000, 1000, 0), CHANGED);
+    CHECK_INT(ct_state(&t), RTE_FLOW_CONNTRACK_STATE_TIME_WAIT);
+    CHECK_INT(segment(true, ACK, 1000, 5000, 0), INVALID);
+    untrack(&t);
+}
+
+static void
+test_ct_modes(void)
+{
+    struct rte_flow_modify_conntrack modify = { .state = 1 };
+    struct rte_flow_action_conntrack ct = connection();
+    struct rte_flow_error error;
+    struct tracked t;
+
+    ct.liberal_mode = 1;
+    t = track(&ct, true);
+    CHECK_INT(segment(true, ACK, 77777777, 123456, 5), VALID);
+    CHECK_INT(segment(true, ACK | FIN, 77777777, 123456, 5), CHANGED);
+    CHECK_INT(segment(false, RST, 1, 1, 0), CHANGED);
+
+    /* A header that makes no sense. */
+    CHECK_INT(segment(true, SYN | FIN, 0, 0, 0), BAD);
+    CHECK_INT(segment(true, 0, 0, 0, 0), BAD);
+    rte_pktmbuf_free(pass(&A, &(struct spec) {
+        .protocol = IPPROTO_TCP, .flags = ACK, .data_off = 4 << 4 }));
+    rte_pktmbuf_free(pass(&A, &(struct spec) {
+        .protocol = IPPROTO_TCP, .flags = ACK, .data_off = 15 << 4 }));
+    CHECK(shown(A.id, "\"bad\": 4"));
+
+    /* Off, and on again with a new state. */
+    modify.new_ct = connection();
+    modify.new_ct.enable = 0;
+    CHECK_INT(rte_flow_action_handle_update(A.id, t.handle, &modify, &error),
+              0);
+    CHECK_INT(segment(true, ACK, 1000, 5000, 0), DISABLED);
+    modify.new_ct.enable = 1;
+    CHECK_INT(rte_flow_action_handle_update(A.id, t.handle, &modify, &error),
+              0);
+    CHECK_INT(segment(true, ACK, 1000, 5000, 0), VALID);
+    CHECK_INT(segment(true, ACK, 99999, 5000, 0), INVALID);
+
+    modify.reserved = 1;
+    CHECK_INT(rte_flow_action_handle_update(A.id, t.handle, &modify, &error),
+              -EINVAL);
+    modify.reserved = modify.state = 0;
+    CHECK_INT(rte_flow_action_handle_update(A.id, t.handle, &modify, &error),
+              -EINVAL);
+    modify.state = 1;
+    modify.new_ct.state = 17;
+    CHECK_INT(rte_flow_action_handle_update(A.id, t.handle, &modify, &error),
+              -EINVAL);
+    untrack(&t);
+
+    /* The same segment again and again. */
+    ct = connection();
+    ct.retransmission_limit = 2;
+    t = track(&ct, true);
+    for (int i = 0; i < 3; i++) {
+        CHECK_INT(segment(true, ACK, 1000, 5000, 10), VALID);
+    }
+    CHECK_INT(segment(true, ACK, 1000, 5000, 10), INVALID);
+    CHECK_INT(segment(true, ACK, 1010, 5000, 10), VALID);
+    untrack(&t);
+
+    ct = connection();
+    ct.peer_port = 999;
+    NO_HANDLE(&A, CONNTRACK, &ct, EINVAL, "peer port");
+    ct = connection();
+    ct.max_ack_window = 15;
+    NO_HANDLE(&A, CONNTRACK, &ct, EINVAL, "scale");
+    ct = connection();
+    ct.state = 6;
+    NO_HANDLE(&A, CONNTRACK, &ct, EINVAL, "state");
+    NO_HANDLE(&A, CONNTRACK, NULL, EINVAL, "configuration");
+}
+
+static void
+test_ct_sharing(void)
+{
+    struct rte_flow_action_conntrack ct = connection();
+    struct rte_flow_action_queue queue = { 0 };
+    struct rte_flow_action_handle *handle = HANDLE(&A, CONNTRACK, &ct);
+    struct rule rule = rule_in(1, 0);
+    struct rte_flow *flow;
+
+    ITEM(&rule, ETH, NULL, NULL);
+    ITEM(&rule, IPV4, NULL, NULL);
+    ITEM(&rule, TCP, NULL, NULL);
+    ACTION(&rule, INDIRECT, handle);
+    ACTION(&rule, QUEUE, &queue);
+    flow = CREATE(&B, &rule);
+    CHECK(shown(B.id, "conntrack original"));
+    CHECK_INT(rte_flow_action_handle_destroy(A.id, handle, NULL), -EBUSY);
+    destroy(&B, flow);
+    CTL_OK("set share-handles off");
+    REFUSED(&B, &rule, EACCES, "another port");
+    CTL_OK("set share-handles on");
+    CHECK_INT(rte_flow_action_handle_destroy(A.id, handle, NULL), 0);
+
+    /* Not even when they are shared, if it is not the peer's. */
+    ct.peer_port = A.id;
+    handle = HANDLE(&A, CONNTRACK, &ct);
+    rule.actions[0].conf = handle;
+    REFUSED(&B, &rule, EACCES, "another port");
+    CHECK_INT(rte_flow_action_handle_destroy(A.id, handle, NULL), 0);
+}
+
+static void
+test_eswitch(void)
+{
+    struct rte_flow_action_conntrack ct = connection();
+    struct tracked t = track(&ct, true);
+    struct rte_mbuf *mbuf;
+
+    CTL_OK("reset-counters");
+    CTL_OK("set eswitch on");
+
+    /* 0 means that software did not see it. */
+    CHECK_INT(segment(true, ACK, 1000, 5000, 100), 0);
+    mbuf = sent_by(&B);
+    CHECK(mbuf && checksums_ok(mbuf));
+    rte_pktmbuf_free(mbuf);
+    CHECK_INT(segment(false, ACK, 5000, 1100, 100), 0);
+    mbuf = sent_by(&A);
+    CHECK(mbuf != NULL);
+    rte_pktmbuf_free(mbuf);
+    CHECK_INT(count(&A, t.orig), 1);
+    CHECK_INT(count(&B, t.reply), 1);
+    CHECK_INT(report(A.id, "eswitched"), 1);
+    CHECK_INT(report(B.id, "eswitched"), 1);
+    CHECK_INT(report(A.id, "to_software"), 0);
+
+    /* What is not in order, and what opens or closes, is for software. */
+    CHECK_INT(segment(true, ACK, 99999, 5000, 0), INVALID);
+    CHECK_INT(segment(true, SYN, 1000, 5000, 0), INVALID);
+    CHECK_INT(segment(true, ACK | FIN, 1100, 5100, 0), CHANGED);
+    CHECK_INT(segment(true, ACK | FIN, 1100, 5100, 0), VALID);
+    CHECK_INT(segment(false, ACK, 5100, 1101, 0), CHANGED);
+    CHECK_INT(segment(false, ACK, 5100, 1101, 10), VALID);
+    CHECK_INT(segment(false, RST | ACK, 5110, 1101, 0), CHANGED);
+    CHECK(!sent_by(&A) && !sent_by(&B));
+    untrack(&t);
+
+    /* Not if something was changed. */
+    ct = connection();
+    t = track(&ct, false);
+    destroy(&A, t.orig);
+    struct rule rule = rule_in(1, 0);
+    ITEM(&rule, ETH, NULL, NULL);
+    ITEM(&rule, IPV4, NULL, NULL);
+    ITEM(&rule, TCP, NULL, NULL);
+    ACTION(&rule, INDIRECT, t.handle);
+    ACTION(&rule, DEC_TTL, NULL);
+    ACTION(&rule, JUMP, &(struct rte_flow_action_jump) { 2 });
+    CREATE(&A, &rule);
+    CHECK_INT(segment(true, ACK, 1000, 5000, 100), VALID);
+    CHECK(!sent_by(&B));
+    CTL_OK("set eswitch off");
+    untrack(&t);
+}
+
+/* A port's life. */
+
+static void
+test_stop(void)
+{
+    struct rte_flow_action_handle *handle = HANDLE(&A, COUNT, NULL);
+    struct rte_flow_error error = { .message = NULL };
+    struct rule rule = rule_in(0, 0);
+    struct rte_flow *flow;
+
+    CTL_OK("reset-counters");
+    ITEM(&rule, ETH, NULL, NULL);
+    ACTION(&rule, INDIRECT, handle);
+    ACTION(&rule, DROP, NULL);
+    flow = CREATE(&A, &rule);
+    CHECK_INT(rte_flow_configure(A.id, NULL, 0, NULL, &error), -EINVAL);
+    CHECK_INT(rte_eth_dev_stop(A.id), 0);
+    CHECK_INT(report(A.id, "rules_lost"), 1);
+    CHECK_INT(report(-1, "rules"), 0);
+    CHECK_INT(report(-1, "handles"), 1);
+    CHECK(!rte_flow_create(A.id, &rule.attr, rule.items, rule.actions,
+                           &error));
+    CHECK_INT(rte_errno, EINVAL);
+    CHECK_INT(error.type, RTE_FLOW_ERROR_TYPE_STATE);
+    CHECK_INT(rte_flow_configure(A.id, NULL, 0, NULL, &error), -ENOTSUP);
+    CHECK_INT(rte_flow_destroy(A.id, flow, &error), -ENOENT);
+    CHECK_INT(report(-1, "stale"), 1);
+
+    /* Fewer queues, and more again. */
+    CHECK_INT(start_port(&A, 1), 0);
+    CHECK(shown(A.id, "\"n_rxq\": 1"));
+    CHECK(to_software(&A, &tcp_packet));
+    flow = CREATE(&A, &rule);
+    CHECK(!to_software(&A, &tcp_packet));
+    CHECK_INT(count(&A, flow), 1);
+    CHECK_INT(rte_eth_dev_stop(A.id), 0);
+    CHECK_INT(start_port(&A, N_QUEUES), 0);
+    CHECK(to_software(&A, &tcp_packet));
+    CHECK_INT(rte_flow_action_handle_destroy(A.id, handle, &error), 0);
+    CTL_OK("reset-counters");
+}
+
+static void
+test_close(void)
+{
+    struct rte_flow_action_handle *handle, *of_b;
+    struct rte_flow_action_conntrack ct;
+    struct rule rule = rule_in(1, 0), root = rule_in(0, 0);
+    struct port port;
+
+    CTL_OK("reset-counters");
+    open_port(&port, "c");
+    CHECK_INT(start_port(&port, N_QUEUES), 0);
+    ct = connection();
+    ct.peer_port = A.id;
+    handle = HANDLE(&port, CONNTRACK, &ct);
+    of_b = HANDLE(&B, COUNT, NULL);
+    ITEM(&rule, ETH, NULL, NULL);
+    ACTION(&rule, INDIRECT, handle);
+    ACTION(&rule, DROP, NULL);
+    CREATE(&port, &rule);
+
+    /* A's rule goes on without the connection. */
+    CREATE(&A, &rule);
+    ITEM(&root, ETH, NULL, NULL);
+    ACTION(&root, JUMP, &(struct rte_flow_action_jump) { 1 });
+    CREATE(&A, &root);
+    CHECK_INT(rte_eth_dev_stop(port.id), 0);
+    CHECK_INT(rte_eth_dev_close(port.id), 0);
+    CTL_ERROR("no emulated port", "json %u", port.id);
+    CHECK_INT(report(-1, "leaked_handles"), 1);
+    CHECK_INT(report(-1, "leaked_rules"), 0);
+    CHECK(!to_software(&A, &tcp_packet));
+    CHECK_INT(rte_flow_action_handle_destroy(A.id, handle, NULL), -ENOENT);
+    CHECK_INT(rte_flow_action_handle_destroy(B.id, of_b, NULL), 0);
+    flush();
+    CTL_OK("reset-counters");
+}
+
+static void
+test_metadata(void)
+{
+    struct rte_flow_action_mark mark = { 1 };
+    struct rule rule = rule_in(0, 0);
+    uint64_t features = RTE_ETH_RX_METADATA_USER_MARK
+                        | RTE_ETH_RX_METADATA_USER_FLAG;
+    struct port port;
+
+    CHECK_INT(rte_eth_rx_metadata_negotiate(A.id, &features), -EBUSY);
+    open_port(&port, "d");
+    CHECK_INT(rte_eth_rx_metadata_negotiate(port.id, &features), 0);
+    CHECK_INT(features, RTE_ETH_RX_METADATA_USER_MARK);
+    CHECK_INT(start_port(&port, 1), 0);
+    ITEM(&rule, ETH, NULL, NULL);
+    ACTION(&rule, MARK, &mark);
+    ACTION(&rule, DROP, NULL);
+    CREATE(&port, &rule);
+    CHECK_INT(rte_eth_dev_stop(port.id), 0);
+    CHECK_INT(rte_eth_dev_close(port.id), 0);
+
+    open_port(&port, "e");
+    features = 0;
+    CHECK_INT(rte_eth_rx_metadata_negotiate(port.id, &features), 0);
+    CHECK_INT(start_port(&port, 1), 0);
+    REFUSED(&port, &rule, ENOTSUP, "negotiated");
+    CHECK_INT(rte_eth_dev_stop(port.id), 0);
+    CHECK_INT(rte_eth_dev_close(port.id), 0);
+    CTL_OK("reset-counters");
+}
+
+/* A driver that has taken the tag off. */
+static void
+test_stripped_vlan(void)
+{
+    struct rte_flow_item_vlan vlan = { .hdr.vlan_tci = htons(5) };
+    struct rule rule = rule_in(0, 0);
+    struct rte_mbuf *mbuf;
+
+    ITEM(&rule, ETH, NULL, NULL);
+    ITEM(&rule, VLAN, &vlan, NULL);
+    ACTION(&rule, MARK, &(struct rte_flow_action_mark) { 3 });
+    ACTION(&rule, QUEUE, &(struct rte_flow_action_queue) { 0 });
+    CREATE(&A, &rule);
+    mbuf = build(&tcp_packet);
+    mbuf->vlan_tci = 5;
+    mbuf->ol_flags |= RTE_MBUF_F_RX_VLAN | RTE_MBUF_F_RX_VLAN_STRIPPED;
+    assert(!rte_ring_enqueue(A.rx[0], mbuf));
+    CHECK_INT(receive(&A, 0, &mbuf), 1);
+    CHECK_INT(mbuf->hash.fdir.hi, 3);
+    CHECK(mbuf->ol_flags & RTE_MBUF_F_RX_VLAN_STRIPPED);
+    CHECK_INT(mbuf->vlan_tci, 5);
+    CHECK_INT(mbuf->pkt_len, 64);
+    rte_pktmbuf_free(mbuf);
+    flush();
+}
+
+/* Packets that are cut off or make no sense do no harm. */
+static void
+test_garbage(void)
+{
+    struct rule rule = rule_in(0, 0);
+    struct rte_flow_action_set_tp port = { htons(1) };
+    struct rte_flow_action_conntrack ct = connection();
+
+    ITEM(&rule, ETH, NULL, NULL);
+    ITEM(&rule, IPV4, NULL, NULL);
+    ITEM(&rule, TCP, NULL, NULL);
+    ACTION(&rule, CONNTRACK, &ct);
+    ACTION(&rule, SET_TP_SRC, &port);
+    ACTION(&rule, DEC_TTL, NULL);
+    ACTION(&rule, QUEUE, &(struct rte_flow_action_queue) { 0 });
+    CREATE(&A, &rule);
+    srand(1);
+    for (int i = 0; i < 20000; i++) {
+        struct spec s = {
+            .ipv6 = i & 1, .vlan = i & 2, .vlan2 = i & 4 ? 9 : 0,
+            .protocol = IPPROTO_TCP, .flags = RTE_TCP_ACK_FLAG,
+            .ext = i & 8 ? IPPROTO_FRAGMENT : 0,
+        };
+        struct rte_mbuf *mbuf = build(&s);
+        uint8_t *p = rte_pktmbuf_mtod(mbuf, uint8_t *);
+        uint16_t n = mbuf->pkt_len;
+
+        for (int j = 0; j < rand() % 4; j++) {
+            p[rand() % n] = rand();
+        }
+        rte_pktmbuf_trim(mbuf, rand() % n);
+        assert(!rte_ring_enqueue(A.rx[0], mbuf));
+        receive(&A, 0, NULL);
+    }
+    flush();
+}
+
+/* Profiles. */
+
+static void
+check_mlx5(const char *profile)
+{
+    struct rte_flow_item_ipv4 id = { .hdr.packet_id = 1 };
+    struct rte_flow_item_ipv4 low = { .hdr.src_addr = htonl(1) };
+    struct rte_flow_item_ipv4 high = { .hdr.src_addr = htonl(9) };
+    struct rte_flow_item_conntrack flags = { .flags = VALID };
+    struct rte_flow_action_conntrack ct = connection();
+    struct rte_flow_action_age age = { .timeout = 9 };
+    struct rte_flow_action_mark mark = { 0xfffff0 };
+    struct rte_flow_action_jump jump = { 2 };
+    struct rte_flow_action_handle *handle;
+    struct rule rule;
+
+    CTL_OK("set profile %s", profile);
+    handle = HANDLE(&A, CONNTRACK, &ct);
+#define RESET_CT(GROUP)                         \
+    do {                                        \
+        rule = rule_in(GROUP, 0);               \
+        ITEM(&rule, ETH, NULL, NULL);           \
+        ITEM(&rule, IPV4, NULL, NULL);          \
+        ITEM(&rule, TCP, NULL, NULL);           \
+    } while (0)
+    RESET_CT(1);
+    ACTION(&rule, CONNTRACK, &ct);
+    ACTION(&rule, JUMP, &jump);
+    REFUSED(&A, &rule, ENOTSUP, "indirect");
+    RESET_CT(0);
+    ACTION(&rule, INDIRECT, handle);
+    ACTION(&rule, JUMP, &jump);
+    REFUSED(&A, &rule, ENOTSUP, "group 0");
+    RESET_CT(1);
+    rule.items[2].type = RTE_FLOW_ITEM_TYPE_UDP;
+    ACTION(&rule, INDIRECT, handle);
+    ACTION(&rule, JUMP, &jump);
+    REFUSED(&A, &rule, ENOTSUP, "TCP");
+    RESET_CT(1);
+    ACTION(&rule, JUMP, &jump);
+    ACTION(&rule, INDIRECT, handle);
+    REFUSED(&A, &rule, EINVAL, "after the fate");
+    RESET_CT(1);
+    ACTION(&rule, AGE, &age);
+    ACTION(&rule, INDIRECT, handle);
+    ACTION(&rule, JUMP, &jump);
+    REFUSED(&A, &rule, ENOTSUP, "AGE beside");
+    RESET_CT(1);
+    ACTION(&rule, COUNT, NULL);
+    ACTION(&rule, INDIRECT, handle);
+    ACTION(&rule, JUMP, &jump);
+    CREATE(&A, &rule);
+    if (!strcmp(profile, "mlx5-sws")) {
+        CREATE(&B, &rule);
+    } else {
+        REFUSED(&B, &rule, EACCES, "another port");
+    }
+    rule = dropping_rule();
+    ITEM(&rule, CONNTRACK, &flags, &flags);
+    REFUSED(&A, &rule, ENOTSUP, "group 0");
+    rule.attr.group = 2;
+    CREATE(&A, &rule);
+    RESET();
+    ITEM(&rule, ETH, NULL, NULL);
+    ITEM(&rule, IPV4, &id, &id);
+    REFUSED(&A, &rule, ENOTSUP, "mask");
+    RESET();
+    ITEM(&rule, ETH, NULL, NULL);
+    add_item(&rule, RTE_FLOW_ITEM_TYPE_IPV4, &low, NULL, &high);
+    REFUSED(&A, &rule, ENOTSUP, "ranges");
+    RESET();
+    rule.attr.priority = 16;
+    REFUSED(&A, &rule, ENOTSUP, "priority");
+    rule.attr.priority = UINT32_MAX;
+    CREATE(&A, &rule);
+    rule.attr.group = 5;
+    rule.attr.priority = 16;
+    CREATE(&A, &rule);
+    rule = rule_in(0, 0);
+    ITEM(&rule, ETH, NULL, NULL);
+    ACTION(&rule, MARK, &mark);
+    ACTION(&rule, DROP, NULL);
+    REFUSED(&A, &rule, EINVAL, "mark");
+
+    /* A miss in a group is the end of a packet. */
+    flush();
+    rule.n_actions = 0;
+    ACTION(&rule, JUMP, &jump);
+    CREATE(&A, &rule);
+    CHECK(!to_software(&A, &tcp_packet));
+    flush();
+    CHECK_INT(rte_flow_action_handle_destroy(A.id, handle, NULL), 0);
+    CHECK(shown(A.id, profile));
+    CTL_OK("set profile generous");
+}
+
+static void
+test_mlx5_sws(void)
+{
+    check_mlx5("mlx5-sws");
+}
+
+static void
+test_mlx5_hws(void)
+{
+    check_mlx5("mlx5-hws");
+}
+
+static void
+test_no_ct(void)
+{
+    struct rte_flow_item_conntrack flags = { .flags = VALID };
+    struct rte_flow_action_conntrack ct = connection();
+    struct rte_flow_port_info info;
+    struct rule rule = dropping_rule();
+
+    CTL_OK("set profile no-ct");
+    NO_HANDLE(&A, CONNTRACK, &ct, ENOTSUP, "CONNTRACK");
+    ITEM(&rule, CONNTRACK, &flags, &flags);
+    REFUSED(&A, &rule, ENOTSUP, "CONNTRACK");
+    CHECK_INT(rte_flow_info_get(A.id, &info, NULL, NULL), 0);
+    CHECK(!info.max_nb_conn_tracks && info.max_nb_aging_objects);
+    CTL_OK("set profile generous");
+    rule.n_actions = 0;
+    ACTION(&rule, CONNTRACK, &ct);
+    ACTION(&rule, DROP, NULL);
+    CREATE(&A, &rule);
+    flush();
+}
+
+static void
+test_no_age(void)
+{
+    struct rte_flow_action_age age = { .timeout = 9 };
+    struct rule rule = dropping_rule();
+
+    CTL_OK("set profile no-age");
+    NO_HANDLE(&A, AGE, &age, ENOTSUP, "AGE");
+    ACTION(&rule, AGE, &age);
+    REFUSED(&A, &rule, ENOTSUP, "AGE");
+    CTL_OK("set profile generous");
+    CREATE(&A, &rule);
+    flush();
+}
+
+static void
+test_pretend(void)
+{
+    struct rte_flow_action_conntrack ct = connection();
+    struct rule rule = dropping_rule();
+    struct rte_flow *flow;
+    struct tracked t;
+
+    CTL_OK("set profile pretend");
+    ITEM(&rule, ETH, NULL, NULL);
+    flow = CREATE(&A, &rule);
+    CHECK(to_software(&A, &tcp_packet));
+    CHECK_INT(count(&A, flow), 0);
+    flush();
+    t = track(&ct, true);
+    CHECK_INT(segment(true, ACK, 1000, 5000, 100), 0);
+    CHECK_INT(ct_state(&t), RTE_FLOW_CONNTRACK_STATE_ESTABLISHED);
+    untrack(&t);
+    CTL_OK("set profile generous");
+}
+
+/* Limits, faults and latency. */
+
+static void
+test_limits(void)
+{
+    struct rte_flow_action_handle *handles[2];
+    struct rule rule = dropping_rule();
+    struct rte_flow *flow;
+
+    ITEM(&rule, ETH, NULL, NULL);
+    CTL_OK("set max-rules 1");
+    CTL_OK("set port %u max-rules 2", B.id);
+    flow = CREATE(&A, &rule);
+    rule.attr.priority = 1;
+    REFUSED(&A, &rule, ENOSPC, "full");
+    CREATE(&B, &rule);
+    destroy(&A, flow);
+    flow = CREATE(&A, &rule);
+    flush();
+    CTL_OK("set max-handles 2");
+    handles[0] = HANDLE(&A, COUNT, NULL);
+    handles[1] = HANDLE(&A, COUNT, NULL);
+    NO_HANDLE(&A, COUNT, NULL, ENOSPC, "full");
+    for (int i = 0; i < 2; i++) {
+        CHECK_INT(rte_flow_action_handle_destroy(A.id, handles[i], NULL), 0);
+    }
+    CTL_OK("set profile generous");
+}
+
+/* Each operation, told to fail, does, and does nothing. */
+static void
+test_faults(void)
+{
+    struct rte_flow_action action = { .type = RTE_FLOW_ACTION_TYPE_COUNT };
+    struct rte_flow_action_age age_conf = { .timeout = 5 };
+    struct rte_flow_update_age update = { .touch = 1 };
+    struct rte_flow_query_count query = { .reset = 0 };
+    struct rte_flow_query_age query_age;
+    struct rte_flow_action_handle *handle = HANDLE(&A, AGE, &age_conf);
+    struct rte_flow_error error;
+    struct rule rule = dropping_rule();
+    struct rte_flow *flow;
+    int n;
+
+    CTL_OK("reset-counters");
+    ITEM(&rule, ETH, NULL, NULL);
+    flow = CREATE(&A, &rule);
+    CTL_OK("fail all next 1 ENOMEM");
+    CHECK_INT(rte_flow_validate(A.id, &rule.attr, rule.items, rule.actions,
+                                &error), -ENOMEM);
+    CHECK(!rte_flow_create(A.id, &rule.attr, rule.items, rule.actions,
+                           &error));
+    CHECK_INT(rte_errno, ENOMEM);
+    CHECK(strstr(error.message, "was told"));
+    CHECK_INT(rte_flow_destroy(A.id, flow, &error), -ENOMEM);
+    CHECK_INT(rte_flow_query(A.id, flow, &action, &query, &error), -ENOMEM);
+    CHECK_INT(rte_flow_isolate(A.id, 0, &error), -ENOMEM);
+    CHECK_INT(rte_flow_dev_dump(A.id, NULL, stdout, &error), -ENOMEM);
+    CHECK_INT(rte_flow_get_aged_flows(A.id, NULL, 0, &error), -ENOMEM);
+    NO_HANDLE(&A, COUNT, NULL, ENOMEM, "was told");
+    CHECK_INT(rte_flow_action_handle_destroy(A.id, handle, &error), -ENOMEM);
+    CHECK_INT(rte_flow_action_handle_update(A.id, handle, &update, &error),
+              -ENOMEM);
+    CHECK_INT(rte_flow_action_handle_query(A.id, handle, &query_age, &error),
+              -ENOMEM);
+    CHECK_INT(report(-1, "rules"), 1);
+    CHECK_INT(rte_flow_flush(A.id, &error), -ENOMEM);
+
+    /* A flush that fails destroys the rules, says rte_flow.h. */
+    CHECK_INT(report(-1, "rules"), 0);
+    CHECK(shown(A.id, "\"handle-query\": {\"ok\": 0, \"failed\": 1, "
+                "\"injected\": 1}"));
+    CHECK_INT(rte_flow_action_handle_destroy(A.id, handle, &error), 0);
+
+    CTL_OK("fail all off");
+    CTL_OK("fail create every 3 EBUSY");
+    n = 0;
+    for (int i = 0; i < 9; i++) {
+        flow = rte_flow_create(A.id, &rule.attr, rule.items, rule.actions,
+                               &error);
+        if (flow) {
+            destroy(&A, flow);
+        } else {
+            CHECK_INT(rte_errno, EBUSY);
+            CHECK_INT(i % 3, 2);
+            n++;
+        }
+    }
+    CHECK_INT(n, 3);
+    CTL_OK("seed 1");
+    CTL_OK("fail create probability 0.1");
+    n = 0;
+    for (int i = 0; i < 1000; i++) {
+        flow = rte_flow_create(A.id, &rule.attr, rule.items, rule.actions,
+                               &error);
+        if (flow) {
+            destroy(&A, flow);
+        } else {
+            CHECK_INT(rte_errno, EIO);
+            n++;
+        }
+    }
+    CHECK(n > 60 && n < 140);
+    CTL_OK("fail port %u create probability 1", A.id);
+    CHECK(!rte_flow_create(A.id, &rule.attr, rule.items, rule.actions,
+                           &error));
+    CTL_OK("fail create off");
+    flow = CREATE(&A, &rule);
+    flush();
+}
+
+static uint64_t
+usec(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return ts.tv_sec * UINT64_C(1000000) + ts.tv_nsec / 1000;
+}
+
+static void
+test_latency(void)
+{
+    struct rule rule = dropping_rule();
+    uint64_t start;
+
+    ITEM(&rule, ETH, NULL, NULL);
+    CTL_OK("latency create 20000");
+    start = usec();
+    CREATE(&A, &rule);
+    CHECK(usec() - start >= 20000);
+    CTL_OK("latency all 0");
+    start = usec();
+    CREATE(&B, &rule);
+    CHECK(usec() - start < 20000);
+    flush();
+}
+
+/* Commands. */
+
+static void
+test_commands(void)
+{
+    char name[] = "/tmp/test-emunic.XXXXXX";
+    char *answer;
+    FILE *stream;
+
+    CTL_ERROR("no command", "frobnicate");
+    CTL_ERROR("a setting and a value", "set");
+    CTL_ERROR("a setting and a value", "set profile");
+    CTL_ERROR("a setting and a value", "set profile no-ct extra");
+    CTL_ERROR("no setting", "set frob on");
+    CTL_ERROR("no profile", "set profile frob");
+    CTL_ERROR("\"on\" or \"off\"", "set age maybe");
+    CTL_ERROR("\"drop\" or \"software\"", "set miss off");
+    CTL_ERROR("number from 0", "set groups x");
+    CTL_ERROR("number from 0", "set max-rules -1");
+    CTL_ERROR("number from 0", "set max-rules 99999999999999999999");
+    CTL_ERROR("no emulated port", "set port 77 age on");
+    CTL_ERROR("no emulated port", "set port");
+    CTL_ERROR("no operation", "latency frob 1");
+    CTL_ERROR("microseconds", "latency create");
+    CTL_ERROR("microseconds", "latency create 99999999");
+    CTL_ERROR("no operation", "fail");
+    CTL_ERROR("fail needs", "fail create");
+    CTL_ERROR("above 0", "fail create every 0");
+    CTL_ERROR("0 to 1", "fail create probability 2");
+    CTL_ERROR("0 to 1", "fail create probability x");
+    CTL_ERROR("fail has no", "fail create often 2");
+    CTL_ERROR("errno", "fail create next 1 EFROB");
+    CTL_ERROR("seconds", "advance");
+    CTL_ERROR("number", "seed x");
+    CTL_ERROR("name of a file", "load");
+    CTL_ERROR("No such file", "load /nonexistent/file");
+    CTL_ERROR("no emulated port", "show nobody");
+
+    answer = ctl("help");
+    CHECK(strstr(answer, "advance SECONDS"));
+    free(answer);
+    answer = ctl("  # a comment");
+    CHECK(!*answer);
+    free(answer);
+    answer = ctl("show");
+    CHECK(strstr(answer, "rules 0, handles 0"));
+    CHECK(strstr(answer, "(net_ring_a)"));
+    free(answer);
+
+    /* Wrong lines of a file are skipped, and all are named. */
+    stream = fdopen(mkstemp(name), "w");
+    fputs("set age off\n# fine\nset frob on\n\nload x\nset age on\n"
+          "set groups 7\n", stream);
+    fclose(stream);
+    answer = ctl("load %s", name);
+    CHECK(strstr(answer, ":3: there is no setting \"frob\"; "));
+    CHECK(strstr(answer, ":5: a file cannot load files"));
+    free(answer);
+    CHECK(shown(A.id, "\"age\": 1"));
+    CHECK(shown(A.id, "\"groups\": 7,"));
+    CTL_OK("set profile generous");
+    stream = fopen(name, "w");
+    fputs("set profile no-ct\n", stream);
+    fclose(stream);
+    CTL_OK("load %s", name);
+    CHECK(shown(A.id, "\"profile\": \"no-ct\""));
+    CTL_OK("set profile generous");
+    unlink(name);
+}
+
+/* What the NIC read at its start has one wrong line: see run-test-emunic. */
+static void
+test_start_file(void)
+{
+    CHECK_INT(report(-1, "config_errors"), 1);
+}
+
+static void
+test_unsupported(void)
+{
+    struct rte_flow_queue_info queue_info;
+    struct rte_flow_port_info info;
+    struct rte_flow_error error = { .message = NULL };
+    uint16_t proxy = 99;
+
+    CHECK_INT(rte_flow_isolate(A.id, 1, &error), -ENOTSUP);
+    CHECK_INT(rte_flow_isolate(A.id, 0, &error), 0);
+    CHECK_INT(rte_flow_pick_transfer_proxy(A.id, &proxy, &error), 0);
+    CHECK_INT(proxy, A.id);
+    CHECK_INT(rte_flow_info_get(A.id, &info, &queue_info, &error), 0);
+    CHECK(!info.max_nb_queues && info.max_nb_conn_tracks
+          && info.max_nb_counters && info.max_nb_aging_objects);
+
+    CHECK(!rte_flow_pattern_template_create(A.id, NULL, NULL, &error));
+    CHECK_INT(rte_errno, ENOTSUP);
+    CHECK(strstr(error.message, "not supported"));
+    CHECK_INT(rte_flow_pattern_template_destroy(A.id, NULL, NULL), -ENOTSUP);
+    CHECK(!rte_flow_actions_template_create(A.id, NULL, NULL, NULL, NULL));
+    CHECK_INT(rte_flow_actions_template_destroy(A.id, NULL, NULL), -ENOTSUP);
+    CHECK(!rte_flow_template_table_create(A.id, NULL, NULL, 0, NULL, 0,
+                                          NULL));
+    CHECK_INT(rte_flow_template_table_destroy(A.id, NULL, NULL), -ENOTSUP);
+    CHECK(!rte_flow_async_create(A.id, 0, NULL, NULL, NULL, 0, NULL, 0, NULL,
+                                 NULL));
+    CHECK_INT(rte_flow_async_destroy(A.id, 0, NULL, NULL, NULL, NULL),
+              -ENOTSUP);
+    CHECK_INT(rte_flow_push(A.id, 0, NULL), -ENOTSUP);
+    CHECK_INT(rte_flow_pull(A.id, 0, NULL, 0, NULL), -ENOTSUP);
+    CHECK(!rte_flow_async_action_handle_create(A.id, 0, NULL, NULL, NULL,
+                                               NULL, NULL));
+    CHECK_INT(rte_flow_async_action_handle_destroy(A.id, 0, NULL, NULL, NULL,
+                                                   NULL), -ENOTSUP);
+    CHECK_INT(rte_flow_async_action_handle_update(A.id, 0, NULL, NULL, NULL,
+                                                  NULL, NULL), -ENOTSUP);
+    CHECK_INT(rte_flow_async_action_handle_query(A.id, 0, NULL, NULL, NULL,
+                                                 NULL, NULL), -ENOTSUP);
+}
+
+static void
+test_dump(void)
+{
+    struct rte_flow_item_ipv4 ip4 = { .hdr.src_addr = htonl(0x0a000001) };
+    struct rte_flow_item_ipv4 ip4_mask = {
+        .hdr.src_addr = UINT32_MAX, .hdr.fragment_offset = htons(0x3fff),
+    };
+    struct rte_flow_item_eth eth = { .has_vlan = 0 };
+    struct rte_flow_item_eth eth_mask = { .has_vlan = 1 };
+    struct rte_flow_item_udp udp = { .hdr.dst_port = htons(53) };
+    struct rte_flow_item_udp last = { .hdr.dst_port = htons(55) };
+    struct rte_flow_item_udp udp_mask = { .hdr.dst_port = 0xffff };
+    struct rte_flow_action_age age = { .timeout = 30 };
+    struct rule rule = rule_in(3, 4);
+    char *text = NULL;
+    size_t size;
+    FILE *stream;
+    struct rte_flow *flow;
+
+    ITEM(&rule, ETH, &eth, &eth_mask);
+    ITEM(&rule, IPV4, &ip4, &ip4_mask);
+    add_item(&rule, RTE_FLOW_ITEM_TYPE_UDP, &udp, &udp_mask, &last);
+    ACTION(&rule, AGE, &age);
+    ACTION(&rule, SET_MAC_SRC, mac_a);
+    ACTION(&rule, DROP, NULL);
+    flow = CREATE(&A, &rule);
+    for (int i = 0; i < 2; i++) {
+        stream = open_memstream(&text, &size);
+        CHECK_INT(rte_flow_dev_dump(A.id, i ? flow : NULL, stream, NULL), 0);
+        fclose(stream);
+        check(strstr(text, "ingress group 3 priority 4 pattern eth has_vlan "
+                     "is 0 / ipv4 fragment_offset is 0x0000 mask 0x3fff src "
+                     "is 10.0.0.1 / udp dst from 53 to 55 / end actions age "
+                     "timeout 30 / set_mac_src 02:00:00:00:00:01 / drop / "
+                     "end hits 0 bytes 0\n") != NULL, __LINE__, "dump", "%s",
+              text);
+        free(text);
+    }
+    CHECK_INT(rte_flow_dev_dump(A.id, NULL, NULL, NULL), -EINVAL);
+    flush();
+}
+
+/* Many rules of one kind are found as fast as one. */
+static void
+test_many_rules(void)
+{
+    enum { N = 50000 };
+    struct rte_flow_item_ipv4 ip4 = { .hdr.dst_addr = 0 };
+    struct rule rule = dropping_rule();
+    struct rte_flow **flows = calloc(N, sizeof *flows);
+    uint64_t start = usec();
+
+    ITEM(&rule, ETH, NULL, NULL);
+    ITEM(&rule, IPV4, &ip4, NULL);
+    for (int i = 0; i < N; i++) {
+        ip4.hdr.src_addr = htonl(0x0a000001 + i);
+        ip4.hdr.dst_addr = htonl(0x0a000002);
+        flows[i] = rte_flow_create(A.id, &rule.attr, rule.items,
+                                   rule.actions, NULL);
+        assert(flows[i]);
+    }
+    for (int i = 0; i < 1000; i++) {
+        CHECK(!to_software(&A, &tcp_packet));
+    }
+    CHECK_INT(count(&A, flows[0]), 1000);
+    CHECK_INT(count(&A, flows[1]), 0);
+    for (int i = 0; i < N; i++) {
+        destroy(&A, flows[i]);
+    }
+    CHECK(usec() - start < 20 * 1000 * 1000);
+    CHECK_INT(report(-1, "rules"), 0);
+    free(flows);
+}
+
+/* Threads: two that receive, of which one's packets are forwarded to the queue
+ * that the other sends through, and one that changes rules. */
+
+static _Atomic bool stop_threads;
+
+static void *
+receive_main(void *port_)
+{
+    const struct port *port = port_;
+
+    while (!stop_threads) {
+        struct rte_mbuf *mbuf = rte_pktmbuf_alloc(pool);
+
+        if (mbuf) {
+            rte_pktmbuf_free(mbuf);
+            mbuf = build(&tcp_packet);
+            if (rte_ring_enqueue(port->rx[0], mbuf)) {
+                rte_pktmbuf_free(mbuf);
+            }
+        }
+        mbuf = NULL;
+        if (receive(port, 0, &mbuf)) {
+            if (!rte_eth_tx_burst(B.id, 0, &mbuf, 1)) {
+                rte_pktmbuf_free(mbuf);
+            }
+        }
+        while ((mbuf = sent_by(&B))) {
+            rte_pktmbuf_free(mbuf);
+        }
+    }
+    return NULL;
+}
+
+static void
+test_threads(void)
+{
+    struct rte_flow_action_ethdev to_b = { B.id };
+    struct rte_flow_action_conntrack ct = connection();
+    struct rule forward = transfer_rule(), rule = rule_in(0, 0);
+    pthread_t threads[2];
+    uint64_t start;
+
+    ITEM(&forward, ETH, NULL, NULL);
+    ACTION(&forward, REPRESENTED_PORT, &to_b);
+    CREATE(&A, &forward);
+    stop_threads = false;
+    assert(!pthread_create(&threads[0], NULL, receive_main, &A));
+    assert(!pthread_create(&threads[1], NULL, receive_main, &B));
+    ITEM(&rule, ETH, NULL, NULL);
+    start = usec();
+    while (usec() - start < 1000 * 1000) {
+        struct rte_flow_action_handle *handle = HANDLE(&B, CONNTRACK, &ct);
+        struct rte_flow *flow;
+
+        rule.n_actions = 0;
+        ACTION(&rule, INDIRECT, handle);
+        ACTION(&rule, QUEUE, &(struct rte_flow_action_queue) { 0 });
+        flow = CREATE(&B, &rule);
+        destroy(&B, flow);
+        CHECK_INT(rte_flow_action_handle_destroy(B.id, handle, NULL), 0);
+        free(ctl("json"));
+    }
+    stop_threads = true;
+    for (int i = 0; i < 2; i++) {
+        pthread_join(threads[i], NULL);
+    }
+    CHECK(report(A.id, "forwarded") > 0);
+    CHECK_INT(report(-1, "stale"), 0);
+    flush();
+    for (int i = 0; i < 4; i++) {
+        receive(&A, 0, NULL);
+        receive(&B, 0, NULL);
+    }
+}
+
+static void
+test_empty(void)
+{
+    struct rte_mbuf *mbuf;
+
+    while ((mbuf = sent_by(&A)) || (mbuf = sent_by(&B))) {
+        rte_pktmbuf_free(mbuf);
+    }
+    CHECK_INT(report(-1, "rules"), 0);
+    CHECK_INT(report(-1, "handles"), 0);
+    CHECK_INT(rte_mempool_in_use_count(pool), 0);
+}
+
 struct test {
     const char *name;
     void (*func)(void);
 };
 
 static const struct test tests[] = {
+    { "a wrong line of the file read at start is counted", test_start_file },
     { "claims ports without a flow API, and no others", test_claim },
     { "a rule is created, hit, counted and destroyed", test_rule_life },
     { "groups, priorities, JUMP, MARK and RSS", test_groups },
+    { "item ETH", test_item_eth },
+    { "item VLAN", test_item_vlan },
+    { "item IPV4", test_item_ipv4 },
+    { "items IPV6 and IPV6_FRAG_EXT", test_item_ipv6 },
+    { "items TCP, UDP, SCTP, ICMP and ICMP6", test_item_l4 },
+    { "items that are refused", test_item_errors },
+    { "attributes that are refused", test_attr_errors },
+    { "SET_IPV4, SET_IPV6, SET_TP, TTL, POP_VLAN, checksums", test_rewrite },
+    { "SET_MAC, PUSH_VLAN, SET_VLAN, TTL at its end", test_rewrite_l2 },
+    { "actions that are refused", test_action_errors },
+    { "QUEUE and RSS to other queues", test_queues },
+    { "misses, loops and ambiguous rules", test_jumps },
+    { "transfer, REPRESENTED_PORT and PORT_ID", test_transfer },
+    { "COUNT, direct and indirect", test_count },
+    { "AGE, direct and indirect", test_age },
+    { "indirect actions that are refused or stale", test_handles },
+    { "stale rules", test_stale_rules },
+    { "CONNTRACK: windows", test_ct_windows },
+    { "CONNTRACK: states", test_ct_states },
+    { "CONNTRACK: modes, updates and bad headers", test_ct_modes },
+    { "CONNTRACK: the peer port's rules", test_ct_sharing },
+    { "eSwitch", test_eswitch },
+    { "a stop takes rules and leaves indirect actions", test_stop },
+    { "a close takes everything", test_close },
+    { "metadata negotiation", test_metadata },
+    { "a VLAN tag that the driver has taken off", test_stripped_vlan },
+    { "garbage", test_garbage },
+    { "profile mlx5-sws", test_mlx5_sws },
+    { "profile mlx5-hws", test_mlx5_hws },
+    { "profile no-ct", test_no_ct },
+    { "profile no-age", test_no_age },
+    { "profile pretend", test_pretend },
+    { "full tables", test_limits },
+    { "faults", test_faults },
+    { "latency", test_latency },
+    { "commands and what is wrong with them", test_commands },
+    { "what is not supported", test_unsupported },
+    { "rules as text", test_dump },
+    { "many rules", test_many_rules },
+    { "threads", test_threads },
+    { "nothing is left", test_empty },
 };
 
 int
