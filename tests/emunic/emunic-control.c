@@ -3,10 +3,13 @@
 #include "emunic.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -167,4 +170,39 @@ emu_control_start(void)
     static pthread_once_t once = PTHREAD_ONCE_INIT;
 
     pthread_once(&once, control_init);
+}
+
+/* Says whether the executable at 'image' has DPDK in it, rather than being
+ * linked with the shared library: the text of a message of ethdev, and not the
+ * name of the library. */
+static bool
+is_static(const char *image, size_t size)
+{
+    static const char text[] = "Ethdev port_id=%u";
+    static const char library[] = "librte_ethdev.so";
+
+    return (memmem(image, size, text, sizeof text - 1)
+            && !memmem(image, size, library, sizeof library - 1));
+}
+
+/* Static DPDK cannot be preloaded before, and nothing would say so. */
+static void __attribute__((constructor))
+check_program(void)
+{
+    int fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+    struct stat st;
+
+    if (fd >= 0 && !fstat(fd, &st) && st.st_size > 0) {
+        void *image = mmap(NULL, st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+
+        if (image != MAP_FAILED) {
+            if (is_static(image, st.st_size)) {
+                emu_log("this program has a static DPDK: no port is emulated");
+            }
+            munmap(image, st.st_size);
+        }
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
 }
