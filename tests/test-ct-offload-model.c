@@ -15,6 +15,7 @@
 #include <netinet/in.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -91,22 +92,26 @@ static bool threaded;
 
 /* Failure, and what led to it. */
 
-static char trace[N_TRACE][1600];
+static struct {
+    unsigned int step;
+    char text[1600];
+} trace[N_TRACE];
 static unsigned int seed, step;
-static bool quiet;
+static unsigned int n_run;      /* Steps that were not left out. */
+static unsigned int *failed;    /* Instead of a message, if nonnull. */
 
 static void OVS_PRINTF_FORMAT(1, 2)
 note(const char *format, ...)
 {
-    char *line = trace[step % N_TRACE];
-    size_t len = strlen(line);
+    char *text = trace[n_run % N_TRACE].text;
+    size_t len = strlen(text);
     va_list args;
 
     if (threaded) {
         return;
     }
     va_start(args, format);
-    vsnprintf(line + len, sizeof trace[0] - len, format, args);
+    vsnprintf(text + len, sizeof trace[0].text - len, format, args);
     va_end(args);
 }
 
@@ -115,38 +120,37 @@ fail(const char *format, ...)
 {
     va_list args;
 
-    if (!quiet) {
-        unsigned int first = step < N_TRACE ? 0 : step - N_TRACE + 1;
-
-        for (unsigned int i = first; !threaded && i <= step; i++) {
-            if (trace[i % N_TRACE][0]) {
-                printf("%u:%s\n", i, trace[i % N_TRACE]);
-            }
-        }
-        va_start(args, format);
-        vprintf(format, args);
-        va_end(args);
-        printf("\nfailed: seed %u, step %u\n", seed, step);
-        fflush(stdout);
+    if (failed) {
+        *failed = step;
+        _exit(1);
     }
+    for (unsigned int i = n_run < N_TRACE ? 0 : n_run - N_TRACE + 1;
+         !threaded && i <= n_run; i++) {
+        printf("%u:%s\n", trace[i % N_TRACE].step, trace[i % N_TRACE].text);
+    }
+    va_start(args, format);
+    vprintf(format, args);
+    va_end(args);
+    printf("\nfailed: seed %u, step %u\n", seed, step);
+    fflush(stdout);
     _exit(1);
 }
 
 /* Random numbers.  Those of a step depend on nothing but the seed and the
  * number of the step, so that steps can be left out. */
 
-static uint64_t rng;
+DEFINE_STATIC_PER_THREAD_DATA(uint64_t, rng, 0);
 
 static void
 rng_start(uint64_t s)
 {
-    rng = s * UINT64_C(0x9e3779b97f4a7c15) + 0x1234567;
+    *rng_get() = s * UINT64_C(0x9e3779b97f4a7c15) + 0x1234567;
 }
 
 static uint32_t
 rng_next(void)
 {
-    uint64_t z = rng += UINT64_C(0x9e3779b97f4a7c15);
+    uint64_t z = *rng_get() += UINT64_C(0x9e3779b97f4a7c15);
 
     z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
     z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
@@ -319,8 +323,13 @@ check_live(struct provider *p, const char *what)
 static bool
 provider_can_offload(struct provider *p, const struct ct_offload_ctx *ctx)
 {
+    bool refuse;
+
     check_live(p, "can_offload");
-    return !will_refuse(p, ctx->conn);
+    ovs_mutex_lock(&p->mutex);
+    refuse = will_refuse(p, ctx->conn);
+    ovs_mutex_unlock(&p->mutex);
+    return !refuse;
 }
 
 /* Nobody else has the tuple of 'h' in the same zone. */
@@ -688,7 +697,8 @@ set_timeouts(void)
         tp.policy.present |= 1u << i;
     }
     for (size_t i = 0; i < ARRAY_SIZE(timeouts); i++) {
-        tp.policy.attrs[timeouts[i].attr] = timeouts[i].s;
+        tp.policy.attrs[timeouts[i].attr] = (threaded ? 1 + i % 3
+                                             : timeouts[i].s);
     }
     timeout_policy_update(ct, &tp);
     for (int i = 0; i < N_CT_TM; i++) {
@@ -1217,7 +1227,8 @@ struct burst {
     uint16_t zone;
     bool ipv6;
     const char *helper;
-    const struct nat_action_info_t *nat;
+    const struct nat_action_info_t *nat; /* NULL or 'nat_info'. */
+    struct nat_action_info_t nat_info;
     bool set_mark, set_label;
     uint32_t mark;
     struct netdev *netdev;
@@ -1744,24 +1755,23 @@ execute(struct burst *b)
 
 /* Making up packets. */
 
-static const struct nat_action_info_t *
-nat_info(bool ipv6, bool dst)
+static void
+set_nat(struct burst *b, bool dst)
 {
-    static struct nat_action_info_t info;
+    struct nat_action_info_t *info = &b->nat_info;
     struct ct_endpoint endpoint;
 
-    memset(&info, 0, sizeof info);
-    set_addr(&endpoint, ipv6, dst ? 102 : 101);
-    info.min_addr = endpoint.addr;
-    info.max_addr = endpoint.addr;
-    info.nat_action = dst ? NAT_ACTION_DST : NAT_ACTION_SRC;
+    b->nat = info;
+    set_addr(&endpoint, b->ipv6, dst ? 102 : 101);
+    info->min_addr = endpoint.addr;
+    info->max_addr = endpoint.addr;
+    info->nat_action = dst ? NAT_ACTION_DST : NAT_ACTION_SRC;
     if (!dst && percent(50)) {
         /* So few that there may be none left. */
-        info.nat_action |= NAT_ACTION_SRC_PORT;
-        info.min_port = 2000;
-        info.max_port = 2001;
+        info->nat_action |= NAT_ACTION_SRC_PORT;
+        info->min_port = 2000;
+        info->max_port = 2001;
     }
-    return &info;
 }
 
 /* Flags and sequence numbers of a TCP packet for 'm', or for a new connection
@@ -1941,7 +1951,7 @@ step_burst(void)
 
     burst_init(&b);
     if (percent(15)) {
-        b.nat = nat_info(b.ipv6, percent(40));
+        set_nat(&b, percent(40));
         b.force = false;
     } else if (percent(30) && limit == UINT_MAX) {
         n = percent(10) ? MAX_PACKETS : 2 + pick(8);
@@ -1985,7 +1995,9 @@ step_dialog(void)
     } else {
         reply = percent(60);
     }
-    b.nat = m->nat ? nat_info(b.ipv6, false) : NULL;
+    if (m->nat) {
+        set_nat(&b, false);
+    }
 
     struct packet *p = add_packet(&b, &m->key[reply]);
     p->kind = KIND_PLAIN;
@@ -2404,7 +2416,8 @@ run_step(void)
     for (i = 0; i < ARRAY_SIZE(steps); i++) {
         total += steps[i].weight;
     }
-    trace[step % N_TRACE][0] = '\0';
+    trace[n_run % N_TRACE].step = step;
+    trace[n_run % N_TRACE].text[0] = '\0';
     rng_start(((uint64_t) seed << 32) + step);
     r = pick(total);
     for (i = 0; r >= steps[i].weight; i++) {
@@ -2437,36 +2450,54 @@ finish(void)
     }
 }
 
+/* Runs steps 0 to 'n' - 1, but not those that 'skip', if nonnull, has. */
 static void
-run(unsigned int first, unsigned int n)
+run(unsigned int n, const bool *skip)
 {
     start();
     stop_time();
     set_timeouts();
     enable_offload();
-    for (step = first; step < n; step++) {
-        run_step();
+    for (step = 0; step < n; step++) {
+        if (!skip || !skip[step]) {
+            run_step();
+            n_run++;
+        }
     }
     finish();
+}
+
+static void
+parse_seed(const char *s)
+{
+    if (!strcmp(s, "random")) {
+        seed = random_uint32();
+    } else if (!str_to_uint(s, 0, &seed)) {
+        ovs_fatal(0, "%s: not a seed", s);
+    }
+    printf("seed %u\n", seed);
+    fflush(stdout);
+}
+
+static unsigned int
+parse_number(const char *s)
+{
+    unsigned int n;
+
+    if (!str_to_uint(s, 0, &n)) {
+        ovs_fatal(0, "%s: not a number", s);
+    }
+    return n;
 }
 
 static void
 cmd_run(struct ovs_cmdl_context *ctx)
 {
     long long int started = time_wall_msec();
-    unsigned int n;
+    unsigned int n = parse_number(ctx->argv[2]);
 
-    if (!strcmp(ctx->argv[1], "random")) {
-        seed = random_uint32();
-    } else if (!str_to_uint(ctx->argv[1], 0, &seed)) {
-        ovs_fatal(0, "%s: not a seed", ctx->argv[1]);
-    }
-    if (!str_to_uint(ctx->argv[2], 0, &n)) {
-        ovs_fatal(0, "%s: not a number of steps", ctx->argv[2]);
-    }
-    printf("seed %u\n", seed);
-    fflush(stdout);
-    run(0, n);
+    parse_seed(ctx->argv[1]);
+    run(n, NULL);
     printf("%u steps, %lld ms, %llu packets, connections: %llu created, "
            "%llu related, %llu forced to expire, %llu evicted, "
            "%llu offered again, %llu without room, %llu handshakes, "
@@ -2477,8 +2508,341 @@ cmd_run(struct ovs_cmdl_context *ctx)
            sum.lapsed);
 }
 
+/* Does a process that runs steps 0 to 'n' - 1, without those in 'skip', fail?
+ * If so, stores in '*failed' where. */
+static bool
+try_run(unsigned int n, const bool *skip)
+{
+    int status;
+    pid_t pid;
+
+    *failed = n;
+    pid = fork();
+    if (pid < 0) {
+        ovs_fatal(errno, "fork failed");
+    }
+    if (!pid) {
+        run(n, skip);
+        _exit(0);
+    }
+    if (waitpid(pid, &status, 0) != pid) {
+        ovs_fatal(errno, "waitpid failed");
+    }
+    return status != 0;
+}
+
+/* Finds as few steps as possible that fail, and shows them. */
+static void
+cmd_shrink(struct ovs_cmdl_context *ctx)
+{
+    unsigned int n = parse_number(ctx->argv[2]);
+    unsigned int left = 0;
+    bool *skip;
+
+    parse_seed(ctx->argv[1]);
+    failed = mmap(NULL, sizeof *failed, PROT_READ | PROT_WRITE,
+                  MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (failed == MAP_FAILED) {
+        ovs_fatal(errno, "mmap failed");
+    }
+    skip = xcalloc(n, sizeof *skip);
+    if (!try_run(n, skip)) {
+        ovs_fatal(0, "no failure in %u steps", n);
+    }
+    n = MIN(n, *failed + 1);
+    for (unsigned int chunk = n / 2; chunk; chunk /= 2) {
+        for (unsigned int i = 0; i + 1 < n; i += chunk) {
+            unsigned int size = MIN(chunk, n - 1 - i);
+            bool *old = xmemdup(&skip[i], size);
+
+            if (memchr(old, false, size)) {
+                memset(&skip[i], true, size);
+                if (!try_run(n, skip)) {
+                    memcpy(&skip[i], old, size);
+                }
+            }
+            free(old);
+        }
+    }
+    for (unsigned int i = 0; i < n; i++) {
+        left += !skip[i];
+    }
+    printf("%u steps\n", left);
+    failed = NULL;
+    run(n, skip);
+}
+
+/* The threaded variant: no model, but the providers check what they are told,
+ * and at the end nothing may be left. */
+
+static atomic_bool stopping;
+static atomic_uint64_t n_thread_packets;
+static struct ovs_rwlock netdev_locks[N_NETDEVS];
+
+static bool
+is_stopping(void)
+{
+    bool stop;
+
+    atomic_read_relaxed(&stopping, &stop);
+    return stop;
+}
+
+static void
+thread_start(void *seed_)
+{
+    rng_start(((uint64_t) seed << 32) + (uintptr_t) seed_);
+}
+
+/* Makes up a packet between a client and the server. */
+static void
+thread_packet(struct packet *p, const struct burst *b)
+{
+    static const uint16_t flags[] = {
+        TCP_SYN, TCP_SYN | TCP_ACK, TCP_ACK, TCP_ACK, TCP_ACK, TCP_ACK,
+        TCP_FIN | TCP_ACK, TCP_RST | TCP_ACK,
+    };
+    struct conn_key *key = &p->key;
+
+    memset(p, 0, sizeof *p);
+    key->dl_type = htons(b->ipv6 ? ETH_TYPE_IPV6 : ETH_TYPE_IP);
+    key->nw_proto = percent(50) ? IPPROTO_UDP : IPPROTO_TCP;
+    set_addr(&key->src, b->ipv6, 1);
+    set_addr(&key->dst, b->ipv6, 2);
+    key->src.port = htons(PORT_CLIENT + pick(N_CLIENTS));
+    key->dst.port = htons(percent(95) ? PORT_SERVER : PORT_TFTP);
+    if (percent(50)) {
+        key_reverse(key);
+    }
+    p->flags = flags[pick(ARRAY_SIZE(flags))];
+}
+
+static void
+thread_burst(void)
+{
+    uint32_t mark[2] = { pick(3), UINT32_MAX };
+    struct dp_packet_batch batch;
+    struct ovs_rwlock *lock = NULL;
+    struct burst b;
+
+    burst_init(&b);
+    if (b.netdev) {
+        /* A port that is about to go receives nothing. */
+        lock = &netdev_locks[b.netdev - netdevs];
+        if (ovs_rwlock_tryrdlock(lock)) {
+            return;
+        }
+    }
+    if (percent(20)) {
+        set_nat(&b, percent(40));
+    }
+    b.n = percent(20) ? MAX_PACKETS : 1 + pick(8);
+    dp_packet_batch_init(&batch);
+    for (size_t i = 0; i < b.n; i++) {
+        thread_packet(&b.packets[i], &b);
+        dp_packet_batch_add(&batch, compose_plain(&b.packets[i]));
+    }
+    conntrack_execute(ct, &batch, htons(b.ipv6 ? ETH_TYPE_IPV6 : ETH_TYPE_IP),
+                      b.force, b.commit, b.zone, b.set_mark ? mark : NULL,
+                      NULL, NULL, b.nat, time_msec(), 0, b.netdev);
+    dp_packet_delete_batch(&batch, true);
+    if (lock) {
+        ovs_rwlock_unlock(lock);
+    }
+}
+
+static void *
+packet_thread(void *seed_)
+{
+    uint64_t n, orig;
+
+    thread_start(seed_);
+    for (n = 0; !is_stopping(); n++) {
+        thread_burst();
+        ovsrcu_quiesce();
+    }
+    atomic_add(&n_thread_packets, n, &orig);
+    return NULL;
+}
+
+static void *
+flush_thread(void *seed_)
+{
+    thread_start(seed_);
+    while (!is_stopping()) {
+        uint16_t zone = pick(N_ZONES);
+        struct ct_dpif_tuple tuple;
+
+        if (percent(90)) {
+            memset(&tuple, 0, sizeof tuple);
+            tuple.l3_type = AF_INET;
+            tuple.ip_proto = percent(50) ? IPPROTO_UDP : IPPROTO_TCP;
+            tuple.src.ip = htonl(0x0a000001);
+            tuple.dst.ip = htonl(0x0a000002);
+            tuple.src_port = htons(PORT_CLIENT + pick(N_CLIENTS));
+            tuple.dst_port = htons(PORT_SERVER);
+            conntrack_flush_tuple(ct, &tuple, zone);
+        } else {
+            conntrack_flush(ct, percent(98) ? &zone : NULL);
+        }
+        ovsrcu_quiesce();
+        xnanosleep(pick(1000) * 1000);
+    }
+    return NULL;
+}
+
+static void *
+port_thread(void *seed_)
+{
+    thread_start(seed_);
+    while (!is_stopping()) {
+        if (percent(90)) {
+            int i = pick(N_NETDEVS);
+
+            ovs_rwlock_wrlock(&netdev_locks[i]);
+            ct_offload_netdev_flush(&netdevs[i]);
+            for (int j = 0; j < N_PROVIDERS; j++) {
+                struct provider *p = &providers[j];
+                struct held *h;
+
+                ovs_mutex_lock(&p->mutex);
+                HMAP_FOR_EACH (h, node, &p->held) {
+                    if (h->in[0] == &netdevs[i] || h->in[1] == &netdevs[i]) {
+                        fail("%s: holds a connection of a port that was "
+                             "flushed", p->class.name);
+                    }
+                }
+                ovs_mutex_unlock(&p->mutex);
+            }
+            ovs_rwlock_unlock(&netdev_locks[i]);
+        } else if (percent(50)) {
+            ct_offload_flush();
+        } else {
+            ct_offload_barrier();
+        }
+        xnanosleep(pick(3000) * 1000);
+    }
+    return NULL;
+}
+
+/* What the main thread does meanwhile. */
+static void
+thread_configure(void)
+{
+    struct provider *p = &providers[pick(N_PROVIDERS)];
+    uint32_t r = pick(100);
+
+    if (r < 10) {
+        if (p->registered) {
+            ct_offload_unregister(&p->class);
+            ovs_mutex_lock(&p->mutex);
+            if (hmap_count(&p->held)) {
+                fail("%s: holds connections after it was unregistered",
+                     p->class.name);
+            }
+            ovs_mutex_unlock(&p->mutex);
+        } else {
+            ovs_assert(!ct_offload_register(&p->class));
+        }
+        p->registered = !p->registered;
+    } else if (r < 15) {
+        enabled = percent(80);
+        limit = percent(50) ? UINT_MAX : pick(100);
+        configure();
+    } else if (r < 50) {
+        ovs_mutex_lock(&p->mutex);
+        p->refuse = percent(50) ? 0 : pick(8);
+        p->errors = percent(50) ? 0 : pick(8);
+        p->salt = rng_next();
+        p->answer = pick(N_ANSWERS);
+        ovs_mutex_unlock(&p->mutex);
+    } else {
+        timeval_warp(pick(1000));
+    }
+    xnanosleep(pick(2000) * 1000);
+}
+
+static void
+cmd_run_threads(struct ovs_cmdl_context *ctx)
+{
+    static const struct {
+        const char *name;
+        void *(*start)(void *);
+    } kinds[] = {
+        { "packets", packet_thread },
+        { "packets", packet_thread },
+        { "packets", packet_thread },
+        { "flush", flush_thread },
+        { "ports", port_thread },
+    };
+    unsigned int seconds = parse_number(ctx->argv[2]);
+    unsigned long long int n_add = 0, n_est = 0, n_upd = 0;
+    pthread_t threads[ARRAY_SIZE(kinds)];
+    long long int deadline;
+    uint64_t n;
+
+    parse_seed(ctx->argv[1]);
+    threaded = true;
+    start();
+    set_timeouts();
+    enable_offload();
+    conntrack_set_tcp_seq_chk(ct, false);
+    conntrack_set_sweep_interval(ct, 2);
+    for (int i = 0; i < N_NETDEVS; i++) {
+        ovs_rwlock_init(&netdev_locks[i]);
+    }
+
+    /* The thread that cleans up may sleep the default interval first. */
+    now = time_msec();
+    canary_create();
+    while (!canary_is_gone()) {
+        timeval_warp(1000);
+        pthread_kill(ct->clean_thread, SIGUSR1);
+        xnanosleep(1000 * 1000);
+    }
+
+    for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
+        threads[i] = ovs_thread_create(kinds[i].name, kinds[i].start,
+                                       (void *) (uintptr_t) (i + 1));
+    }
+    thread_start(NULL);
+    deadline = time_wall_msec() + seconds * 1000LL;
+    while (time_wall_msec() < deadline) {
+        thread_configure();
+    }
+    atomic_store_relaxed(&stopping, true);
+    for (size_t i = 0; i < ARRAY_SIZE(threads); i++) {
+        xpthread_join(threads[i], NULL);
+    }
+
+    conntrack_destroy(ct);
+    check_stats();
+    for (int i = 0; i < N_PROVIDERS; i++) {
+        struct provider *p = &providers[i];
+
+        ovs_mutex_lock(&p->mutex);
+        if (hmap_count(&p->held) || p->n_add != p->n_del) {
+            fail("%s: holds %"PRIuSIZE" connections at the end: %llu added, "
+                 "%llu deleted", p->class.name, hmap_count(&p->held),
+                 p->n_add, p->n_del);
+        }
+        n_add += p->n_add;
+        n_est += p->n_est;
+        n_upd += p->n_upd;
+        ovs_mutex_unlock(&p->mutex);
+        if (p->registered) {
+            ct_offload_unregister(&p->class);
+        }
+    }
+    atomic_read(&n_thread_packets, &n);
+    printf("%"PRIu64" bursts, %llu add, %llu est, %llu upd\n", n, n_add,
+           n_est, n_upd);
+}
+
 static const struct ovs_cmdl_command commands[] = {
     {"run", "SEED STEPS", 2, 2, cmd_run, OVS_RO},
+    {"shrink", "SEED STEPS", 2, 2, cmd_shrink, OVS_RO},
+    {"run-threads", "SEED SECONDS", 2, 2, cmd_run_threads, OVS_RO},
     {NULL, NULL, 0, 0, NULL, OVS_RO},
 };
 
