@@ -709,22 +709,6 @@ set_timeouts(void)
     }
 }
 
-/* Prepares everything that does not depend on the kind of test. */
-static void
-start(void)
-{
-    struct sigaction action = { .sa_handler = wake };
-
-    vlog_set_levels(NULL, VLF_ANY_DESTINATION, VLL_OFF);
-    sigaction(SIGUSR1, &action, NULL);
-    random_set_seed(seed ? seed : 1);
-    for (int i = 0; i < N_NETDEVS; i++) {
-        netdevs[i].name = xasprintf("port%d", i);
-    }
-    providers_init();
-    ct = conntrack_init();
-}
-
 /* Makes time virtual. */
 static void
 stop_time(void)
@@ -774,6 +758,23 @@ enable_offload(void)
     ovs_assert(dpif_offload_enabled());
     smap_destroy(&cfg.other_config);
     configure();
+}
+
+/* Prepares everything that does not depend on the kind of test. */
+static void
+start(void)
+{
+    struct sigaction action = { .sa_handler = wake };
+
+    vlog_set_levels(NULL, VLF_ANY_DESTINATION, VLL_OFF);
+    sigaction(SIGUSR1, &action, NULL);
+    random_set_seed(seed ? seed : 1);
+    for (int i = 0; i < N_NETDEVS; i++) {
+        netdevs[i].name = xasprintf("port%d", i);
+    }
+    providers_init();
+    enable_offload();
+    ct = conntrack_init();
 }
 
 /* The model. */
@@ -1876,7 +1877,7 @@ add_packet(struct burst *b, const struct conn_key *key)
 static struct packet *
 add_request(struct burst *b)
 {
-    unsigned int client = b->nat ? 20 + pick(2) : pick(N_CLIENTS);
+    unsigned int client = b->nat ? 20 + pick(4) : pick(N_CLIENTS);
     struct conn_key key;
     uint32_t r = pick(100);
 
@@ -2457,7 +2458,6 @@ run(unsigned int n, const bool *skip)
     start();
     stop_time();
     set_timeouts();
-    enable_offload();
     for (step = 0; step < n; step++) {
         if (!skip || !skip[step]) {
             run_step();
@@ -2785,7 +2785,6 @@ cmd_run_threads(struct ovs_cmdl_context *ctx)
     threaded = true;
     start();
     set_timeouts();
-    enable_offload();
     conntrack_set_tcp_seq_chk(ct, false);
     conntrack_set_sweep_interval(ct, 2);
     for (int i = 0; i < N_NETDEVS; i++) {
