@@ -54,37 +54,53 @@ emu_control_load(const char *file, FILE *problem)
     return !n_bad;
 }
 
+/* Writes 'size' bytes to 'fd'.  Returns false if the client is gone or does
+ * not read. */
+static bool
+write_all(int fd, const char *bytes, size_t size)
+{
+    while (size) {
+        ssize_t n = send(fd, bytes, size, MSG_NOSIGNAL);
+
+        if (n <= 0) {
+            return false;
+        }
+        bytes += n;
+        size -= n;
+    }
+    return true;
+}
+
 static void
 serve(int fd)
 {
     struct timeval timeout = { .tv_sec = 5 };
-    int fd2 = dup(fd);
-    FILE *in, *out;
+    FILE *in = fdopen(fd, "r");
     char *line = NULL;
     size_t size = 0;
+    bool ok = true;
+
+    if (!in) {
+        close(fd);
+        return;
+    }
 
     /* A client that says nothing does not keep others waiting for ever. */
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout);
     setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout);
-    in = fdopen(fd, "r");
-    out = fd2 < 0 ? NULL : fdopen(fd2, "w");
-    if (in && out) {
-        while (getline(&line, &size, in) != -1) {
-            emu_command(line, out);
-            fflush(out);
-        }
+    while (ok && getline(&line, &size, in) != -1) {
+        char *answer = NULL;
+        size_t answer_size;
+        FILE *out = open_memstream(&answer, &answer_size);
+
+        /* Not to the socket, as locks are held for a report. */
+        emu_command(line, out);
+        fclose(out);
+        ok = write_all(fd, answer, answer_size);
+        free(answer);
     }
     free(line);
-    if (in) {
-        fclose(in);
-    } else {
-        close(fd);
-    }
-    if (out) {
-        fclose(out);
-    } else if (fd2 >= 0) {
-        close(fd2);
-    }
+    fclose(in);
 }
 
 static void *

@@ -9,8 +9,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <rte_errno.h>
-
 struct emu_port emu_ports[RTE_MAX_ETHPORTS];
 _Atomic uint64_t emu_n_leaked_rules;
 

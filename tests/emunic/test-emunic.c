@@ -2256,6 +2256,49 @@ test_eswitch(void)
     untrack(&t);
 }
 
+/* IPv6, with a VLAN tag and without, from the connection to the eSwitch. */
+static void
+test_ct_ipv6(void)
+{
+    struct rte_flow_action_conntrack ct = connection();
+    struct rte_flow_action_handle *handle = HANDLE(&A, CONNTRACK, &ct);
+    struct rte_flow_action_queue queue = { 0 };
+    struct rule rule = rule_in(0, 0);
+    struct spec s = {
+        .ipv6 = true, .protocol = IPPROTO_TCP, .flags = RTE_TCP_ACK_FLAG,
+        .seq = 1000, .ack = 5000, .window = 1000, .length = 77,
+    };
+    struct rte_flow *flow;
+    struct rte_mbuf *mbuf;
+
+    ITEM(&rule, ETH, NULL, NULL);
+    ITEM(&rule, IPV6, NULL, NULL);
+    ITEM(&rule, TCP, NULL, NULL);
+    ACTION(&rule, COUNT, NULL);
+    ACTION(&rule, INDIRECT, handle);
+    ACTION(&rule, QUEUE, &queue);
+    flow = CREATE(&A, &rule);
+    CTL_OK("set eswitch on");
+    for (s.vlan = 0; s.vlan < 2; s.vlan++) {
+        CHECK(!to_software(&A, &s));
+        mbuf = sent_by(&B);
+        CHECK(mbuf && checksums_ok(mbuf));
+        rte_pktmbuf_free(mbuf);
+    }
+    s.ext = IPPROTO_DSTOPTS;
+    CHECK(!to_software(&A, &s));
+    rte_pktmbuf_free(sent_by(&B));
+    s.seq = 77777;
+    CHECK(to_software(&A, &s));
+    CHECK_INT(count(&A, flow), 4);
+    CHECK_INT(rte_flow_action_handle_query(A.id, handle, &ct, NULL), 0);
+    CHECK_INT(ct.original_dir.sent_end, 1077);
+    CHECK(shown(A.id, "\"valid\": 3, \"changed\": 0, \"invalid\": 1"));
+    CTL_OK("set eswitch off");
+    flush();
+    CHECK_INT(rte_flow_action_handle_destroy(A.id, handle, NULL), 0);
+}
+
 /* A port's life. */
 
 static void
@@ -2782,6 +2825,32 @@ test_commands(void)
     CHECK(strstr(answer, "(net_ring_a)"));
     free(answer);
 
+    /* The program for it. */
+    if (getenv("EMUNIC_CTL")) {
+        char command[256];
+
+        snprintf(command, sizeof command,
+                 "LD_PRELOAD= %s set age on > /dev/null",
+                 getenv("EMUNIC_CTL"));
+        CHECK_INT(system(command), 0);
+        snprintf(command, sizeof command,
+                 "LD_PRELOAD= %s frobnicate > /dev/null",
+                 getenv("EMUNIC_CTL"));
+        CHECK(system(command) != 0);
+    }
+
+    /* A client that goes without listening. */
+    for (int i = 0; i < 10; i++) {
+        struct sockaddr_un address = { .sun_family = AF_UNIX };
+        int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+
+        strcpy(address.sun_path, getenv("EMUNIC_SOCKET"));
+        CHECK_INT(connect(fd, (struct sockaddr *) &address, sizeof address),
+                  0);
+        CHECK_INT(write(fd, "json\njson\nshow", 14), 14);
+        close(fd);
+    }
+
     /* Wrong lines of a file are skipped, and all are named. */
     stream = fdopen(mkstemp(name), "w");
     fputs("set age off\n# fine\nset frob on\n\nload x\nset age on\n"
@@ -3045,6 +3114,7 @@ static const struct test tests[] = {
     { "CONNTRACK: modes, updates and bad headers", test_ct_modes },
     { "CONNTRACK: the peer port's rules", test_ct_sharing },
     { "eSwitch", test_eswitch },
+    { "CONNTRACK and eSwitch: IPv6, VLAN", test_ct_ipv6 },
     { "a stop takes rules and leaves indirect actions", test_stop },
     { "a close takes everything", test_close },
     { "metadata negotiation", test_metadata },
