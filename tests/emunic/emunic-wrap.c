@@ -728,22 +728,31 @@ EMU_EXPORT int
 rte_eth_dev_stop(uint16_t port_id)
 {
     struct emu_port *port = emu_port_get(port_id);
+    bool started = port && port->started;
+    int retval;
 
+    /* First, as other ports may be about to forward to this one. */
     if (port) {
         emu_datapath_stop(port);
     }
-    return REAL(rte_eth_dev_stop)(port_id);
+    retval = REAL(rte_eth_dev_stop)(port_id);
+    if (retval && started) {
+        emu_datapath_start(port);
+    }
+    return retval;
 }
 
 EMU_EXPORT int
 rte_eth_dev_reset(uint16_t port_id)
 {
     struct emu_port *port = emu_port_get(port_id);
+    int retval = REAL(rte_eth_dev_reset)(port_id);
 
-    if (port) {
+    /* Drivers that cannot be reset go on. */
+    if (port && retval != -ENOTSUP) {
         emu_datapath_stop(port);
     }
-    return REAL(rte_eth_dev_reset)(port_id);
+    return retval;
 }
 
 EMU_EXPORT int

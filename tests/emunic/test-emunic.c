@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -2315,6 +2316,11 @@ test_stop(void)
     ACTION(&rule, DROP, NULL);
     flow = CREATE(&A, &rule);
     CHECK_INT(rte_flow_configure(A.id, NULL, 0, NULL, &error), -EINVAL);
+
+    /* This driver cannot be reset, and goes on. */
+    CHECK_INT(rte_eth_dev_reset(A.id), -ENOTSUP);
+    CHECK(!to_software(&A, &tcp_packet));
+    CHECK_INT(count(&A, flow), 1);
     CHECK_INT(rte_eth_dev_stop(A.id), 0);
     CHECK_INT(report(A.id, "rules_lost"), 1);
     CHECK_INT(report(-1, "rules"), 0);
@@ -2333,7 +2339,7 @@ test_stop(void)
     CHECK(to_software(&A, &tcp_packet));
     flow = CREATE(&A, &rule);
     CHECK(!to_software(&A, &tcp_packet));
-    CHECK_INT(count(&A, flow), 1);
+    CHECK_INT(count(&A, flow), 2);
     CHECK_INT(rte_eth_dev_stop(A.id), 0);
     CHECK_INT(start_port(&A, N_QUEUES), 0);
     CHECK(to_software(&A, &tcp_packet));
@@ -3136,15 +3142,33 @@ static const struct test tests[] = {
     { "nothing is left", test_empty },
 };
 
+/* Returns the first CPU that the program may run on. */
+static int
+first_cpu(void)
+{
+    cpu_set_t set;
+    int cpu = 0;
+
+    if (sched_getaffinity(0, sizeof set, &set)) {
+        return 0;
+    }
+    while (cpu < CPU_SETSIZE - 1 && !CPU_ISSET(cpu, &set)) {
+        cpu++;
+    }
+    return cpu;
+}
+
 int
 main(int argc, char *argv[])
 {
+    char cpu[16];
     char *eal_args[] = {
-        argv[0], "--no-huge", "-m", "64", "--no-pci", "-l", "0",
+        argv[0], "--no-huge", "-m", "64", "--no-pci", "-l", cpu,
         "--log-level=*:error", "--no-shconf", "--no-telemetry", NULL,
     };
 
     setvbuf(stdout, NULL, _IOLBF, 0);
+    snprintf(cpu, sizeof cpu, "%d", first_cpu());
     if (!getenv("EMUNIC_SOCKET")) {
         fputs("use run-test-emunic\n", stderr);
         return 1;
