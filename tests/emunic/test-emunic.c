@@ -222,7 +222,10 @@ open_port(struct port *port, const char *name)
         snprintf(full, sizeof full, "%s_rx%d", name, i);
         port->rx[i] = rte_ring_create(full, 256, SOCKET_ID_ANY, 0);
         snprintf(full, sizeof full, "%s_tx%d", name, i);
-        port->tx[i] = rte_ring_create(full, 256, SOCKET_ID_ANY, 0);
+
+        /* Breaks when two threads send, like many drivers' queues. */
+        port->tx[i] = rte_ring_create(full, 256, SOCKET_ID_ANY,
+                                      RING_F_SP_ENQ);
         assert(port->rx[i] && port->tx[i]);
     }
     id = rte_eth_from_rings(name, port->rx, N_QUEUES, port->tx, N_QUEUES, 0);
@@ -2044,8 +2047,22 @@ test_ct_windows(void)
     CHECK_INT(segment(true, ACK, 2500, 5300u - 70000, 0), INVALID);
     CHECK_INT(segment(true, SYN, 2500, 0, 0), INVALID);
     CHECK_INT(segment(false, RST, 10, 0, 0), INVALID);
+
+    /* In the window, but older than what has been acknowledged. */
+    CHECK_INT(segment(false, RST, 5299, 0, 0), INVALID);
     CHECK_INT(ct_state(&t), RTE_FLOW_CONNTRACK_STATE_ESTABLISHED);
-    CHECK(shown(A.id, "\"valid\": 5, \"changed\": 0, \"invalid\": 6"));
+    CHECK(shown(A.id, "\"valid\": 5, \"changed\": 0, \"invalid\": 7"));
+    untrack(&t);
+
+    /* The scale of a window. */
+    ct = connection();
+    t = track(&ct, true);
+    rte_pktmbuf_free(pass(&A, &(struct spec) {
+        .protocol = IPPROTO_TCP, .flags = ACK, .seq = 1000, .ack = 5000,
+        .window = 3000 }));
+    CHECK_INT(rte_flow_action_handle_query(A.id, t.handle, &ct, NULL), 0);
+    CHECK_INT(ct.original_dir.max_win, 4 * 3000);
+    CHECK_INT(ct.reply_dir.reply_end, 5000 + 4 * 3000);
     untrack(&t);
 
     /* Sequence numbers that wrap around. */
@@ -2176,6 +2193,7 @@ static void
 test_ct_sharing(void)
 {
     struct rte_flow_action_conntrack ct = connection();
+    struct rte_flow_modify_conntrack modify = { .new_ct = ct, .state = 1 };
     struct rte_flow_action_queue queue = { 0 };
     struct rte_flow_action_handle *handle = HANDLE(&A, CONNTRACK, &ct);
     struct rule rule = rule_in(1, 0);
@@ -2189,6 +2207,18 @@ test_ct_sharing(void)
     flow = CREATE(&B, &rule);
     CHECK(shown(B.id, "conntrack original"));
     CHECK_INT(rte_flow_action_handle_destroy(A.id, handle, NULL), -EBUSY);
+    destroy(&B, flow);
+
+    /* The direction is updated if that is asked for, and only then. */
+    modify.new_ct.is_original_dir = 0;
+    CHECK_INT(rte_flow_action_handle_update(A.id, handle, &modify, NULL), 0);
+    flow = CREATE(&B, &rule);
+    CHECK(shown(B.id, "conntrack original"));
+    destroy(&B, flow);
+    modify.direction = 1;
+    CHECK_INT(rte_flow_action_handle_update(A.id, handle, &modify, NULL), 0);
+    flow = CREATE(&B, &rule);
+    CHECK(shown(B.id, "conntrack reply"));
     destroy(&B, flow);
     CTL_OK("set share-handles off");
     REFUSED(&B, &rule, EACCES, "another port");
@@ -2237,6 +2267,14 @@ test_eswitch(void)
     CHECK_INT(segment(false, ACK, 5100, 1101, 10), VALID);
     CHECK_INT(segment(false, RST | ACK, 5110, 1101, 0), CHANGED);
     CHECK(!sent_by(&A) && !sent_by(&B));
+    untrack(&t);
+
+    /* Not even a SYN that is valid. */
+    ct = connection();
+    ct.liberal_mode = 1;
+    t = track(&ct, true);
+    CHECK_INT(segment(true, SYN, 1000, 5000, 0), VALID);
+    CHECK(!sent_by(&B));
     untrack(&t);
 
     /* Not if something was changed. */
@@ -2965,6 +3003,11 @@ test_dump(void)
         free(text);
     }
     CHECK_INT(rte_flow_dev_dump(A.id, NULL, NULL, NULL), -EINVAL);
+
+    /* Another range is another match. */
+    REFUSED(&A, &rule, EEXIST, "exists");
+    last.hdr.dst_port = htons(56);
+    CREATE(&A, &rule);
     flush();
 }
 
