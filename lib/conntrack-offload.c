@@ -707,6 +707,32 @@ conntrack_offload_barrier(bool quiesce)
 
 /* Single operations from outside. */
 
+/* Prepares 'conn', which no provider holds and the calling thread owns, for
+ * 'op', an ADD.  Stores in 'op->error' why it cannot be dispatched, if so. */
+static void
+own_for_add(struct conn *conn, struct ct_offload_op *op)
+{
+    struct conn_offload *offload;
+    long long int expiration;
+
+    /* If its time is up, there may be another one with the same tuple. */
+    atomic_read_relaxed(&conn->expiration, &expiration);
+    if (time_msec() >= expiration) {
+        op->error = EOPNOTSUPP;
+        return;
+    }
+
+    offload = conn_alloc_offload(conn);
+    if (!offload) {
+        op->error = ENOSPC;
+        return;
+    }
+    side_set(&offload->orig, op->ctx.netdev_in, op->ctx.input_port_id,
+             op->ctx.unmodified);
+    conn_set_state(conn, CONN_OFFLOAD_REPLY | CONN_OFFLOAD_REPLIED,
+                   CONN_OFFLOAD_AWAIT_EST | CONN_OFFLOAD_AWAIT_FIN);
+}
+
 /* Makes the calling thread the owner of the connection of 'op', so that 'op'
  * can be dispatched; the caller must call conntrack_offload_release() then.
  * Returns false if 'op' cannot or need not be dispatched, with the reason in
@@ -728,17 +754,9 @@ conntrack_offload_own(struct ct_offload_op *op, bool leave)
         return false;
     }
 
-    if (op->type == CT_OFFLOAD_OP_ADD) {
-        struct conn_offload *offload = conn_alloc_offload(conn);
-
-        if (!offload) {
-            op->error = ENOSPC;
-        } else if (!state_held(conn_offload_state(conn))) {
-            side_set(&offload->orig, op->ctx.netdev_in,
-                     op->ctx.input_port_id, op->ctx.unmodified);
-            conn_set_state(conn, CONN_OFFLOAD_REPLY | CONN_OFFLOAD_REPLIED,
-                           CONN_OFFLOAD_AWAIT_EST);
-        }
+    if (op->type == CT_OFFLOAD_OP_ADD
+        && !state_held(conn_offload_state(conn))) {
+        own_for_add(conn, op);
     } else if (op->type == CT_OFFLOAD_OP_EST) {
         conn_set_state(conn, CONN_OFFLOAD_AWAIT_EST, 0);
     }
