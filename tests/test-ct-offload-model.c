@@ -713,6 +713,7 @@ set_timeouts(void)
 static void
 stop_time(void)
 {
+    now = time_msec();          /* Initializes the clock. */
     timeval_stop();
     now = time_msec();
     conntrack_set_sweep_interval(ct, SWEEP_S * 1000);
@@ -788,6 +789,7 @@ struct mconn {
     bool helper;                /* Stays in software. */
     bool related;               /* A helper's data connection. */
     bool nat;
+    bool api;                   /* ADD came from outside of conntrack. */
     bool forced;                /* Made to expire. */
     bool closed;                /* FIN or RST was seen. */
     bool eligible;              /* To be offered again. */
@@ -1010,7 +1012,9 @@ extended(const struct mconn *m, long long int used)
 static void
 mconn_evict(struct mconn *m, long long int used)
 {
-    m->expiration = extended(m, used);
+    if (!m->api) {
+        m->expiration = extended(m, used);
+    }
     sum.evicted += m->held != 0;
     mconn_unhold(m);
 }
@@ -1407,6 +1411,7 @@ mconn_offer(struct mconn *m, const struct burst *b)
         n += all[i]->offered && !all[i]->held;
     }
     if (n < limit) {
+        m->api = false;
         m->offered = true;
         m->in[0] = b->netdev;
     } else {
@@ -1615,6 +1620,29 @@ model_packet(const struct burst *b, const struct packet *p,
     return is_new;
 }
 
+/* 'm' should be offered to the providers.  Returns the first error. */
+static int
+mconn_add(struct mconn *m)
+{
+    int error = 0;
+
+    for (int i = 0; i < N_PROVIDERS; i++) {
+        struct provider *p = &providers[i];
+
+        if (!p->registered || will_refuse(p, m->conn)) {
+            continue;
+        }
+        if (will_err(p, m->conn)) {
+            expected[i].n_error++;
+            error = ENOSPC;
+        } else {
+            expected[i].n_add++;
+            m->held |= 1 << i;
+        }
+    }
+    return error;
+}
+
 /* The burst is over: the providers should have been told about 'm'. */
 static void
 mconn_finish(struct mconn *m)
@@ -1639,19 +1667,7 @@ mconn_finish(struct mconn *m)
     }
 
     if (m->offered && !m->forced && !m->evicted && !m->closed && !m->helper) {
-        for (int i = 0; i < N_PROVIDERS; i++) {
-            struct provider *p = &providers[i];
-
-            if (!p->registered || will_refuse(p, m->conn)) {
-                continue;
-            }
-            if (will_err(p, m->conn)) {
-                expected[i].n_error++;
-            } else {
-                expected[i].n_add++;
-                m->held |= 1 << i;
-            }
-        }
+        mconn_add(m);
     }
     if (m->replied && m->check_est && !m->forced) {
         for (int i = 0; i < N_PROVIDERS; i++) {
@@ -2275,7 +2291,9 @@ step_register(void)
             if (m->held == bit) {
                 mconn_evict(m, last_used(m, bit));
             } else if (m->held & bit) {
-                m->expiration = extended(m, last_used(m, bit));
+                if (!m->api) {
+                    m->expiration = extended(m, last_used(m, bit));
+                }
                 m->held &= ~bit;
                 m->est &= ~bit;
                 expected[p->id].n_del++;
@@ -2302,6 +2320,55 @@ step_offload_flush(void)
     note(" ct_offload_flush");
     evict_all();
     ct_offload_flush();
+    check(true);
+}
+
+/* Single operations from outside of conntrack. */
+static void
+step_api(void)
+{
+    struct ct_offload_ctx ctx = { .input_port_id = u32_to_odp(1) };
+    struct mconn *m;
+
+    if (!n_all || !active()) {
+        return;
+    }
+    m = all[pick(n_all)];
+    if (mconn_is_tcp(m) && MAX(m->tcp[0], m->tcp[1])
+                           > CT_DPIF_TCPS_ESTABLISHED) {
+        /* It is up to conntrack whether to try. */
+        return;
+    }
+    ctx.conn = m->conn;
+    if (m->held) {
+        note(" ct_offload_conn_del");
+        mconn_unhold(m);
+        ct_offload_conn_del(&ctx);
+    } else {
+        int expect, error;
+
+        ctx.netdev_in = pick_netdev();
+        ctx.unmodified = ctx.netdev_in != NULL;
+        note(" ct_offload_conn_add");
+        if (!is_alive(m)) {
+            expect = EOPNOTSUPP;
+        } else if (n_held() >= limit) {
+            expect = ENOSPC;
+        } else if (m->closed || m->helper) {
+            expect = EOPNOTSUPP;
+        } else {
+            expect = mconn_add(m);
+            if (m->held) {
+                m->in[0] = ctx.netdev_in;
+                m->api = true;
+            }
+        }
+        error = ct_offload_conn_add(&ctx);
+        if (error != expect) {
+            fail("adding connection %p gave error %d instead of %d",
+                 m->conn, error, expect);
+        }
+    }
     check(true);
 }
 
@@ -2402,6 +2469,7 @@ static const struct {
     { 150, step_flush_tuple },
     { 80, step_register },
     { 20, step_offload_flush },
+    { 200, step_api },
     { 100, step_netdev_flush },
     { 40, step_config },
     { 200, step_behaviour },
