@@ -689,8 +689,8 @@ batch_wait(struct conn_offload_batch *batch, bool quiesce)
 
 /* Waits until every other thread has ended what it was telling providers when
  * this was called.  The calling thread must not be in a call that can own
- * connections.  If 'quiesce' it may quiesce, so that it must not hold a pointer
- * that is protected by RCU. */
+ * connections.  If 'quiesce' it may quiesce, so that it must not hold a
+ * pointer that is protected by RCU. */
 void
 conntrack_offload_barrier(bool quiesce)
 {
