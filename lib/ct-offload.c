@@ -775,6 +775,7 @@ op_is_for(struct ct_offload_op *op, struct provider *p)
     switch (op->type) {
     case CT_OFFLOAD_OP_ADD:
         return (!(op->held & bit) && !provider_is_leaving(p)
+                && ct_offload_is_accepting()
                 && p->class->can_offload(&op->ctx));
     case CT_OFFLOAD_OP_DEL:
     case CT_OFFLOAD_OP_UPD:

@@ -1086,6 +1086,7 @@ test_config(struct ovs_cmdl_context *ctx OVS_UNUSED)
     execute(ct, udp(5, false), &committing);
     sweep(ct);
     touch(ct, 1);
+    ct_offload_conn_add(&c);
     CHECK_RECORD("");
     configure("hw-offload-ct", NULL);
     ovs_assert(ct_offload_is_active());
