@@ -11,6 +11,7 @@
 #include "command-line.h"
 #include "conntrack-offload.h"
 #include "conntrack-private.h"
+#include "conntrack-tp.h"
 #include "csum.h"
 #include "ct-dpif.h"
 #include "ct-offload.h"
@@ -41,6 +42,7 @@ struct recorder {
     void (*meanwhile)(const char *op); /* Called before each operation. */
 };
 
+static atomic_uint touched_port;    /* Connection that is in use just now. */
 static struct ds record = DS_EMPTY_INITIALIZER;
 static int n_exits;
 
@@ -51,6 +53,15 @@ conn_port(const struct conn *conn)
 
     ct_offload_conn_get_tuple(conn, false, &tuple);
     return ntohs(tuple.src_port);
+}
+
+static bool
+is_touched(const struct conn *conn)
+{
+    unsigned int port;
+
+    atomic_read_relaxed(&touched_port, &port);
+    return port == conn_port(conn);
 }
 
 static void
@@ -98,7 +109,7 @@ note(const char *who, const char *what, const struct ct_offload_ctx *ctx,
     {                                                                       \
         note(#NAME, "upd", ctx, NAME.meanwhile);                            \
         ovs_assert(*ctx->priv == ctx->conn);                                \
-        return NAME.last_used;                                              \
+        return is_touched(ctx->conn) ? time_msec() : NAME.last_used;        \
     }                                                                       \
     static void                                                             \
     NAME##_exit(void)                                                       \
@@ -246,6 +257,7 @@ struct how {
     const struct nat_action_info_t *nat;
     uint32_t *mark;
     struct netdev *netdev;
+    uint32_t tp_id;
 };
 static const struct how committing = { .commit = true };
 static const struct how looking = { .commit = false };
@@ -262,7 +274,7 @@ execute_batch(struct conntrack *ct, struct dp_packet_batch *batch,
 
     conntrack_execute(ct, batch, eth->eth_type, how->force, how->commit,
                       how->zone, how->mark, NULL, how->helper, how->nat,
-                      now, 0, how->netdev);
+                      now, how->tp_id, how->netdev);
     state = batch->packets[0]->md.ct_state;
     dp_packet_delete_batch(batch, true);
     return state;
@@ -928,6 +940,54 @@ test_expiry(struct ovs_cmdl_context *ctx OVS_UNUSED)
     ct_offload_unregister(&b.class);
 }
 
+/* The same in real time, with a short timeout and conntrack's own sweep. */
+static void
+test_real_time(struct ovs_cmdl_context *ctx OVS_UNUSED)
+{
+    struct timeout_policy policy = {
+        .policy.id = 1,
+        .policy.present = 1u << CT_DPIF_TP_ATTR_TCP_ESTABLISHED,
+        .policy.attrs[CT_DPIF_TP_ATTR_TCP_ESTABLISHED] = 2,
+    };
+    struct how committing_tp = { .commit = true, .tp_id = 1 };
+    struct conntrack *ct = start();
+    uint32_t n;
+
+    /* The first sweep is 20 s after the start, the others are as told. */
+    conntrack_set_sweep_interval(ct, 100);
+    ovs_assert(!timeout_policy_update(ct, &policy));
+    recorder_register(&a, false);
+    xsleep(21);
+
+    now = time_msec();
+    for (int client = 1; client <= 2; client++) {
+        execute(ct, tcp(client, false, TCP_SYN, 100, 0), &committing_tp);
+        execute(ct, tcp(client, true, TCP_SYN | TCP_ACK, 500, 111), &looking);
+        execute(ct, tcp(client, false, TCP_ACK, 111, 511), &looking);
+    }
+    conntrack_get_nconns(ct, &n);
+    ovs_assert(n == 2);
+
+    /* Hardware sees packets of one of them, for three times as long as the
+     * timeout. */
+    atomic_store_relaxed(&touched_port, 1);
+    xsleep(6);
+    conntrack_get_nconns(ct, &n);
+    ovs_assert(n == 1);
+
+    /* Then it does not any more. */
+    atomic_store_relaxed(&touched_port, 0);
+    xsleep(3);
+    conntrack_get_nconns(ct, &n);
+    ovs_assert(n == 0);
+    ct_offload_barrier();
+    ds_clear(&record);
+
+    conntrack_destroy(ct);
+    CHECK_RECORD("");
+    ct_offload_unregister(&a.class);
+}
+
 /* Sends a packet from 'client' in original direction. */
 static void
 touch(struct conntrack *ct, uint16_t client)
@@ -1478,6 +1538,7 @@ static const struct ovs_cmdl_command commands[] = {
     {"providers", "", 0, 0, test_providers, OVS_RO},
     {"batch", "", 0, 0, test_batch, OVS_RO},
     {"expiry", "", 0, 0, test_expiry, OVS_RO},
+    {"real-time", "", 0, 0, test_real_time, OVS_RO},
     {"eviction", "", 0, 0, test_eviction, OVS_RO},
     {"config", "", 0, 0, test_config, OVS_RO},
     {"seq-chk", "", 0, 0, test_seq_chk, OVS_RO},
