@@ -305,11 +305,31 @@ find_udp(struct conntrack *ct, uint16_t client)
     return conn;
 }
 
+static void *
+idle_main(void *aux OVS_UNUSED)
+{
+    return NULL;
+}
+
+/* Creates a conntrack whose own sweep runs. */
 static struct conntrack *
-start(void)
+start_sweeping(void)
 {
     now = time_msec();
     return conntrack_init();
+}
+
+/* Creates a conntrack that only 'sweep()' sweeps: conntrack's own thread
+ * sweeps once at its start, which the scheduler may put anywhere. */
+static struct conntrack *
+start(void)
+{
+    struct conntrack *ct = start_sweeping();
+
+    latch_set(&ct->clean_thread_exit);
+    pthread_join(ct->clean_thread, NULL);
+    ct->clean_thread = ovs_thread_create("idle", idle_main, NULL);
+    return ct;
 }
 
 /* Returns the number of connections in 'ct' with the tuple of 'udp(client)',
@@ -950,7 +970,7 @@ test_real_time(struct ovs_cmdl_context *ctx OVS_UNUSED)
         .policy.attrs[CT_DPIF_TP_ATTR_TCP_ESTABLISHED] = 2,
     };
     struct how committing_tp = { .commit = true, .tp_id = 1 };
-    struct conntrack *ct = start();
+    struct conntrack *ct = start_sweeping();
     uint32_t n;
 
     /* The first sweep is 20 s after the start, the others are as told. */
