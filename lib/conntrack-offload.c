@@ -29,6 +29,8 @@ COVERAGE_DEFINE(ct_offload_full);
 struct conn_offload_side {
     ATOMIC(struct netdev *) netdev;
     odp_port_t port_id;
+    ovs_be16 vlan_tci;
+    uint8_t vlan;
     bool unmodified;
 };
 
@@ -201,13 +203,15 @@ conn_free_offload(struct conn *conn)
     }
 }
 
+/* Remembers in 'side' what 'ctx' says of a packet. */
 static void
-side_set(struct conn_offload_side *side, struct netdev *netdev,
-         odp_port_t port_id, bool unmodified)
+side_set(struct conn_offload_side *side, const struct ct_offload_ctx *ctx)
 {
-    side->port_id = port_id;
-    side->unmodified = unmodified;
-    atomic_store_relaxed(&side->netdev, netdev);
+    side->port_id = ctx->input_port_id;
+    side->vlan_tci = ctx->vlan_tci;
+    side->vlan = ctx->vlan;
+    side->unmodified = ctx->unmodified;
+    atomic_store_relaxed(&side->netdev, ctx->netdev_in);
 }
 
 static struct netdev *
@@ -219,17 +223,41 @@ side_get_netdev(struct conn_offload_side *side)
     return netdev;
 }
 
+/* Stores in 'ctx' the VLAN tags of 'pkt'. */
+static void
+ctx_set_vlan(struct ct_offload_ctx *ctx, const struct dp_packet *pkt)
+{
+    const struct vlan_eth_header *veh = dp_packet_eth(pkt);
+
+    if (!veh) {
+        ctx->vlan = CT_OFFLOAD_VLAN_OTHER;
+    } else if (!eth_type_vlan(veh->veth_type)) {
+        ctx->vlan = CT_OFFLOAD_VLAN_NONE;
+    } else if (veh->veth_type == htons(ETH_TYPE_VLAN_8021Q)
+               && !eth_type_vlan(veh->veth_next_type)) {
+        ctx->vlan = CT_OFFLOAD_VLAN_TAG;
+        ctx->vlan_tci = veh->veth_tci;
+    } else {
+        ctx->vlan = CT_OFFLOAD_VLAN_OTHER;
+    }
+}
+
 /* Remembers in 'side' where 'pkt' came from. */
 static void
 side_set_from_packet(struct conn_offload_side *side, struct netdev *netdev,
                      const struct dp_packet *pkt)
 {
+    struct ct_offload_ctx ctx = {
+        .input_port_id = pkt->md.in_port.odp_port,
+    };
+
     /* A reassembled packet may have been taken from another port's burst. */
-    if (pkt->md.ct_rewrite & CT_REWRITE_REASSEMBLED) {
-        netdev = NULL;
+    if (!(pkt->md.ct_rewrite & CT_REWRITE_REASSEMBLED)) {
+        ctx.netdev_in = netdev;
     }
-    side_set(side, netdev, pkt->md.in_port.odp_port,
-             netdev && !pkt->md.ct_rewrite);
+    ctx.unmodified = ctx.netdev_in && !pkt->md.ct_rewrite;
+    ctx_set_vlan(&ctx, pkt);
+    side_set(side, &ctx);
 }
 
 static void
@@ -238,6 +266,8 @@ side_to_ctx(struct conn_offload_side *side, struct ct_offload_ctx *ctx)
     ctx->netdev_in = side_get_netdev(side);
     ctx->input_port_id = side->port_id;
     ctx->unmodified = side->unmodified;
+    ctx->vlan = side->vlan;
+    ctx->vlan_tci = side->vlan_tci;
 }
 
 /* Expiration. */
@@ -727,8 +757,7 @@ own_for_add(struct conn *conn, struct ct_offload_op *op)
         op->error = ENOSPC;
         return;
     }
-    side_set(&offload->orig, op->ctx.netdev_in, op->ctx.input_port_id,
-             op->ctx.unmodified);
+    side_set(&offload->orig, &op->ctx);
     conn_set_state(conn, CONN_OFFLOAD_REPLY | CONN_OFFLOAD_REPLIED,
                    CONN_OFFLOAD_AWAIT_EST | CONN_OFFLOAD_AWAIT_FIN);
 }
@@ -1351,6 +1380,23 @@ ct_offload_conn_get_tcp_state(const struct conn *conn, uint8_t *orig,
 
     *orig = info.tcp.state_orig;
     *reply = info.tcp.state_reply;
+    return true;
+}
+
+/* If 'conn' is a TCP connection, stores what is known of the peer that sends
+ * in original direction in 'peers[0]' and of the other one in 'peers[1]' and
+ * returns true.  Otherwise returns false. */
+bool
+ct_offload_conn_get_tcp_peers(const struct conn *conn,
+                              struct ct_offload_tcp_peer peers[2])
+{
+    if (!conn_is_tcp(conn)) {
+        return false;
+    }
+
+    ovs_mutex_lock(&conn->lock);
+    conntrack_tcp_get_peers(conn, peers);
+    ovs_mutex_unlock(&conn->lock);
     return true;
 }
 

@@ -243,6 +243,12 @@ conntrack_offload_sweep(struct conntrack *ct, struct rculist *list,
     }
 }
 
+/* In conntrack-tcp.c: what is known of the peers of 'conn', a TCP connection.
+ */
+void conntrack_tcp_get_peers(const struct conn *conn,
+                             struct ct_offload_tcp_peer peers[2])
+    OVS_REQUIRES(conn->lock);
+
 /* Calls from ct-offload.c. */
 
 bool conntrack_offload_own(struct ct_offload_op *, bool leave);

@@ -107,6 +107,13 @@ enum ct_rewrite {
     CT_REWRITE_REASSEMBLED = 1 << 1, /* Put together from fragments. */
 };
 
+/* The VLAN tags of a packet. */
+enum ct_offload_vlan {
+    CT_OFFLOAD_VLAN_NONE,       /* No tag. */
+    CT_OFFLOAD_VLAN_TAG,        /* One tag, an IEEE 802.1Q one. */
+    CT_OFFLOAD_VLAN_OTHER,      /* Another one, or more of them. */
+};
+
 /* What an operation is about. */
 struct ct_offload_ctx {
     const struct conn *conn;    /* The connection. */
@@ -120,8 +127,22 @@ struct ct_offload_ctx {
                                  * ODPP_NONE. */
     bool unmodified;            /* ADD, EST: has the packet come to ct() as its
                                  * port received it? */
+    uint8_t vlan;               /* ADD, EST: 'enum ct_offload_vlan'. */
+    ovs_be16 vlan_tci;          /* ADD, EST: the tag, if there is one. */
     void **priv;                /* Where a provider keeps its own state for
                                  * the connection.  Set by the layer. */
+};
+
+/* One side of a TCP connection, as the connection tracker knows it.  Sequence
+ * numbers are those on the wire (RFC 9293), in host byte order. */
+struct ct_offload_tcp_peer {
+    uint32_t sent_end;          /* Highest sequence number sent, plus one. */
+    uint32_t max_end;           /* Highest sequence number that the other side
+                                 * has allowed: its ACK plus its window. */
+    uint32_t max_window;        /* Largest window announced, in bytes. */
+    uint8_t scale;              /* Window scale (RFC 7323), 0 if none. */
+    bool scaled;                /* Do both sides scale their windows? */
+    uint8_t state;              /* 'enum ct_dpif_tcp_state'. */
 };
 
 enum ct_offload_op_type {
@@ -290,6 +311,8 @@ bool ct_offload_conn_is_snat(const struct conn *);
 bool ct_offload_conn_is_dnat(const struct conn *);
 bool ct_offload_conn_get_tcp_state(const struct conn *, uint8_t *orig,
                                    uint8_t *reply);
+bool ct_offload_conn_get_tcp_peers(const struct conn *,
+                                   struct ct_offload_tcp_peer peers[2]);
 void ct_offload_conn_format(const struct conn *, struct ds *);
 
 const char *ct_offload_netdev_owner(const struct netdev *);
