@@ -165,6 +165,7 @@ static const struct {
     SWITCH("miss", miss_drop, "drop", "software"),
     SWITCH("eswitch", eswitch, "on", "off"),
     SWITCH("tx-lock", tx_lock, "on", "off"),
+    SWITCH("padding", padding, "on", "off"),
     SWITCH("lowest-priority", lowest_priority, "on", "off"),
 };
 

@@ -12,6 +12,9 @@
 /* So many packets are looked at, and then forwarded, at a time. */
 #define BURST 32
 
+/* The least length of a frame, without its checksum. */
+#define MIN_FRAME (RTE_ETHER_MIN_LEN - RTE_ETHER_CRC_LEN)
+
 enum verdict {
     TO_SOFTWARE,
     TO_QUEUE,
@@ -343,6 +346,20 @@ unsteer(struct emu_port *port, uint16_t queue, struct rte_mbuf **mbufs,
     return i;
 }
 
+/* Makes 'mbuf' as long as frames are on a wire. */
+static void
+pad(struct rte_mbuf *mbuf)
+{
+    if (mbuf->nb_segs == 1 && rte_pktmbuf_pkt_len(mbuf) < MIN_FRAME) {
+        size_t n = MIN_FRAME - rte_pktmbuf_pkt_len(mbuf);
+        void *end = rte_pktmbuf_append(mbuf, n);
+
+        if (end) {
+            memset(end, 0, n);
+        }
+    }
+}
+
 /* Looks at up to BURST packets.  Returns how many are for software, which are
  * moved to the front of 'mbufs'. */
 static uint16_t
@@ -359,6 +376,9 @@ rx_some(struct emu_port *port, uint16_t queue, struct rte_mbuf **mbufs,
         bool stripped = mbuf->ol_flags & RTE_MBUF_F_RX_VLAN_STRIPPED;
         struct outcome outcome;
 
+        if (port->config.padding) {
+            pad(mbuf);
+        }
         bytes += rte_pktmbuf_pkt_len(mbuf);
         if (stripped) {
             /* Rules match what is on the wire. */

@@ -328,6 +328,7 @@ struct emu_config {
     bool miss_drop;             /* What a group without a match does. */
     bool eswitch;
     bool tx_lock;
+    bool padding;               /* Of short packets that are received. */
     bool lowest_priority;       /* UINT32_MAX is one. */
     uint32_t groups;            /* The highest. */
     uint32_t root_priorities, priorities; /* How many. */

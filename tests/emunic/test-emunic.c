@@ -2479,6 +2479,49 @@ test_stripped_vlan(void)
     flush();
 }
 
+/* Returns the length at which a packet of 'length' bytes is received, or 0 if
+ * it is not, or not as it was. */
+static uint16_t
+received_length(uint16_t length)
+{
+    struct rte_mbuf *mbuf = build(&tcp_packet);
+    uint8_t sent[64], zeros[64] = { 0 };
+    uint16_t result;
+
+    assert(length <= sizeof sent && length <= mbuf->pkt_len);
+    memset(rte_pktmbuf_mtod_offset(mbuf, uint8_t *, length), 0xff,
+           mbuf->pkt_len - length);
+    rte_pktmbuf_trim(mbuf, mbuf->pkt_len - length);
+    memcpy(sent, rte_pktmbuf_mtod(mbuf, uint8_t *), length);
+    assert(!rte_ring_enqueue(A.rx[0], mbuf));
+    if (receive(&A, 0, &mbuf) != 1) {
+        return 0;
+    }
+    result = mbuf->pkt_len;
+    if (result < length || result > sizeof sent || mbuf->data_len != result
+        || memcmp(rte_pktmbuf_mtod(mbuf, uint8_t *), sent, length)
+        || memcmp(rte_pktmbuf_mtod_offset(mbuf, uint8_t *, length), zeros,
+                  result - length)) {
+        result = 0;
+    }
+    rte_pktmbuf_free(mbuf);
+    return result;
+}
+
+static void
+test_padding(void)
+{
+    CHECK_INT(received_length(54), 54);
+    CTL_OK("set padding on");
+    CTL_OK("reset-counters");
+    CHECK_INT(received_length(54), 60);
+    CHECK_INT(report(A.id, "rx_bytes"), 60);
+    CHECK_INT(received_length(60), 60);
+    CHECK_INT(received_length(61), 61);
+    CTL_OK("set padding off");
+    CHECK_INT(received_length(54), 54);
+}
+
 /* Packets that are cut off or make no sense do no harm. */
 static void
 test_garbage(void)
@@ -3168,6 +3211,7 @@ static const struct test tests[] = {
     { "a close takes everything", test_close },
     { "metadata negotiation", test_metadata },
     { "a VLAN tag that the driver has taken off", test_stripped_vlan },
+    { "padding of short packets", test_padding },
     { "garbage", test_garbage },
     { "profile mlx5-sws", test_mlx5_sws },
     { "profile mlx5-hws", test_mlx5_hws },
