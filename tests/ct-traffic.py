@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Traffic for tests of connection tracking.
+
+Run it as one of:
+
+    serve PROTO ADDR PORT               Send back whatever comes, and what
+                                        "get" and "big" ask for.
+    once PROTO ADDR PORT SPORT          Send a message from port SPORT, get it
+                                        back, and end.
+    send PROTO ADDR PORT SPORT          Send a message only.
+    big udp ADDR PORT SPORT             Get a message back that is fragmented.
+    reset tcp ADDR PORT SPORT           The same as "once", but end the
+                                        connection by a reset.
+    hold PROTO ADDR PORT SPORT          The same as "once", but do not end.  Do
+                                        it again for each SIGUSR1, and send a
+                                        segment that is far out of the window
+                                        for each SIGUSR2.
+    get ADDR PORT SPORT MEGABYTES [RATE]
+                                        Download as much over TCP, at RATE
+                                        megabytes per second, and compare
+                                        checksums.
+    flood tcp|udp DEV SRC DST DMAC N    Send N packets that each begin a
+                                        connection, all over the device DEV.
+
+PROTO is "tcp" or "udp".
+"""
+
+import errno
+import hashlib
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+
+MEGABYTE = 1 << 20
+CHUNK = 1 << 16
+TIMEOUT = 10
+
+# From linux/tcp.h.
+TCP_REPAIR = 19
+TCP_REPAIR_QUEUE = 20
+TCP_QUEUE_SEQ = 21
+TCP_REPAIR_ON = 1
+TCP_REPAIR_OFF_NO_WP = -1
+TCP_RECV_QUEUE = 1
+TCP_SEND_QUEUE = 2
+
+
+def new_socket(proto, addr):
+    sock = socket.socket(
+        socket.AF_INET6 if ":" in addr else socket.AF_INET,
+        socket.SOCK_STREAM if proto == "tcp" else socket.SOCK_DGRAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    return sock
+
+
+# The server.
+
+def send_file(conn, size):
+    """Sends 'size' bytes, and their checksum."""
+    digest = hashlib.sha256()
+    block = os.urandom(CHUNK)
+    for i in range(size // CHUNK):
+        data = i.to_bytes(8, "big") + block[8:]
+        digest.update(data)
+        conn.sendall(data)
+    conn.sendall(digest.digest())
+
+
+def serve_conn(conn):
+    try:
+        while True:
+            data = conn.recv(CHUNK)
+            if not data:
+                break
+            if data.startswith(b"get "):
+                send_file(conn, int(data.split()[1]) * MEGABYTE)
+            else:
+                conn.sendall(data)
+    except OSError:
+        pass
+    conn.close()
+
+
+def serve(proto, addr, port):
+    sock = new_socket(proto, addr)
+    sock.bind((addr, int(port)))
+    if proto == "tcp":
+        sock.listen(4096)
+    print("listening", flush=True)
+    while True:
+        if proto == "tcp":
+            conn, _ = sock.accept()
+            threading.Thread(target=serve_conn, args=(conn,),
+                             daemon=True).start()
+        else:
+            data, peer = sock.recvfrom(CHUNK)
+            sock.sendto(data * 1000 if data == b"big" else data, peer)
+
+
+# Clients.
+
+def connect(proto, addr, port, sport):
+    sock = new_socket(proto, addr)
+    sock.settimeout(TIMEOUT)
+    sock.bind(("", int(sport)))
+    sock.connect((addr, int(port)))
+    return sock
+
+
+def exchange(sock, message=b"hello", answer=b"hello"):
+    sock.send(message)
+    data = sock.recv(CHUNK)
+    print(message.decode() if data == answer else "wrong answer", flush=True)
+
+
+def once(proto, addr, port, sport):
+    with connect(proto, addr, port, sport) as sock:
+        exchange(sock)
+
+
+def send(proto, addr, port, sport):
+    with connect(proto, addr, port, sport) as sock:
+        sock.send(b"hello")
+
+
+def big(proto, addr, port, sport):
+    with connect(proto, addr, port, sport) as sock:
+        exchange(sock, b"big", b"big" * 1000)
+
+
+def reset(proto, addr, port, sport):
+    with connect(proto, addr, port, sport) as sock:
+        exchange(sock)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER,
+                        struct.pack("ii", 1, 0))
+
+
+def hold(proto, addr, port, sport):
+    signals = {signal.SIGUSR1, signal.SIGUSR2}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    sock = connect(proto, addr, port, sport)
+    exchange(sock)
+    while True:
+        if signal.sigwait(signals) == signal.SIGUSR1:
+            exchange(sock)
+        else:
+            send_far_segment(sock)
+
+
+def get(addr, port, sport, megabytes, rate="0"):
+    sock = connect("tcp", addr, port, sport)
+    size = int(megabytes) * MEGABYTE
+    sock.send(b"get %d\n" % int(megabytes))
+    digest = hashlib.sha256()
+    received = 0
+    begin = time.monotonic()
+    while received < size:
+        data = sock.recv(min(CHUNK, size - received))
+        if not data:
+            sys.exit(f"the connection ended after {received} bytes")
+        digest.update(data)
+        received += len(data)
+        if float(rate):
+            ahead = (received / MEGABYTE / float(rate)
+                     - (time.monotonic() - begin))
+            time.sleep(max(0, ahead))
+    checksum = sock.recv(32, socket.MSG_WAITALL)
+    if checksum != digest.digest():
+        sys.exit("the data is damaged")
+    # Wait until the server has closed its side, too.
+    sock.shutdown(socket.SHUT_WR)
+    if sock.recv(1):
+        sys.exit("there is data after the end")
+    print(f"{megabytes} MB, intact")
+
+
+# Packets that are made here.
+
+def checksum(data):
+    if len(data) % 2:
+        data += b"\0"
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xffff) + (total >> 16)
+    return ~total & 0xffff
+
+
+def ipv4(proto, src, dst, payload):
+    header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(payload), 0, 0, 64,
+                         proto, 0, src, dst)
+    return (header[:10] + struct.pack("!H", checksum(header)) + header[12:]
+            + payload)
+
+
+def tcp(src, dst, sport, dport, seq, ack, flags, data=b""):
+    def header(csum):
+        return struct.pack("!HHIIBBHHH", sport, dport, seq, ack, 5 << 4, flags,
+                           4096, csum, 0)
+    pseudo = src + dst + struct.pack("!HH", socket.IPPROTO_TCP,
+                                     20 + len(data))
+    return header(checksum(pseudo + header(0) + data)) + data
+
+
+def udp(sport, dport, data):
+    return struct.pack("!HHHH", sport, dport, 8 + len(data), 0) + data
+
+
+def queue_seq(sock, queue):
+    sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_QUEUE, queue)
+    return sock.getsockopt(socket.IPPROTO_TCP, TCP_QUEUE_SEQ) & 0xffffffff
+
+
+def send_far_segment(sock):
+    """Sends a segment of 'sock', which is IPv4, that its peer cannot take."""
+    sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_ON)
+    seq = queue_seq(sock, TCP_SEND_QUEUE)
+    ack = queue_seq(sock, TCP_RECV_QUEUE)
+    sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP)
+
+    (saddr, sport), (daddr, dport) = sock.getsockname(), sock.getpeername()
+    src, dst = socket.inet_aton(saddr), socket.inet_aton(daddr)
+    packet = ipv4(socket.IPPROTO_TCP, src, dst,
+                  tcp(src, dst, sport, dport, (seq + (1 << 30)) & 0xffffffff,
+                      ack, 0x18, b"far"))
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW,
+                       socket.IPPROTO_RAW) as raw:
+        raw.sendto(packet, (daddr, 0))
+    print("far", flush=True)
+
+
+def flood(proto, device, saddr, daddr, mac, n):
+    src, dst = socket.inet_aton(saddr), socket.inet_aton(daddr)
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
+        sock.bind((device, 0))
+        ethernet = (bytes.fromhex(mac.replace(":", ""))
+                    + sock.getsockname()[4] + b"\x08\x00")
+        for i in range(int(n)):
+            sport, dport = 1024 + i % 50000, 80 + i // 50000
+            if proto == "tcp":
+                packet = ipv4(socket.IPPROTO_TCP, src, dst,
+                              tcp(src, dst, sport, dport, i, 0, 2))
+            else:
+                packet = ipv4(socket.IPPROTO_UDP, src, dst,
+                              udp(sport, dport, b"flood"))
+            while True:
+                try:
+                    sock.send(ethernet + packet)
+                    break
+                except OSError as error:
+                    if error.errno != errno.ENOBUFS:
+                        raise
+                    select.select([], [sock], [], 0.01)
+
+
+ROLES = {f.__name__: f for f in (serve, once, send, big, reset, hold, get,
+                                 flood)}
+
+if __name__ == "__main__":
+    ROLES[sys.argv[1]](*sys.argv[2:])
