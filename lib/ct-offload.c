@@ -10,7 +10,9 @@
 
 #include "conntrack-offload.h"
 #include "coverage.h"
+#include "ct-offload-dpdk.h"
 #include "ct-offload-dummy.h"
+#include "dpdk.h"
 #include "dpif-offload.h"
 #include "fatal-signal.h"
 #include "netdev-provider.h"
@@ -543,9 +545,28 @@ ct_offload_netdev_flush(struct netdev *netdev)
     }
 }
 
+/* 'netdev', for which ct_offload_netdev_flush() was called because it was to
+ * be reconfigured, has been. */
+void
+ct_offload_netdev_ready(struct netdev *netdev)
+{
+    for (size_t i = 0; i < CT_OFFLOAD_MAX_PROVIDERS; i++) {
+        struct provider *p = provider_get(i);
+
+        if (p && p->class->netdev_ready) {
+            provider_lock(p);
+            p->class->netdev_ready(netdev);
+            provider_unlock(p);
+        }
+    }
+}
+
 /* Providers that are built in, and active when hardware offload is enabled.
  */
 static const struct ct_offload_class *const builtin_classes[] = {
+#ifdef DPDK_NETDEV
+    &ct_offload_dpdk_class,
+#endif
     &ct_offload_dummy_class,
 };
 
@@ -597,16 +618,31 @@ ct_offload_fatal_signal(void *aux OVS_UNUSED)
     }
 }
 
+/* Can 'class', which is built in, be of use in this process by now? */
+static bool
+builtin_is_available(const struct ct_offload_class *class)
+{
+    return (class == &ct_offload_dummy_class ? ct_offload_dummy_is_enabled()
+            : dpdk_available());
+}
+
+/* Registers the providers that are built in, once they are available. */
 static void
 register_builtins(void)
 {
+    static bool registered[ARRAY_SIZE(builtin_classes)];
+    static bool has_hook;
+
     for (size_t i = 0; i < ARRAY_SIZE(builtin_classes); i++) {
-        if (builtin_classes[i] != &ct_offload_dummy_class
-            || ct_offload_dummy_is_enabled()) {
+        if (!registered[i] && builtin_is_available(builtin_classes[i])) {
+            registered[i] = true;
             ct_offload_register(builtin_classes[i]);
         }
     }
-    fatal_signal_add_hook(ct_offload_fatal_signal, NULL, NULL, false);
+    if (!has_hook) {
+        has_hook = true;
+        fatal_signal_add_hook(ct_offload_fatal_signal, NULL, NULL, false);
+    }
 }
 
 /* Returns the value of boolean 'key' in 'config', 'def' if there is none, or
@@ -656,7 +692,6 @@ void
 ct_offload_set_config(const struct smap *config)
 {
     bool was_accepting = ct_offload_is_accepting();
-    static bool builtins_registered;
     unsigned int max;
 
     ovs_mutex_lock(&registry_mutex);
@@ -669,8 +704,7 @@ ct_offload_set_config(const struct smap *config)
     registry_changed(was_accepting);
     ovs_mutex_unlock(&registry_mutex);
 
-    if (dpif_offload_enabled() && !builtins_registered) {
-        builtins_registered = true;
+    if (dpif_offload_enabled()) {
         register_builtins();
     }
 

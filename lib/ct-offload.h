@@ -251,6 +251,9 @@ struct ct_offload_class {
      * the provider refers to it.  May be called again for the same netdev. */
     void (*netdev_flush)(struct netdev *netdev);
 
+    /* 'netdev', which had 'netdev_flush' called, has started again. */
+    void (*netdev_ready)(struct netdev *netdev);
+
     /* Appends to 'ds', or adds to the JSON object 'json' if that is nonnull,
      * what an operator would like to know about the provider. */
     void (*get_debug)(struct ds *ds, struct json *json);
@@ -262,6 +265,7 @@ int ct_offload_register(const struct ct_offload_class *);
 void ct_offload_unregister(const struct ct_offload_class *);
 void ct_offload_set_config(const struct smap *other_config);
 void ct_offload_netdev_flush(struct netdev *);
+void ct_offload_netdev_ready(struct netdev *);
 void ct_offload_barrier(void);
 void ct_offload_exit(void);
 size_t ct_offload_get_stats(struct netdev_custom_stats *);

@@ -2,10 +2,11 @@
 //
 // When a port goes away, is reconfigured, or changes hands, connections that
 // came from it are taken back into software first, so that nothing refers to
-// its netdev any more.
+// its netdev any more.  Providers are told when a port has been reconfigured.
 //
 // Expect: port_destroy lib/dpif-netdev.c 1 ct_offload_netdev_flush(port->netdev);
 // Expect: port_reconfigure lib/dpif-netdev.c 1 ct_offload_netdev_flush(netdev);
+// Expect: port_reconfigure lib/dpif-netdev.c 1 ct_offload_netdev_ready(netdev);
 // Expect: port_owner lib/dpif-offload.c 1 ct_offload_netdev_flush(netdev);
 // Expect: port_stats lib/dpif-offload.c 1 ct_offload_get_stats(
 
@@ -25,6 +26,7 @@ expression netdev, err;
 @@
 +ct_offload_netdev_flush(netdev);
  err = netdev_reconfigure(netdev);
++ct_offload_netdev_ready(netdev);
 
 @port_owner@
 identifier netdev, offload;

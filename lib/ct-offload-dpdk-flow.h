@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+#ifndef CT_OFFLOAD_DPDK_FLOW_H
+#define CT_OFFLOAD_DPDK_FLOW_H 1
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <rte_flow.h>
+
+#include "ct-dpif.h"
+#include "ct-offload.h"
+#include "openvswitch/types.h"
+
+/* What ct-offload-dpdk.c says to rte_flow
+ * =======================================
+ *
+ * Packets pass these groups of ingress rules, on each port with conntrack
+ * offload:
+ *
+ *     group    first                              last
+ *     -----    -------------------------------    -----------------------
+ *     ROOT     eth / ip / tcp or udp: to CONNS    any: to FLOWS
+ *     CONNS    one connection, one direction:     any: to FLOWS
+ *              count, track, to STATE; or count,
+ *              age, to FLOWS
+ *     STATE    valid in its connection: to FLOWS  any: count, to FLOWS
+ *     FLOWS    rules of dpif-offload-dpdk         any: to software
+ *
+ * STATE is there only if hardware tracks connections.  Hardware needs a rule
+ * that matches everything in each group: what becomes of a packet that matches
+ * none is not defined.
+ *
+ * These functions know ports by their DPDK port number.  They keep no state,
+ * so that they may be called from any thread; the port must be started, and
+ * must stay so.  Errors are positive errno values, with a text in 'error'. */
+
+enum dpdk_flow_group {
+    DPDK_FLOW_GROUP_ROOT,
+    DPDK_FLOW_GROUP_CONNS,
+    DPDK_FLOW_GROUP_STATE,
+    DPDK_FLOW_GROUP_FLOWS,
+};
+
+/* What a port can do. */
+enum dpdk_flow_cap {
+    DPDK_FLOW_COUNT = 1 << 0,       /* Counts the packets of a rule. */
+    DPDK_FLOW_AGE = 1 << 1,         /* Knows when a rule was last hit. */
+    DPDK_FLOW_CONNTRACK = 1 << 2,   /* Tracks TCP connections. */
+};
+
+/* What packets of one direction of a connection look like on the wire.  Must
+ * be zeroed before it is filled in: it is compared and hashed as memory. */
+struct dpdk_flow_key {
+    union ct_dpif_inet_addr src;
+    union ct_dpif_inet_addr dst;
+    ovs_be16 src_port;
+    ovs_be16 dst_port;
+    ovs_be16 vlan_vid;              /* If 'tagged'. */
+    uint8_t tagged;
+    uint8_t ipv6;
+    uint8_t ip_proto;               /* IPPROTO_TCP or IPPROTO_UDP. */
+    uint8_t pad[3];
+};
+BUILD_ASSERT_DECL(sizeof(struct dpdk_flow_key) == 44);
+
+/* The rules of a port that are there without any connection. */
+struct dpdk_flow_layout {
+    uint16_t port_id;
+    unsigned int caps;              /* Of 'enum dpdk_flow_cap'. */
+    struct rte_flow *rules[12];     /* In the order of their creation. */
+    size_t n_rules;
+    struct rte_flow *invalid;       /* The one of 'rules' that counts what is
+                                     * not valid, or NULL. */
+};
+
+int dpdk_flow_layout_create(struct dpdk_flow_layout *, uint16_t port_id,
+                            unsigned int n_rxq, struct rte_flow_error *);
+size_t dpdk_flow_layout_destroy(struct dpdk_flow_layout *);
+bool dpdk_flow_error_is_transient(int error);
+
+int dpdk_flow_rule_create(const struct dpdk_flow_layout *,
+                          const struct dpdk_flow_key *,
+                          struct rte_flow_action_handle *, struct rte_flow **,
+                          struct rte_flow_error *);
+int dpdk_flow_rule_destroy(uint16_t port_id, struct rte_flow *,
+                           struct rte_flow_error *);
+int dpdk_flow_rule_get_hits(uint16_t port_id, struct rte_flow *,
+                            uint64_t *hits, struct rte_flow_error *);
+int dpdk_flow_rule_get_idle(uint16_t port_id, struct rte_flow *,
+                            unsigned int *seconds, struct rte_flow_error *);
+bool dpdk_flow_rule_has_age(const struct dpdk_flow_layout *,
+                            const struct rte_flow_action_handle *);
+
+int dpdk_flow_handle_create(uint16_t port_id, uint16_t peer_id,
+                            const struct ct_offload_tcp_peer peers[2],
+                            struct rte_flow_action_handle **,
+                            struct rte_flow_error *);
+int dpdk_flow_handle_set_direction(uint16_t port_id,
+                                   struct rte_flow_action_handle *, bool reply,
+                                   struct rte_flow_error *);
+int dpdk_flow_handle_destroy(uint16_t port_id,
+                             struct rte_flow_action_handle *,
+                             struct rte_flow_error *);
+int dpdk_flow_probe_sharing(const struct dpdk_flow_layout *,
+                            const struct dpdk_flow_layout *peer,
+                            struct rte_flow_error *);
+
+#endif /* ct-offload-dpdk-flow.h */

@@ -1,0 +1,1360 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+#include <config.h>
+
+#include "ct-offload-dpdk.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <netinet/in.h>
+#include <string.h>
+
+#include "cmap.h"
+#include "ct-offload-dpdk-flow.h"
+#include "ct-offload.h"
+#include "hash.h"
+#include "netdev-dpdk.h"
+#include "netdev-provider.h"
+#include "netdev.h"
+#include "openvswitch/dynamic-string.h"
+#include "openvswitch/hmap.h"
+#include "openvswitch/json.h"
+#include "openvswitch/list.h"
+#include "openvswitch/shash.h"
+#include "openvswitch/vlog.h"
+#include "ovs-atomic.h"
+#include "ovs-rcu.h"
+#include "ovs-thread.h"
+#include "packets.h"
+#include "timeval.h"
+#include "util.h"
+
+VLOG_DEFINE_THIS_MODULE(ct_offload_dpdk);
+
+static struct vlog_rate_limit rl = VLOG_RATE_LIMIT_INIT(5, 5);
+
+/* Overview
+ * ========
+ *
+ * A connection that is established gets one rule for each direction, on the
+ * port that packets of the direction arrive at: see ct-offload-dpdk-flow.h for
+ * what a rule does.  A direction whose port cannot have one is left out; the
+ * connection is "uni-dir" then.  If anything fails, the connection has no rule
+ * at all: it goes on in software.
+ *
+ * Connections with the same packets, in two zones, share rules.
+ *
+ * A TCP connection that has both directions on one port, or on ports that can
+ * share the handle of a tracked connection, is tracked by hardware.  Rules
+ * that share such a handle are created and destroyed with both ports locked.
+ *
+ * Threads
+ * =======
+ *
+ * Callbacks run in several threads at once.  A port is found without a lock,
+ * and has a mutex for all that is about it.  If two are needed, the one at the
+ * lower address is locked first.  'ports_mutex' comes before those, and is
+ * for the appearance and disappearance of ports alone.
+ *
+ * dpdk_netdev_flush() removes a port when it is about to stop, at a time when
+ * no connection refers to it any more.  From then on until
+ * dpdk_netdev_ready(), or for ever, the netdev cannot have a port. */
+
+/* Calls of rte_flow that can fail. */
+enum dpdk_call {
+    CALL_LAYOUT,
+    CALL_CREATE,
+    CALL_DESTROY,
+    CALL_QUERY,
+    CALL_HANDLE_CREATE,
+    CALL_HANDLE_UPDATE,
+    CALL_HANDLE_DESTROY,
+    N_CALLS
+};
+
+static const char *const call_names[N_CALLS] = {
+    [CALL_LAYOUT] = "layout",
+    [CALL_CREATE] = "create",
+    [CALL_DESTROY] = "destroy",
+    [CALL_QUERY] = "query",
+    [CALL_HANDLE_CREATE] = "handle-create",
+    [CALL_HANDLE_UPDATE] = "handle-update",
+    [CALL_HANDLE_DESTROY] = "handle-destroy",
+};
+
+/* How often a call that takes something back is tried. */
+enum {
+    N_TRIES = 4,                /* It can be tried again later. */
+    N_LAST_TRIES = 64,          /* It cannot. */
+};
+
+/* How long to wait before a port that failed is tried again, in ms. */
+#define RETRY_INTERVAL 1000
+
+struct dpdk_port {
+    struct cmap_node node;          /* In 'ports', by 'netdev'. */
+    struct netdev *netdev;          /* Valid until the port is 'gone'. */
+    char *name;
+    atomic_bool refused;            /* Cannot do anything. */
+
+    struct ovs_mutex mutex;         /* For all that follows. */
+    bool gone;                      /* Not in 'ports' any more. */
+    bool ready;                     /* 'layout' is there. */
+    bool verified;                  /* A rule has counted packets. */
+    long long int retry_at;         /* When to try to make 'layout' again. */
+    struct dpdk_flow_layout layout;
+    struct hmap rules;              /* Of struct dpdk_rule. */
+    struct ovs_list dead_rules;     /* Those that could not be destroyed. */
+    struct ovs_list handles;        /* Of struct dpdk_handle. */
+    struct ovs_list dead_handles;   /* Those that could not be destroyed. */
+    struct dpdk_peer *peers;
+    size_t n_peers;
+
+    /* Statistics. */
+    unsigned int n_handles;
+    unsigned int n_conns[3];        /* With that many rules, established. */
+    unsigned long long int n_shared; /* Times that a rule was shared. */
+    unsigned long long int errors[N_CALLS];
+};
+
+/* Can a port share handles with another one? */
+struct dpdk_peer {
+    uint16_t port_id;               /* The other one. */
+    unsigned int epoch;             /* Valid if it is the present one. */
+    bool shares;
+};
+
+/* A connection that hardware tracks.  Protected by the mutex of 'port', and
+ * used in rules of 'port' and 'peer' only. */
+struct dpdk_handle {
+    struct ovs_list node;           /* In 'handles' or 'dead_handles'. */
+    struct dpdk_port *port;         /* That of the original direction. */
+    struct dpdk_port *peer;         /* That of the reply direction. */
+    struct rte_flow_action_handle *handle;
+    struct ovs_list rules;          /* That use it. */
+};
+
+/* One direction of one or more connections.  Protected by the mutex of 'port',
+ * but for 'handle_node'. */
+struct dpdk_rule {
+    struct hmap_node node;          /* In 'port->rules', by 'key'. */
+    struct ovs_list list_node;      /* In 'port->dead_rules', or in the list of
+                                     * rules that were destroyed. */
+    struct dpdk_port *port;
+    struct dpdk_flow_key key;
+    unsigned int n_conns;           /* That share it.  0 if it is dead. */
+    struct rte_flow *flow;
+    struct dpdk_handle *handle;     /* Or NULL. */
+    struct ovs_list handle_node;    /* In 'handle->rules'. */
+    bool reply;                     /* Direction, as 'handle' knows it. */
+    bool has_age;
+    uint64_t hits;                  /* When they were counted last... */
+    long long int used;             /* ...and had changed, or 0. */
+};
+
+/* What '*ctx->priv' points to. */
+struct dpdk_conn {
+    struct dpdk_port *ports[2];     /* Of original and reply direction; NULL if
+                                     * the direction is left out. */
+    struct dpdk_rule *rules[2];     /* The same. */
+    ovs_be16 vlan_vid;              /* Of the original direction. */
+    bool tagged;
+    bool established;               /* Counts in 'ports[0]->n_conns'. */
+};
+
+/* A netdev that cannot have a port. */
+struct stopped_netdev {
+    struct hmap_node node;          /* In 'stopped_netdevs', by 'netdev'. */
+    const struct netdev *netdev;    /* Perhaps freed. */
+};
+
+static struct ovs_mutex ports_mutex = OVS_MUTEX_INITIALIZER;
+static struct cmap ports = CMAP_INITIALIZER;
+static struct hmap stopped_netdevs OVS_GUARDED_BY(ports_mutex)
+    = HMAP_INITIALIZER(&stopped_netdevs);
+
+/* Changes whenever what is known of peers may not be true any more. */
+static atomic_uint peers_epoch = 0;
+
+/* Is the provider registered? */
+static atomic_bool running = false;
+
+/* Errors. */
+
+/* 'call' has failed with 'error' on 'port'. */
+static void
+port_count_error(struct dpdk_port *port, enum dpdk_call call,
+                 const struct rte_flow_error *error, int retval)
+    OVS_REQUIRES(port->mutex)
+{
+    port->errors[call]++;
+    VLOG_WARN_RL(&rl, "%s: %s failed: %s%s%s%s", port->name, call_names[call],
+                 ovs_strerror(retval), error->message ? " (" : "",
+                 error->message ? error->message : "",
+                 error->message ? ")" : "");
+}
+
+/* Ports. */
+
+static struct dpdk_port *
+port_find(const struct netdev *netdev)
+{
+    struct dpdk_port *port;
+
+    CMAP_FOR_EACH_WITH_HASH (port, node, hash_pointer(netdev, 0), &ports) {
+        if (port->netdev == netdev) {
+            return port;
+        }
+    }
+    return NULL;
+}
+
+static struct stopped_netdev *
+stopped_netdev_find(const struct netdev *netdev)
+    OVS_REQUIRES(ports_mutex)
+{
+    struct stopped_netdev *stopped;
+
+    HMAP_FOR_EACH_WITH_HASH (stopped, node, hash_pointer(netdev, 0),
+                             &stopped_netdevs) {
+        if (stopped->netdev == netdev) {
+            return stopped;
+        }
+    }
+    return NULL;
+}
+
+static bool
+netdev_is_ours(const struct netdev *netdev)
+{
+    const char *owner = ct_offload_netdev_owner(netdev);
+
+    return owner && !strcmp(owner, ct_offload_dpdk_class.name);
+}
+
+static struct dpdk_port *
+port_create(struct netdev *netdev)
+    OVS_REQUIRES(ports_mutex)
+{
+    struct dpdk_port *port = xzalloc(sizeof *port);
+
+    port->netdev = netdev;
+    port->name = xstrdup(netdev_get_name(netdev));
+    atomic_init(&port->refused, false);
+    ovs_mutex_init(&port->mutex);
+    hmap_init(&port->rules);
+    ovs_list_init(&port->dead_rules);
+    ovs_list_init(&port->handles);
+    ovs_list_init(&port->dead_handles);
+    cmap_insert(&ports, &port->node, hash_pointer(netdev, 0));
+    return port;
+}
+
+static void
+port_free(struct dpdk_port *port)
+{
+    hmap_destroy(&port->rules);
+    ovs_mutex_destroy(&port->mutex);
+    free(port->peers);
+    free(port->name);
+    free(port);
+}
+
+/* Returns the port of 'netdev', or NULL if it cannot have one.  It stays valid
+ * until the thread quiesces. */
+static struct dpdk_port *
+port_get(struct netdev *netdev)
+{
+    struct dpdk_port *port = port_find(netdev);
+    bool run;
+
+    if (OVS_LIKELY(port)) {
+        return port;
+    }
+
+    ovs_mutex_lock(&ports_mutex);
+    atomic_read_relaxed(&running, &run);
+    port = port_find(netdev);
+    if (!port && run && netdev_is_ours(netdev)
+        && !stopped_netdev_find(netdev)) {
+        port = port_create(netdev);
+    }
+    ovs_mutex_unlock(&ports_mutex);
+
+    return port;
+}
+
+static bool
+port_is_refused(struct dpdk_port *port)
+{
+    bool refused;
+
+    atomic_read_relaxed(&port->refused, &refused);
+    return refused;
+}
+
+static const char *
+caps_to_string(unsigned int caps)
+{
+    return (caps & DPDK_FLOW_CONNTRACK ? "conntrack"
+            : caps == (DPDK_FLOW_COUNT | DPDK_FLOW_AGE) ? "count+age"
+            : caps == DPDK_FLOW_COUNT ? "count"
+            : caps == DPDK_FLOW_AGE ? "age"
+            : "none");
+}
+
+/* Sees to it that 'port' has its layout.  Returns false if it cannot have one,
+ * or not now. */
+static bool
+port_make_ready(struct dpdk_port *port)
+    OVS_REQUIRES(port->mutex)
+{
+    struct rte_flow_error error;
+    uint16_t port_id;
+    int retval;
+
+    if (port->ready) {
+        return true;
+    }
+    if (port->gone || port_is_refused(port)
+        || time_msec() < port->retry_at
+        || !netdev_dpdk_get_started_port(port->netdev, &port_id)) {
+        return false;
+    }
+
+    retval = dpdk_flow_layout_create(&port->layout, port_id,
+                                     netdev_n_rxq(port->netdev), &error);
+    if (!retval) {
+        port->ready = true;
+        VLOG_INFO("%s: can offload connections (%s)", port->name,
+                  caps_to_string(port->layout.caps));
+    } else if (dpdk_flow_error_is_transient(retval)) {
+        port_count_error(port, CALL_LAYOUT, &error, retval);
+        port->retry_at = time_msec() + RETRY_INTERVAL;
+    } else {
+        atomic_store_relaxed(&port->refused, true);
+        VLOG_INFO("%s: cannot offload connections: %s%s%s%s", port->name,
+                  ovs_strerror(retval), error.message ? " (" : "",
+                  error.message ? error.message : "",
+                  error.message ? ")" : "");
+    }
+    return port->ready;
+}
+
+/* Locks 'a' and 'b', either of which may be NULL, and which may be the same.
+ */
+static void
+ports_lock(struct dpdk_port *a, struct dpdk_port *b)
+    OVS_NO_THREAD_SAFETY_ANALYSIS
+{
+    struct dpdk_port *first = a < b ? a : b;
+    struct dpdk_port *second = a < b ? b : a;
+
+    if (first && first != second) {
+        ovs_mutex_lock(&first->mutex);
+    }
+    if (second) {
+        ovs_mutex_lock(&second->mutex);
+    }
+}
+
+static void
+ports_unlock(struct dpdk_port *a, struct dpdk_port *b)
+    OVS_NO_THREAD_SAFETY_ANALYSIS
+{
+    if (a) {
+        ovs_mutex_unlock(&a->mutex);
+    }
+    if (b && b != a) {
+        ovs_mutex_unlock(&b->mutex);
+    }
+}
+
+/* Can a connection be tracked whose directions arrive at 'a' and 'b'?  Both
+ * are locked. */
+static bool
+ports_share_handles(struct dpdk_port *a, struct dpdk_port *b)
+    OVS_NO_THREAD_SAFETY_ANALYSIS
+{
+    struct dpdk_peer *peer = NULL;
+    struct rte_flow_error error;
+    unsigned int epoch;
+    int retval;
+
+    if (!(a->layout.caps & b->layout.caps & DPDK_FLOW_CONNTRACK)) {
+        return false;
+    }
+    if (a == b) {
+        return true;
+    }
+
+    atomic_read_explicit(&peers_epoch, &epoch, memory_order_acquire);
+    for (size_t i = 0; i < a->n_peers; i++) {
+        if (a->peers[i].port_id == b->layout.port_id) {
+            peer = &a->peers[i];
+        }
+    }
+    if (peer && peer->epoch == epoch) {
+        return peer->shares;
+    }
+
+    error.message = NULL;
+    retval = dpdk_flow_probe_sharing(&a->layout, &b->layout, &error);
+    if (dpdk_flow_error_is_transient(retval)) {
+        port_count_error(a, CALL_LAYOUT, &error, retval);
+        return false;
+    }
+    if (!peer) {
+        a->peers = xrealloc(a->peers, (a->n_peers + 1) * sizeof *a->peers);
+        peer = &a->peers[a->n_peers++];
+        peer->port_id = b->layout.port_id;
+    }
+    peer->epoch = epoch;
+    peer->shares = !retval;
+    return peer->shares;
+}
+
+/* Handles. */
+
+/* Destroys the handle, which no rule uses.  Returns false if that fails. */
+static bool
+handle_destroy(struct dpdk_handle *handle, int n_tries)
+    OVS_REQUIRES(handle->port->mutex)
+{
+    struct dpdk_port *port = handle->port;
+    struct rte_flow_error error;
+    int retval = 0;
+
+    for (int i = 0; i < n_tries; i++) {
+        error.message = NULL;
+        retval = dpdk_flow_handle_destroy(port->layout.port_id, handle->handle,
+                                          &error);
+        if (!retval) {
+            break;
+        }
+        port_count_error(port, CALL_HANDLE_DESTROY, &error, retval);
+    }
+    if (retval) {
+        return false;
+    }
+    ovs_list_remove(&handle->node);
+    port->n_handles--;
+    free(handle);
+    return true;
+}
+
+/* Destroys the handle, which no rule uses, or leaves that to
+ * port_bury_dead(). */
+static void
+handle_release(struct dpdk_handle *handle)
+    OVS_REQUIRES(handle->port->mutex)
+{
+    struct dpdk_port *port = handle->port;
+
+    if (!handle_destroy(handle, N_TRIES)) {
+        ovs_list_remove(&handle->node);
+        ovs_list_push_back(&port->dead_handles, &handle->node);
+    }
+}
+
+/* Returns a new handle for 'conn', the directions of which arrive at 'port'
+ * and 'peer', for rules of the original direction.  Returns NULL if that
+ * fails.  Both are locked. */
+static struct dpdk_handle *
+handle_create(struct dpdk_port *port, struct dpdk_port *peer,
+              const struct conn *conn, int *errorp)
+    OVS_NO_THREAD_SAFETY_ANALYSIS
+{
+    struct rte_flow_action_handle *flow_handle;
+    struct ct_offload_tcp_peer tcp_peers[2];
+    struct rte_flow_error error;
+    struct dpdk_handle *handle;
+    int retval;
+
+    ct_offload_conn_get_tcp_peers(conn, tcp_peers);
+    error.message = NULL;
+    retval = dpdk_flow_handle_create(port->layout.port_id,
+                                     peer->layout.port_id, tcp_peers,
+                                     &flow_handle, &error);
+    if (retval) {
+        port_count_error(port, CALL_HANDLE_CREATE, &error, retval);
+        *errorp = retval;
+        return NULL;
+    }
+
+    handle = xzalloc(sizeof *handle);
+    handle->port = port;
+    handle->peer = peer;
+    handle->handle = flow_handle;
+    ovs_list_init(&handle->rules);
+    ovs_list_push_back(&port->handles, &handle->node);
+    port->n_handles++;
+    return handle;
+}
+
+/* Rules. */
+
+static uint32_t
+key_hash(const struct dpdk_flow_key *key)
+{
+    return hash_bytes(key, sizeof *key, 0);
+}
+
+static struct dpdk_rule *
+rule_find(struct dpdk_port *port, const struct dpdk_flow_key *key)
+    OVS_REQUIRES(port->mutex)
+{
+    struct dpdk_rule *rule;
+
+    HMAP_FOR_EACH_WITH_HASH (rule, node, key_hash(key), &port->rules) {
+        if (!memcmp(&rule->key, key, sizeof *key)) {
+            return rule;
+        }
+    }
+    return NULL;
+}
+
+/* Destroys 'rule', which no connection has any more, and moves it to
+ * 'destroyed', for rules_free().  Returns false if that fails. */
+static bool
+rule_destroy(struct dpdk_rule *rule, int n_tries, struct ovs_list *destroyed)
+    OVS_REQUIRES(rule->port->mutex)
+{
+    struct dpdk_port *port = rule->port;
+    struct rte_flow_error error;
+    int retval = 0;
+
+    for (int i = 0; i < n_tries; i++) {
+        error.message = NULL;
+        retval = dpdk_flow_rule_destroy(port->layout.port_id, rule->flow,
+                                        &error);
+        if (!retval) {
+            break;
+        }
+        port_count_error(port, CALL_DESTROY, &error, retval);
+    }
+    if (retval) {
+        return false;
+    }
+    hmap_remove(&port->rules, &rule->node);
+    ovs_list_remove(&rule->list_node);
+    ovs_list_push_back(destroyed, &rule->list_node);
+    return true;
+}
+
+/* A connection does not have 'rule' any more: destroys it if no other one has
+ * it, or leaves that to port_bury_dead().  Appends to 'destroyed' what
+ * rules_free() is to be called for. */
+static void
+rule_release(struct dpdk_rule *rule, struct ovs_list *destroyed)
+    OVS_REQUIRES(rule->port->mutex)
+{
+    if (!--rule->n_conns && !rule_destroy(rule, N_TRIES, destroyed)) {
+        ovs_list_push_back(&rule->port->dead_rules, &rule->list_node);
+    }
+}
+
+/* Frees the rules in 'destroyed', and destroys the handles that no rule uses
+ * any more.  No port may be locked. */
+static void
+rules_free(struct ovs_list *destroyed)
+{
+    struct dpdk_rule *rule;
+
+    LIST_FOR_EACH_POP (rule, list_node, destroyed) {
+        struct dpdk_handle *handle = rule->handle;
+
+        if (handle) {
+            struct dpdk_port *port = handle->port;
+
+            ovs_mutex_lock(&port->mutex);
+            ovs_list_remove(&rule->handle_node);
+            if (ovs_list_is_empty(&handle->rules)) {
+                handle_release(handle);
+            }
+            ovs_mutex_unlock(&port->mutex);
+        }
+        free(rule);
+    }
+}
+
+/* If 'port' has a rule for 'key', returns it, for one more connection.  If it
+ * has one that it should not have any more, and cannot get rid of, stores an
+ * error in '*errorp'. */
+static struct dpdk_rule *
+rule_share(struct dpdk_port *port, const struct dpdk_flow_key *key,
+           struct ovs_list *destroyed, int *errorp)
+    OVS_REQUIRES(port->mutex)
+{
+    struct dpdk_rule *rule = rule_find(port, key);
+
+    if (rule && !rule->n_conns) {
+        if (!rule_destroy(rule, 1, destroyed)) {
+            *errorp = EBUSY;
+        }
+        return NULL;
+    }
+    if (rule) {
+        rule->n_conns++;
+        port->n_shared++;
+    }
+    return rule;
+}
+
+/* Creates a rule on 'port' for 'key', which tracks the connection of 'handle',
+ * in reply direction if 'reply', if that is nonnull.  Returns NULL if that
+ * fails, with the reason in '*errorp'.  'port' and 'handle->port' are
+ * locked. */
+static struct dpdk_rule *
+rule_create(struct dpdk_port *port, const struct dpdk_flow_key *key,
+            struct dpdk_handle *handle, bool reply, int *errorp)
+    OVS_NO_THREAD_SAFETY_ANALYSIS
+{
+    struct rte_flow_error error;
+    struct rte_flow *flow;
+    struct dpdk_rule *rule;
+    int retval;
+
+    error.message = NULL;
+    if (handle && reply) {
+        /* A handle is for the original direction first, and has one rule for
+         * that, and one for this direction. */
+        retval = dpdk_flow_handle_set_direction(handle->port->layout.port_id,
+                                                handle->handle, true, &error);
+        if (retval) {
+            port_count_error(handle->port, CALL_HANDLE_UPDATE, &error, retval);
+            *errorp = retval;
+            return NULL;
+        }
+    }
+    retval = dpdk_flow_rule_create(&port->layout, key,
+                                   handle ? handle->handle : NULL, &flow,
+                                   &error);
+    if (retval) {
+        port_count_error(port, CALL_CREATE, &error, retval);
+        *errorp = retval;
+        return NULL;
+    }
+
+    rule = xzalloc(sizeof *rule);
+    rule->port = port;
+    rule->key = *key;
+    rule->n_conns = 1;
+    rule->flow = flow;
+    rule->handle = handle;
+    rule->reply = reply;
+    rule->has_age = dpdk_flow_rule_has_age(&port->layout,
+                                           handle ? handle->handle : NULL);
+    hmap_insert(&port->rules, &rule->node, key_hash(key));
+    ovs_list_init(&rule->list_node);
+    if (handle) {
+        ovs_list_push_back(&handle->rules, &rule->handle_node);
+    }
+    return rule;
+}
+
+/* Brings 'rule->hits' and 'rule->used' up to date. */
+static void
+rule_count(struct dpdk_rule *rule, long long int now)
+    OVS_REQUIRES(rule->port->mutex)
+{
+    struct dpdk_port *port = rule->port;
+    struct rte_flow_error error;
+    uint64_t hits;
+    int retval;
+
+    error.message = NULL;
+    retval = dpdk_flow_rule_get_hits(port->layout.port_id, rule->flow, &hits,
+                                     &error);
+    if (retval) {
+        port_count_error(port, CALL_QUERY, &error, retval);
+    } else if (hits != rule->hits) {
+        rule->hits = hits;
+        rule->used = now;
+        if (rule->handle || !(port->layout.caps & DPDK_FLOW_CONNTRACK)) {
+            port->verified = true;
+        }
+    }
+}
+
+/* Returns when 'rule' was last used, or 0 if that is not known. */
+static long long int
+rule_last_used(struct dpdk_rule *rule, long long int now)
+    OVS_REQUIRES(rule->port->mutex)
+{
+    struct dpdk_port *port = rule->port;
+    struct rte_flow_error error;
+    unsigned int seconds;
+    int retval;
+
+    if (!rule->has_age) {
+        rule_count(rule, now);
+        return rule->used;
+    }
+
+    error.message = NULL;
+    retval = dpdk_flow_rule_get_idle(port->layout.port_id, rule->flow,
+                                     &seconds, &error);
+    if (retval) {
+        port_count_error(port, CALL_QUERY, &error, retval);
+        return 0;
+    }
+    return seconds == UINT_MAX ? 0 : MAX(now - seconds * 1000LL, 0);
+}
+
+/* Tries to get rid of what could not be destroyed before on 'port'.  Appends
+ * to 'destroyed' what rules_free() is to be called for. */
+static void
+port_bury_dead(struct dpdk_port *port, struct ovs_list *destroyed)
+    OVS_REQUIRES(port->mutex)
+{
+    struct dpdk_handle *handle;
+    struct dpdk_rule *rule;
+
+    LIST_FOR_EACH_SAFE (rule, list_node, &port->dead_rules) {
+        if (!rule_destroy(rule, 1, destroyed)) {
+            return;
+        }
+    }
+    LIST_FOR_EACH_SAFE (handle, node, &port->dead_handles) {
+        if (!handle_destroy(handle, 1)) {
+            return;
+        }
+    }
+}
+
+/* Connections. */
+
+/* Can packets be matched that are as 'ctx' says? */
+static bool
+ctx_is_matchable(const struct ct_offload_ctx *ctx)
+{
+    return (ctx->netdev_in && ctx->unmodified
+            && ctx->vlan != CT_OFFLOAD_VLAN_OTHER);
+}
+
+/* Stores in '*key' what packets of 'conn' look like in one direction. */
+static void
+key_init(struct dpdk_flow_key *key, const struct conn *conn, bool reply,
+         bool tagged, ovs_be16 vlan_vid)
+{
+    struct ct_dpif_tuple tuple;
+
+    ct_offload_conn_get_tuple(conn, reply, &tuple);
+    memset(key, 0, sizeof *key);
+    if (tuple.l3_type == AF_INET6) {
+        key->ipv6 = true;
+        key->src.in6 = tuple.src.in6;
+        key->dst.in6 = tuple.dst.in6;
+    } else {
+        key->src.ip = tuple.src.ip;
+        key->dst.ip = tuple.dst.ip;
+    }
+    key->src_port = tuple.src_port;
+    key->dst_port = tuple.dst_port;
+    key->ip_proto = tuple.ip_proto;
+    key->tagged = tagged;
+    key->vlan_vid = tagged ? vlan_vid : 0;
+}
+
+static void
+log_no_rules(const struct dpdk_port *port, const struct conn *conn, int error)
+{
+    if (!VLOG_DROP_WARN(&rl)) {
+        struct ds ds = DS_EMPTY_INITIALIZER;
+
+        ct_offload_conn_format(conn, &ds);
+        VLOG_WARN("%s: no rules for connection %s, it goes on in software: %s",
+                  port->name, ds_cstr(&ds), ovs_strerror(error));
+        ds_destroy(&ds);
+    }
+}
+
+/* Creates, or finds, the rules of 'dc' with 'keys', for the directions that
+ * are 'able'.  Returns 0 or a positive errno value; after an error the caller
+ * has to release what there is.  The ports are locked. */
+static int
+conn_create_rules(struct dpdk_conn *dc, const struct conn *conn,
+                  const struct dpdk_flow_key keys[2], const bool able[2],
+                  struct ovs_list *destroyed)
+    OVS_NO_THREAD_SAFETY_ANALYSIS
+{
+    struct dpdk_handle *handle = NULL;
+    int error = 0;
+
+    for (int i = 0; i < 2 && !error; i++) {
+        if (able[i]) {
+            dc->rules[i] = rule_share(dc->ports[i], &keys[i], destroyed,
+                                      &error);
+        }
+    }
+    if (!error && keys[0].ip_proto == IPPROTO_TCP && able[0] && able[1]
+        && !dc->rules[0] && !dc->rules[1]
+        && ports_share_handles(dc->ports[0], dc->ports[1])) {
+        handle = handle_create(dc->ports[0], dc->ports[1], conn, &error);
+    }
+    for (int i = 0; i < 2 && !error; i++) {
+        if (able[i] && !dc->rules[i]) {
+            dc->rules[i] = rule_create(dc->ports[i], &keys[i], handle, i,
+                                       &error);
+        }
+    }
+    if (handle && ovs_list_is_empty(&handle->rules)) {
+        handle_release(handle);
+    }
+    return error;
+}
+
+/* Takes the rules of 'dc' away.  The ports are locked. */
+static void
+conn_release_rules(struct dpdk_conn *dc, struct ovs_list *destroyed)
+    OVS_NO_THREAD_SAFETY_ANALYSIS
+{
+    for (int i = 1; i >= 0; i--) {
+        if (dc->rules[i]) {
+            rule_release(dc->rules[i], destroyed);
+            dc->rules[i] = NULL;
+        }
+    }
+}
+
+static unsigned int
+conn_n_rules(const struct dpdk_conn *dc)
+{
+    return (dc->rules[0] != NULL) + (dc->rules[1] != NULL);
+}
+
+static bool
+dpdk_can_offload(const struct ct_offload_ctx *ctx)
+{
+    struct ct_dpif_tuple tuple;
+    struct dpdk_port *port;
+
+    if (!ctx_is_matchable(ctx) || !netdev_is_ours(ctx->netdev_in)) {
+        return false;
+    }
+    ct_offload_conn_get_tuple(ctx->conn, false, &tuple);
+    if (tuple.ip_proto != IPPROTO_TCP && tuple.ip_proto != IPPROTO_UDP) {
+        return false;
+    }
+    port = port_get(ctx->netdev_in);
+    return port && !port_is_refused(port);
+}
+
+static int
+dpdk_conn_add(const struct ct_offload_ctx *ctx)
+{
+    struct dpdk_port *port = port_get(ctx->netdev_in);
+    struct dpdk_conn *dc;
+
+    if (!port) {
+        return ENODEV;
+    }
+    dc = xzalloc(sizeof *dc);
+    dc->ports[0] = port;
+    dc->tagged = ctx->vlan == CT_OFFLOAD_VLAN_TAG;
+    dc->vlan_vid = ctx->vlan_tci & htons(VLAN_VID_MASK);
+    *ctx->priv = dc;
+    return 0;
+}
+
+static void
+dpdk_conn_established(const struct ct_offload_ctx *ctx)
+{
+    struct ovs_list destroyed = OVS_LIST_INITIALIZER(&destroyed);
+    struct dpdk_conn *dc = *ctx->priv;
+    struct dpdk_flow_key keys[2];
+    bool able[2];
+    int error;
+
+    if (ctx_is_matchable(ctx) && netdev_is_ours(ctx->netdev_in)) {
+        dc->ports[1] = port_get(ctx->netdev_in);
+    }
+    key_init(&keys[0], ctx->conn, false, dc->tagged, dc->vlan_vid);
+    key_init(&keys[1], ctx->conn, true, ctx->vlan == CT_OFFLOAD_VLAN_TAG,
+             ctx->vlan_tci & htons(VLAN_VID_MASK));
+
+    ports_lock(dc->ports[0], dc->ports[1]);
+    for (int i = 0; i < 2; i++) {
+        able[i] = dc->ports[i] && port_make_ready(dc->ports[i]);
+        if (able[i]) {
+            port_bury_dead(dc->ports[i], &destroyed);
+        }
+    }
+    error = conn_create_rules(dc, ctx->conn, keys, able, &destroyed);
+    if (error) {
+        conn_release_rules(dc, &destroyed);
+    }
+    dc->established = true;
+    dc->ports[0]->n_conns[conn_n_rules(dc)]++;
+    ports_unlock(dc->ports[0], dc->ports[1]);
+
+    rules_free(&destroyed);
+    if (error) {
+        log_no_rules(dc->ports[0], ctx->conn, error);
+    }
+}
+
+static long long int
+dpdk_conn_update(const struct ct_offload_ctx *ctx)
+{
+    struct dpdk_conn *dc = *ctx->priv;
+    long long int last_used = 0;
+
+    ports_lock(dc->ports[0], dc->ports[1]);
+    for (int i = 0; i < 2; i++) {
+        if (dc->rules[i]) {
+            last_used = MAX(last_used,
+                            rule_last_used(dc->rules[i], time_msec()));
+        }
+    }
+    ports_unlock(dc->ports[0], dc->ports[1]);
+
+    return last_used;
+}
+
+static void
+dpdk_conn_del(const struct ct_offload_ctx *ctx)
+{
+    struct ovs_list destroyed = OVS_LIST_INITIALIZER(&destroyed);
+    struct dpdk_conn *dc = *ctx->priv;
+
+    ports_lock(dc->ports[0], dc->ports[1]);
+    if (dc->established) {
+        dc->ports[0]->n_conns[conn_n_rules(dc)]--;
+    }
+    for (int i = 0; i < 2; i++) {
+        if (dc->rules[i] && !dc->ports[i]->verified) {
+            rule_count(dc->rules[i], time_msec());
+        }
+        if (dc->ports[i]) {
+            port_bury_dead(dc->ports[i], &destroyed);
+        }
+    }
+    conn_release_rules(dc, &destroyed);
+    ports_unlock(dc->ports[0], dc->ports[1]);
+
+    rules_free(&destroyed);
+    free(dc);
+}
+
+/* Does 'op'. */
+static void
+op_do(struct ct_offload_op *op)
+{
+    switch (op->type) {
+    case CT_OFFLOAD_OP_ADD:
+        op->error = dpdk_conn_add(&op->ctx);
+        break;
+    case CT_OFFLOAD_OP_EST:
+        dpdk_conn_established(&op->ctx);
+        break;
+    case CT_OFFLOAD_OP_UPD:
+        op->last_used = dpdk_conn_update(&op->ctx);
+        op->error = 0;
+        break;
+    case CT_OFFLOAD_OP_DEL:
+        dpdk_conn_del(&op->ctx);
+        break;
+    case CT_OFFLOAD_OP_POLICY:
+    case CT_OFFLOAD_OP_FLUSH:
+    default:
+        break;
+    }
+}
+
+/* Returns the port that 'op' is done with: that of the connection's original
+ * direction, so that operations on one connection stay in order. */
+static const struct dpdk_port *
+op_port(const struct ct_offload_op *op)
+{
+    const struct dpdk_conn *dc;
+
+    if (op->type == CT_OFFLOAD_OP_ADD) {
+        return NULL;
+    }
+    dc = *op->ctx.priv;
+    return dc->ports[0];
+}
+
+static void
+dpdk_batch_submit(struct ct_offload_op_batch *batch)
+{
+    const struct dpdk_port *op_ports[CT_OFFLOAD_BATCH_INLINE];
+    uint64_t todo;
+    size_t n = batch->n_ops;
+
+    ovs_assert(n <= ARRAY_SIZE(op_ports));
+    BUILD_ASSERT_DECL(ARRAY_SIZE(op_ports) <= 64);
+    for (size_t i = 0; i < n; i++) {
+        op_ports[i] = op_port(&batch->ops[i]);
+    }
+    todo = n < 64 ? (UINT64_C(1) << n) - 1 : UINT64_MAX;
+
+    /* All of one port, then all of the next. */
+    while (todo) {
+        const struct dpdk_port *port = op_ports[raw_ctz(todo)];
+
+        for (size_t i = raw_ctz(todo); i < n; i++) {
+            if (todo & (UINT64_C(1) << i) && op_ports[i] == port) {
+                op_do(&batch->ops[i]);
+                todo &= ~(UINT64_C(1) << i);
+            }
+        }
+    }
+}
+
+/* Ports that stop. */
+
+/* Destroys all rules of 'port', and, after the last try, forgets those that
+ * cannot be destroyed.  Appends to 'destroyed' what rules_free() is to be
+ * called for. */
+static void
+port_flush_rules(struct dpdk_port *port, struct ovs_list *destroyed)
+    OVS_REQUIRES(port->mutex)
+{
+    struct dpdk_rule *rule;
+
+    HMAP_FOR_EACH_SAFE (rule, node, &port->rules) {
+        if (rule->n_conns) {
+            VLOG_ERR("%s: a rule is left though its connection is not",
+                     port->name);
+        }
+        if (!rule_destroy(rule, N_LAST_TRIES, destroyed)) {
+            VLOG_ERR("%s: a rule could not be destroyed", port->name);
+            hmap_remove(&port->rules, &rule->node);
+            ovs_list_remove(&rule->list_node);
+            ovs_list_push_back(destroyed, &rule->list_node);
+        }
+    }
+}
+
+/* Destroys those rules on other ports that use a handle of 'port'.  They are
+ * there only because they could not be destroyed before. */
+static void
+port_flush_peers(struct dpdk_port *port)
+{
+    struct ovs_list destroyed = OVS_LIST_INITIALIZER(&destroyed);
+    bool done;
+
+    do {
+        struct dpdk_port *peer = NULL;
+        struct dpdk_handle *handle;
+
+        ovs_mutex_lock(&port->mutex);
+        LIST_FOR_EACH (handle, node, &port->handles) {
+            peer = handle->peer;
+        }
+        done = !peer;
+        ovs_mutex_unlock(&port->mutex);
+
+        if (peer) {
+            struct dpdk_rule *rule;
+
+            ovs_mutex_lock(&peer->mutex);
+            HMAP_FOR_EACH_SAFE (rule, node, &peer->rules) {
+                if (rule->handle && rule->handle->port == port
+                    && !rule_destroy(rule, N_LAST_TRIES, &destroyed)) {
+                    VLOG_ERR("%s: a rule could not be destroyed", peer->name);
+                    hmap_remove(&peer->rules, &rule->node);
+                    ovs_list_remove(&rule->list_node);
+                    ovs_list_push_back(&destroyed, &rule->list_node);
+                }
+            }
+            ovs_mutex_unlock(&peer->mutex);
+            rules_free(&destroyed);
+        }
+    } while (!done);
+}
+
+static void
+port_flush_handles(struct dpdk_port *port)
+    OVS_REQUIRES(port->mutex)
+{
+    struct dpdk_handle *handle;
+
+    LIST_FOR_EACH_SAFE (handle, node, &port->dead_handles) {
+        if (!handle_destroy(handle, N_LAST_TRIES)) {
+            VLOG_ERR("%s: a handle could not be destroyed", port->name);
+            ovs_list_remove(&handle->node);
+            free(handle);
+        }
+    }
+}
+
+/* Destroys all that there is on 'port', which is not in 'ports' any more, and
+ * frees it. */
+static void
+port_destroy(struct dpdk_port *port)
+{
+    struct ovs_list destroyed = OVS_LIST_INITIALIZER(&destroyed);
+    unsigned int epoch;
+    size_t n_failed;
+
+    atomic_add_explicit(&peers_epoch, 1, &epoch, memory_order_acq_rel);
+
+    ovs_mutex_lock(&port->mutex);
+    port->gone = true;
+    port_flush_rules(port, &destroyed);
+    n_failed = dpdk_flow_layout_destroy(&port->layout);
+    if (n_failed) {
+        VLOG_ERR("%s: %"PRIuSIZE" rules of the layout could not be destroyed",
+                 port->name, n_failed);
+    }
+    port->ready = false;
+    ovs_mutex_unlock(&port->mutex);
+
+    rules_free(&destroyed);
+    port_flush_peers(port);
+    ovs_mutex_lock(&port->mutex);
+    port_flush_handles(port);
+    ovs_mutex_unlock(&port->mutex);
+    ovsrcu_postpone(port_free, port);
+}
+
+static void
+dpdk_netdev_flush(struct netdev *netdev)
+{
+    struct stopped_netdev *stopped;
+    struct dpdk_port *port;
+
+    ovs_mutex_lock(&ports_mutex);
+    stopped = stopped_netdev_find(netdev);
+    if (!stopped) {
+        stopped = xzalloc(sizeof *stopped);
+        stopped->netdev = netdev;
+        hmap_insert(&stopped_netdevs, &stopped->node, hash_pointer(netdev, 0));
+    }
+    port = port_find(netdev);
+    if (port) {
+        cmap_remove(&ports, &port->node, hash_pointer(netdev, 0));
+    }
+    ovs_mutex_unlock(&ports_mutex);
+
+    if (port) {
+        port_destroy(port);
+    }
+}
+
+static void
+dpdk_netdev_ready(struct netdev *netdev)
+{
+    struct stopped_netdev *stopped;
+
+    ovs_mutex_lock(&ports_mutex);
+    stopped = stopped_netdev_find(netdev);
+    if (stopped) {
+        hmap_remove(&stopped_netdevs, &stopped->node);
+        free(stopped);
+    }
+    ovs_mutex_unlock(&ports_mutex);
+}
+
+/* The provider. */
+
+static int
+dpdk_init(void)
+{
+    atomic_store_relaxed(&running, true);
+    return 0;
+}
+
+static void
+dpdk_exit(void)
+{
+    struct stopped_netdev *stopped;
+    struct dpdk_port *port;
+
+    ovs_mutex_lock(&ports_mutex);
+    atomic_store_relaxed(&running, false);
+    CMAP_FOR_EACH (port, node, &ports) {
+        cmap_remove(&ports, &port->node, hash_pointer(port->netdev, 0));
+        port_destroy(port);
+    }
+    HMAP_FOR_EACH_SAFE (stopped, node, &stopped_netdevs) {
+        hmap_remove(&stopped_netdevs, &stopped->node);
+        free(stopped);
+    }
+    ovs_mutex_unlock(&ports_mutex);
+}
+
+/* Returns the group in which dpif-offload-dpdk is to have its ingress rules on
+ * 'netdev'.  On ports whose connections can be offloaded that is a group that
+ * packets come to after the rules for connections, so that both are hit. */
+uint32_t
+ct_offload_dpdk_ingress_group(struct netdev *netdev)
+{
+    struct dpdk_port *port;
+    bool ready;
+
+    if (!ct_offload_is_accepting() && !port_find(netdev)) {
+        return DPDK_FLOW_GROUP_ROOT;
+    }
+    port = port_get(netdev);
+    if (!port) {
+        return DPDK_FLOW_GROUP_ROOT;
+    }
+    ovs_mutex_lock(&port->mutex);
+    ready = port_make_ready(port);
+    ovs_mutex_unlock(&port->mutex);
+
+    return ready ? DPDK_FLOW_GROUP_FLOWS : DPDK_FLOW_GROUP_ROOT;
+}
+
+/* "ct-offload/show". */
+
+/* What is shown of a port. */
+struct port_report {
+    const char *caps;
+    bool verified;
+    unsigned int n_conns[3];
+    size_t n_rules;
+    size_t n_rules_shared;
+    unsigned int n_handles;
+    unsigned long long int n_shared;
+    unsigned long long int n_invalid;
+    unsigned long long int errors[N_CALLS];
+};
+
+static void
+port_get_report(struct dpdk_port *port, struct port_report *report)
+    OVS_REQUIRES(port->mutex)
+{
+    int n_queries = port->verified ? 0 : 16;
+    struct rte_flow_error error;
+    struct dpdk_rule *rule;
+    uint64_t hits = 0;
+
+    memset(report, 0, sizeof *report);
+    HMAP_FOR_EACH (rule, node, &port->rules) {
+        report->n_rules_shared += rule->n_conns > 1;
+        if (n_queries > 0 && !port->verified) {
+            n_queries--;
+            rule_count(rule, time_msec());
+        }
+    }
+    if (port->layout.invalid) {
+        dpdk_flow_rule_get_hits(port->layout.port_id, port->layout.invalid,
+                                &hits, &error);
+    }
+    report->caps = (port->ready ? caps_to_string(port->layout.caps)
+                    : port_is_refused(port) ? "none" : "not known yet");
+    report->verified = port->verified;
+    memcpy(report->n_conns, port->n_conns, sizeof report->n_conns);
+    report->n_rules = hmap_count(&port->rules);
+    report->n_handles = port->n_handles;
+    report->n_shared = port->n_shared;
+    report->n_invalid = hits;
+    memcpy(report->errors, port->errors, sizeof report->errors);
+}
+
+static void
+port_report_format(const struct port_report *report, bool ready, struct ds *ds)
+{
+    ds_put_format(ds, "%s%s\n", report->caps,
+                  ready && !report->verified ? ", unverified" : "");
+    ds_put_format(ds, "    connections: %u bi-dir, %u uni-dir, %u without "
+                  "rules\n", report->n_conns[2], report->n_conns[1],
+                  report->n_conns[0]);
+    ds_put_format(ds, "    rules: %"PRIuSIZE", %"PRIuSIZE" of them shared, "
+                  "%llu times in all\n", report->n_rules,
+                  report->n_rules_shared, report->n_shared);
+    ds_put_format(ds, "    tracked connections: %u, invalid packets: %llu\n",
+                  report->n_handles, report->n_invalid);
+    ds_put_cstr(ds, "    errors:");
+    for (size_t i = 0; i < N_CALLS; i++) {
+        ds_put_format(ds, " %s %llu", call_names[i], report->errors[i]);
+    }
+    ds_put_char(ds, '\n');
+}
+
+static struct json *
+port_report_to_json(const struct port_report *report)
+{
+    struct json *json = json_object_create();
+    struct json *conns = json_object_create();
+    struct json *errors = json_object_create();
+
+    json_object_put_string(json, "capabilities", report->caps);
+    json_object_put(json, "verified", json_boolean_create(report->verified));
+    json_object_put(conns, "bi-dir", json_integer_create(report->n_conns[2]));
+    json_object_put(conns, "uni-dir", json_integer_create(report->n_conns[1]));
+    json_object_put(conns, "without-rules",
+                    json_integer_create(report->n_conns[0]));
+    json_object_put(json, "connections", conns);
+    json_object_put(json, "rules", json_integer_create(report->n_rules));
+    json_object_put(json, "rules-shared",
+                    json_integer_create(report->n_rules_shared));
+    json_object_put(json, "times-shared",
+                    json_integer_create(report->n_shared));
+    json_object_put(json, "tracked-connections",
+                    json_integer_create(report->n_handles));
+    json_object_put(json, "invalid-packets",
+                    json_integer_create(report->n_invalid));
+    for (size_t i = 0; i < N_CALLS; i++) {
+        json_object_put(errors, call_names[i],
+                        json_integer_create(report->errors[i]));
+    }
+    json_object_put(json, "errors", errors);
+    return json;
+}
+
+static void
+dpdk_get_debug(struct ds *ds, struct json *json)
+{
+    struct json *json_ports = json_object_create();
+    struct shash sorted = SHASH_INITIALIZER(&sorted);
+    const struct shash_node **nodes;
+    struct dpdk_port *port;
+
+    /* Ports are valid until the thread quiesces, even those that go. */
+    CMAP_FOR_EACH (port, node, &ports) {
+        shash_add(&sorted, port->name, port);
+    }
+    nodes = shash_sort(&sorted);
+    for (size_t i = 0; i < shash_count(&sorted); i++) {
+        struct ovs_list destroyed = OVS_LIST_INITIALIZER(&destroyed);
+        struct port_report report;
+        bool ready;
+
+        port = nodes[i]->data;
+        ovs_mutex_lock(&port->mutex);
+        port_bury_dead(port, &destroyed);
+        ready = port->ready;
+        port_get_report(port, &report);
+        ovs_mutex_unlock(&port->mutex);
+        rules_free(&destroyed);
+
+        if (json) {
+            json_object_put(json_ports, port->name,
+                            port_report_to_json(&report));
+        } else {
+            ds_put_format(ds, "  port %s: ", port->name);
+            port_report_format(&report, ready, ds);
+        }
+    }
+    free(nodes);
+    shash_destroy(&sorted);
+    if (json) {
+        json_object_put(json, "ports", json_ports);
+    } else {
+        json_destroy(json_ports);
+    }
+}
+
+const struct ct_offload_class ct_offload_dpdk_class = {
+    .name = "dpdk",
+    .thread_safe = true,
+    .est_on_handshake = true,
+    .init = dpdk_init,
+    .exit = dpdk_exit,
+    .can_offload = dpdk_can_offload,
+    .conn_add = dpdk_conn_add,
+    .conn_del = dpdk_conn_del,
+    .conn_update = dpdk_conn_update,
+    .conn_established = dpdk_conn_established,
+    .batch_submit = dpdk_batch_submit,
+    .netdev_flush = dpdk_netdev_flush,
+    .netdev_ready = dpdk_netdev_ready,
+    .get_debug = dpdk_get_debug,
+};

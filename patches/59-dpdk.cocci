@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// ct-offload-dpdk: Offload connections with rte_flow.
+//
+// A provider of ct-offload that programs network hardware through DPDK's
+// rte_flow: a rule for each direction of an established connection, with
+// hardware's own connection tracking where there is any.
+//
+// Rules for connections come before those of dpif-offload-dpdk, which
+// identify datapath flows.  Both are hit if the latter are in a group of their
+// own, so ct-offload-dpdk says which.
+//
+// Overlay: lib/ct-offload-dpdk.c lib/ct-offload-dpdk.h
+// Overlay: lib/ct-offload-dpdk-flow.c lib/ct-offload-dpdk-flow.h
+//
+// Expect: group lib/dpif-offload-dpdk-netdev.c 1 .group = ct_offload_dpdk_ingress_group(netdev),
+// Expect: group_include lib/dpif-offload-dpdk-netdev.c 1 #include "ct-offload-dpdk.h"
+
+@group@
+identifier patterns, netdev, flow_mark, attr;
+identifier f =~ "_mark_rss$";
+@@
+ f(struct flow_patterns *patterns, struct netdev *netdev, uint32_t flow_mark)
+ {
+ ...
+ const struct rte_flow_attr attr = {
+-    .group = 0,
++    .group = ct_offload_dpdk_ingress_group(netdev),
+ };
+ ...
+ }
+
+@group_include depends on group@
+@@
++#include "ct-offload-dpdk.h"
+ #include "dpif-netdev.h"
