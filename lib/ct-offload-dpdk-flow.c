@@ -3,9 +3,7 @@
 #include <config.h>
 
 /* Connection tracking is an experimental part of rte_flow. */
-#ifndef ALLOW_EXPERIMENTAL_API
 #define ALLOW_EXPERIMENTAL_API
-#endif
 
 #include "ct-offload-dpdk-flow.h"
 

@@ -68,10 +68,12 @@ static atomic_bool accepting = false;
 static atomic_bool wants_handshake = false;
 static atomic_bool any_serial = false;
 
-/* Configuration: "hw-offload-ct" and "hw-offload-ct-size". */
+/* Configuration: "hw-offload-ct", "hw-offload-ct-size" and
+ * "hw-offload-ct-bypass". */
 #define DEFAULT_MAX_CONNS 250000
 static bool config_enabled OVS_GUARDED_BY(registry_mutex) = true;
 static atomic_uint max_conns = DEFAULT_MAX_CONNS;
+static atomic_bool config_bypass = false;
 
 /* Connections that count against 'max_conns'. */
 static atomic_uint n_conns = 0;
@@ -493,10 +495,17 @@ ct_offload_wants_handshake(void)
 }
 
 /* May packets of a connection that is established in the providers 'held'
- * bypass software? */
+ * bypass software?  The operator may know that they do when a provider does
+ * not. */
 bool
 ct_offload_may_bypass(uint8_t held)
 {
+    bool bypass;
+
+    atomic_read_relaxed(&config_bypass, &bypass);
+    if (bypass && held) {
+        return true;
+    }
     for (size_t i = 0; i < CT_OFFLOAD_MAX_PROVIDERS; i++) {
         struct provider *p = provider_get(i);
 
@@ -693,10 +702,14 @@ ct_offload_set_config(const struct smap *config)
 {
     bool was_accepting = ct_offload_is_accepting();
     unsigned int max;
+    bool bypass;
 
     ovs_mutex_lock(&registry_mutex);
     config_enabled = config_get_bool(config, "hw-offload-ct", true,
                                      config_enabled);
+    atomic_read_relaxed(&config_bypass, &bypass);
+    bypass = config_get_bool(config, "hw-offload-ct-bypass", false, bypass);
+    atomic_store_relaxed(&config_bypass, bypass);
     atomic_read_relaxed(&max_conns, &max);
     max = config_get_uint(config, "hw-offload-ct-size", DEFAULT_MAX_CONNS,
                           max);
