@@ -64,6 +64,14 @@ dpdk_flow_error_is_transient(int error)
     }
 }
 
+/* Is it worth the while to try at once again what failed with 'error'? */
+static bool
+error_is_momentary(int error)
+{
+    return (error == EAGAIN || error == EBUSY || error == EINTR
+            || error == EIO || error == ETIMEDOUT);
+}
+
 static int
 rule_create(uint16_t port_id, enum dpdk_flow_group group, uint32_t priority,
             const struct rte_flow_item *items,
@@ -88,6 +96,19 @@ dpdk_flow_rule_destroy(uint16_t port_id, struct rte_flow *rule,
     return rte_flow_destroy(port_id, rule, error) ? flow_errno() : 0;
 }
 
+/* Destroys 'rule', which is nobody's if that fails: tries for long. */
+static int
+rule_get_rid(uint16_t port_id, struct rte_flow *rule,
+             struct rte_flow_error *error)
+{
+    int retval, n = 0;
+
+    do {
+        retval = dpdk_flow_rule_destroy(port_id, rule, error);
+    } while (retval && error_is_momentary(retval) && ++n < 64);
+    return retval;
+}
+
 /* The layout. */
 
 static int
@@ -97,11 +118,13 @@ layout_add(struct dpdk_flow_layout *layout, enum dpdk_flow_group group,
            struct rte_flow_error *error)
 {
     struct rte_flow *rule;
-    int retval;
+    int retval, n = 0;
 
     ovs_assert(layout->n_rules < ARRAY_SIZE(layout->rules));
-    retval = rule_create(layout->port_id, group, priority, items, actions,
-                         &rule, error);
+    do {
+        retval = rule_create(layout->port_id, group, priority, items, actions,
+                             &rule, error);
+    } while (retval && error_is_momentary(retval) && ++n < 4);
     if (!retval) {
         layout->rules[layout->n_rules++] = rule;
     }
@@ -242,13 +265,10 @@ layout_truncate(struct dpdk_flow_layout *layout, size_t n)
     while (layout->n_rules > n) {
         struct rte_flow *rule = layout->rules[--layout->n_rules];
         struct rte_flow_error error;
-        int retval, n_tries = 0;
 
-        do {
-            retval = dpdk_flow_rule_destroy(layout->port_id, rule, &error);
-        } while (retval && dpdk_flow_error_is_transient(retval)
-                 && ++n_tries < 16);
-        n_failed += retval != 0;
+        if (rule_get_rid(layout->port_id, rule, &error)) {
+            n_failed++;
+        }
         if (rule == layout->invalid) {
             layout->invalid = NULL;
         }
@@ -294,7 +314,7 @@ probe_rule(const struct dpdk_flow_layout *layout, uint8_t ip_proto,
     probe_key_init(&key, ip_proto, false);
     retval = dpdk_flow_rule_create(layout, &key, NULL, &rule, error);
     if (!retval) {
-        retval = dpdk_flow_rule_destroy(layout->port_id, rule, error);
+        retval = rule_get_rid(layout->port_id, rule, error);
     }
     return retval;
 }
@@ -314,7 +334,8 @@ dpdk_flow_probe_sharing(const struct dpdk_flow_layout *layout,
     const struct ct_offload_tcp_peer tcps[2] = { tcp, tcp };
     struct rte_flow *rules[2] = { NULL, NULL };
     struct rte_flow_action_handle *handle;
-    int retval, retval2;
+    struct rte_flow_error error2;
+    int retval, retval2, n = 0;
 
     retval = dpdk_flow_handle_create(layout->port_id, peer->port_id, tcps,
                                      &handle, error);
@@ -336,23 +357,15 @@ dpdk_flow_probe_sharing(const struct dpdk_flow_layout *layout,
     }
 
     for (int i = 1; i >= 0; i--) {
-        for (int n = 0; rules[i] && n < 16; n++) {
-            retval2 = dpdk_flow_rule_destroy(layouts[i]->port_id, rules[i],
-                                             error);
-            if (!retval2) {
-                break;
-            }
+        if (rules[i]) {
+            retval2 = rule_get_rid(layouts[i]->port_id, rules[i], &error2);
             retval = retval ? retval : retval2;
         }
     }
-    for (int n = 0; n < 16; n++) {
-        retval2 = dpdk_flow_handle_destroy(layout->port_id, handle, error);
-        if (!retval2) {
-            break;
-        }
-        retval = retval ? retval : retval2;
-    }
-    return retval;
+    do {
+        retval2 = dpdk_flow_handle_destroy(layout->port_id, handle, &error2);
+    } while (retval2 && error_is_momentary(retval2) && ++n < 64);
+    return retval ? retval : retval2;
 }
 
 /* Finds out how 'layout', which has its last rules already, can tell when a

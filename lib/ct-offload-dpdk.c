@@ -57,8 +57,8 @@ static struct vlog_rate_limit rl = VLOG_RATE_LIMIT_INIT(5, 5);
  * for the appearance and disappearance of ports alone.
  *
  * dpdk_netdev_flush() removes a port when it is about to stop, at a time when
- * no connection refers to it any more.  From then on until
- * dpdk_netdev_ready(), or for ever, the netdev cannot have a port. */
+ * no connection refers to it any more.  The netdev has no owner in
+ * dpif-offload then, so that it cannot get another port. */
 
 /* Calls of rte_flow that can fail. */
 enum dpdk_call {
@@ -162,19 +162,14 @@ struct dpdk_conn {
     bool established;               /* Counts in 'ports[0]->n_conns'. */
 };
 
-/* A netdev that cannot have a port. */
-struct stopped_netdev {
-    struct hmap_node node;          /* In 'stopped_netdevs', by 'netdev'. */
-    const struct netdev *netdev;    /* Perhaps freed. */
-};
-
 static struct ovs_mutex ports_mutex = OVS_MUTEX_INITIALIZER;
 static struct cmap ports = CMAP_INITIALIZER;
-static struct hmap stopped_netdevs OVS_GUARDED_BY(ports_mutex)
-    = HMAP_INITIALIZER(&stopped_netdevs);
 
 /* Changes whenever what is known of peers may not be true any more. */
 static atomic_uint peers_epoch = 0;
+
+/* Errors of ports that are gone. */
+static unsigned long long int past_errors[N_CALLS] OVS_GUARDED_BY(ports_mutex);
 
 /* Is the provider registered? */
 static atomic_bool running = false;
@@ -204,21 +199,6 @@ port_find(const struct netdev *netdev)
     CMAP_FOR_EACH_WITH_HASH (port, node, hash_pointer(netdev, 0), &ports) {
         if (port->netdev == netdev) {
             return port;
-        }
-    }
-    return NULL;
-}
-
-static struct stopped_netdev *
-stopped_netdev_find(const struct netdev *netdev)
-    OVS_REQUIRES(ports_mutex)
-{
-    struct stopped_netdev *stopped;
-
-    HMAP_FOR_EACH_WITH_HASH (stopped, node, hash_pointer(netdev, 0),
-                             &stopped_netdevs) {
-        if (stopped->netdev == netdev) {
-            return stopped;
         }
     }
     return NULL;
@@ -275,8 +255,7 @@ port_get(struct netdev *netdev)
     ovs_mutex_lock(&ports_mutex);
     atomic_read_relaxed(&running, &run);
     port = port_find(netdev);
-    if (!port && run && netdev_is_ours(netdev)
-        && !stopped_netdev_find(netdev)) {
+    if (!port && run && netdev_is_ours(netdev)) {
         port = port_create(netdev);
     }
     ovs_mutex_unlock(&ports_mutex);
@@ -699,7 +678,7 @@ rule_last_used(struct dpdk_rule *rule, long long int now)
         port_count_error(port, CALL_QUERY, &error, retval);
         return 0;
     }
-    return seconds == UINT_MAX ? 0 : MAX(now - seconds * 1000LL, 0);
+    return seconds == UINT_MAX ? 0 : MAX(now - seconds * 1000LL, 0LL);
 }
 
 /* Tries to get rid of what could not be destroyed before on 'port'.  Appends
@@ -1082,15 +1061,17 @@ port_flush_handles(struct dpdk_port *port)
     }
 }
 
-/* Destroys all that there is on 'port', which is not in 'ports' any more, and
- * frees it. */
+/* Removes 'port' from 'ports', destroys all that there is on it and frees it.
+ */
 static void
 port_destroy(struct dpdk_port *port)
+    OVS_REQUIRES(ports_mutex)
 {
     struct ovs_list destroyed = OVS_LIST_INITIALIZER(&destroyed);
     unsigned int epoch;
     size_t n_failed;
 
+    cmap_remove(&ports, &port->node, hash_pointer(port->netdev, 0));
     atomic_add_explicit(&peers_epoch, 1, &epoch, memory_order_acq_rel);
 
     ovs_mutex_lock(&port->mutex);
@@ -1108,6 +1089,9 @@ port_destroy(struct dpdk_port *port)
     port_flush_peers(port);
     ovs_mutex_lock(&port->mutex);
     port_flush_handles(port);
+    for (size_t i = 0; i < N_CALLS; i++) {
+        past_errors[i] += port->errors[i];
+    }
     ovs_mutex_unlock(&port->mutex);
     ovsrcu_postpone(port_free, port);
 }
@@ -1115,37 +1099,12 @@ port_destroy(struct dpdk_port *port)
 static void
 dpdk_netdev_flush(struct netdev *netdev)
 {
-    struct stopped_netdev *stopped;
     struct dpdk_port *port;
 
     ovs_mutex_lock(&ports_mutex);
-    stopped = stopped_netdev_find(netdev);
-    if (!stopped) {
-        stopped = xzalloc(sizeof *stopped);
-        stopped->netdev = netdev;
-        hmap_insert(&stopped_netdevs, &stopped->node, hash_pointer(netdev, 0));
-    }
     port = port_find(netdev);
     if (port) {
-        cmap_remove(&ports, &port->node, hash_pointer(netdev, 0));
-    }
-    ovs_mutex_unlock(&ports_mutex);
-
-    if (port) {
         port_destroy(port);
-    }
-}
-
-static void
-dpdk_netdev_ready(struct netdev *netdev)
-{
-    struct stopped_netdev *stopped;
-
-    ovs_mutex_lock(&ports_mutex);
-    stopped = stopped_netdev_find(netdev);
-    if (stopped) {
-        hmap_remove(&stopped_netdevs, &stopped->node);
-        free(stopped);
     }
     ovs_mutex_unlock(&ports_mutex);
 }
@@ -1162,18 +1121,12 @@ dpdk_init(void)
 static void
 dpdk_exit(void)
 {
-    struct stopped_netdev *stopped;
     struct dpdk_port *port;
 
     ovs_mutex_lock(&ports_mutex);
     atomic_store_relaxed(&running, false);
     CMAP_FOR_EACH (port, node, &ports) {
-        cmap_remove(&ports, &port->node, hash_pointer(port->netdev, 0));
         port_destroy(port);
-    }
-    HMAP_FOR_EACH_SAFE (stopped, node, &stopped_netdevs) {
-        hmap_remove(&stopped_netdevs, &stopped->node);
-        free(stopped);
     }
     ovs_mutex_unlock(&ports_mutex);
 }
@@ -1249,6 +1202,26 @@ port_get_report(struct dpdk_port *port, struct port_report *report)
 }
 
 static void
+errors_format(const unsigned long long int errors[N_CALLS], struct ds *ds)
+{
+    for (size_t i = 0; i < N_CALLS; i++) {
+        ds_put_format(ds, " %s %llu", call_names[i], errors[i]);
+    }
+    ds_put_char(ds, '\n');
+}
+
+static struct json *
+errors_to_json(const unsigned long long int errors[N_CALLS])
+{
+    struct json *json = json_object_create();
+
+    for (size_t i = 0; i < N_CALLS; i++) {
+        json_object_put(json, call_names[i], json_integer_create(errors[i]));
+    }
+    return json;
+}
+
+static void
 port_report_format(const struct port_report *report, bool ready, struct ds *ds)
 {
     ds_put_format(ds, "%s%s\n", report->caps,
@@ -1262,10 +1235,7 @@ port_report_format(const struct port_report *report, bool ready, struct ds *ds)
     ds_put_format(ds, "    tracked connections: %u, invalid packets: %llu\n",
                   report->n_handles, report->n_invalid);
     ds_put_cstr(ds, "    errors:");
-    for (size_t i = 0; i < N_CALLS; i++) {
-        ds_put_format(ds, " %s %llu", call_names[i], report->errors[i]);
-    }
-    ds_put_char(ds, '\n');
+    errors_format(report->errors, ds);
 }
 
 static struct json *
@@ -1273,7 +1243,6 @@ port_report_to_json(const struct port_report *report)
 {
     struct json *json = json_object_create();
     struct json *conns = json_object_create();
-    struct json *errors = json_object_create();
 
     json_object_put_string(json, "capabilities", report->caps);
     json_object_put(json, "verified", json_boolean_create(report->verified));
@@ -1291,11 +1260,7 @@ port_report_to_json(const struct port_report *report)
                     json_integer_create(report->n_handles));
     json_object_put(json, "invalid-packets",
                     json_integer_create(report->n_invalid));
-    for (size_t i = 0; i < N_CALLS; i++) {
-        json_object_put(errors, call_names[i],
-                        json_integer_create(report->errors[i]));
-    }
-    json_object_put(json, "errors", errors);
+    json_object_put(json, "errors", errors_to_json(report->errors));
     return json;
 }
 
@@ -1335,11 +1300,17 @@ dpdk_get_debug(struct ds *ds, struct json *json)
     }
     free(nodes);
     shash_destroy(&sorted);
+
+    ovs_mutex_lock(&ports_mutex);
     if (json) {
         json_object_put(json, "ports", json_ports);
+        json_object_put(json, "past-errors", errors_to_json(past_errors));
     } else {
         json_destroy(json_ports);
+        ds_put_cstr(ds, "  errors before ports were stopped:");
+        errors_format(past_errors, ds);
     }
+    ovs_mutex_unlock(&ports_mutex);
 }
 
 const struct ct_offload_class ct_offload_dpdk_class = {
@@ -1355,6 +1326,5 @@ const struct ct_offload_class ct_offload_dpdk_class = {
     .conn_established = dpdk_conn_established,
     .batch_submit = dpdk_batch_submit,
     .netdev_flush = dpdk_netdev_flush,
-    .netdev_ready = dpdk_netdev_ready,
     .get_debug = dpdk_get_debug,
 };

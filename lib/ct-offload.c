@@ -14,6 +14,7 @@
 #include "ct-offload-dummy.h"
 #include "dpdk.h"
 #include "dpif-offload.h"
+#include "dpif-offload-provider.h"
 #include "fatal-signal.h"
 #include "netdev-provider.h"
 #include "openvswitch/dynamic-string.h"
@@ -554,19 +555,41 @@ ct_offload_netdev_flush(struct netdev *netdev)
     }
 }
 
-/* 'netdev', for which ct_offload_netdev_flush() was called because it was to
- * be reconfigured, has been. */
-void
-ct_offload_netdev_ready(struct netdev *netdev)
+/* 'netdev' is about to stop, as for ct_offload_netdev_flush(), and nobody is
+ * to offload anything of it before ct_offload_netdev_start().  Rules for flows
+ * would be lost as well as those for connections, so dpif-offload's owner of
+ * 'netdev' gives them up.  Returns that owner, or NULL if there is none that
+ * has to.  May quiesce.  Only for the main thread. */
+const struct dpif_offload *
+ct_offload_netdev_stop(struct netdev *netdev)
 {
-    for (size_t i = 0; i < CT_OFFLOAD_MAX_PROVIDERS; i++) {
-        struct provider *p = provider_get(i);
+    const struct dpif_offload *owner = NULL;
 
-        if (p && p->class->netdev_ready) {
-            provider_lock(p);
-            p->class->netdev_ready(netdev);
-            provider_unlock(p);
-        }
+#ifdef DPDK_NETDEV
+    owner = ovsrcu_get(const struct dpif_offload *, &netdev->dpif_offload);
+    if (owner && owner->class == &dpif_offload_dpdk_class) {
+        ovsrcu_set(&netdev->dpif_offload, NULL);
+    } else {
+        owner = NULL;
+    }
+#endif
+    ct_offload_netdev_flush(netdev);
+#ifdef DPDK_NETDEV
+    if (owner) {
+        dpif_offload_dpdk_flush(owner, netdev);
+    }
+#endif
+    return owner;
+}
+
+/* 'netdev' has started again; 'owner' is what ct_offload_netdev_stop() has
+ * returned. */
+void
+ct_offload_netdev_start(struct netdev *netdev,
+                        const struct dpif_offload *owner)
+{
+    if (owner) {
+        ovsrcu_set(&netdev->dpif_offload, owner);
     }
 }
 

@@ -91,6 +91,7 @@
 
 struct conn;
 struct ct_dpif_tuple;
+struct dpif_offload;
 struct ds;
 struct json;
 struct netdev;
@@ -251,9 +252,6 @@ struct ct_offload_class {
      * the provider refers to it.  May be called again for the same netdev. */
     void (*netdev_flush)(struct netdev *netdev);
 
-    /* 'netdev', which had 'netdev_flush' called, has started again. */
-    void (*netdev_ready)(struct netdev *netdev);
-
     /* Appends to 'ds', or adds to the JSON object 'json' if that is nonnull,
      * what an operator would like to know about the provider. */
     void (*get_debug)(struct ds *ds, struct json *json);
@@ -265,7 +263,9 @@ int ct_offload_register(const struct ct_offload_class *);
 void ct_offload_unregister(const struct ct_offload_class *);
 void ct_offload_set_config(const struct smap *other_config);
 void ct_offload_netdev_flush(struct netdev *);
-void ct_offload_netdev_ready(struct netdev *);
+const struct dpif_offload *ct_offload_netdev_stop(struct netdev *);
+void ct_offload_netdev_start(struct netdev *,
+                             const struct dpif_offload *owner);
 void ct_offload_barrier(void);
 void ct_offload_exit(void);
 size_t ct_offload_get_stats(struct netdev_custom_stats *);

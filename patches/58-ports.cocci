@@ -2,11 +2,14 @@
 //
 // When a port goes away, is reconfigured, or changes hands, connections that
 // came from it are taken back into software first, so that nothing refers to
-// its netdev any more.  Providers are told when a port has been reconfigured.
+// its netdev any more.
 //
-// Expect: port_destroy lib/dpif-netdev.c 1 ct_offload_netdev_flush(port->netdev);
-// Expect: port_reconfigure lib/dpif-netdev.c 1 ct_offload_netdev_flush(netdev);
-// Expect: port_reconfigure lib/dpif-netdev.c 1 ct_offload_netdev_ready(netdev);
+// DPDK ports that stop lose all their rules, so those of dpif-offload-dpdk for
+// datapath flows go as well: it would use them later, when they are not there.
+//
+// Expect: port_destroy lib/dpif-netdev.c 1 ct_offload_netdev_stop(port->netdev);
+// Expect: port_reconfigure lib/dpif-netdev.c 1 = ct_offload_netdev_stop(netdev);
+// Expect: port_reconfigure lib/dpif-netdev.c 1 ct_offload_netdev_start(netdev,
 // Expect: port_owner lib/dpif-offload.c 1 ct_offload_netdev_flush(netdev);
 // Expect: port_stats lib/dpif-offload.c 1 ct_offload_get_stats(
 
@@ -16,7 +19,7 @@ identifier port;
  port_destroy(struct dp_netdev_port *port)
  {
  ...
-+ct_offload_netdev_flush(port->netdev);
++ct_offload_netdev_stop(port->netdev);
  netdev_close(port->netdev);
  ...
  }
@@ -24,9 +27,10 @@ identifier port;
 @port_reconfigure@
 expression netdev, err;
 @@
-+ct_offload_netdev_flush(netdev);
++const struct dpif_offload *owner = ct_offload_netdev_stop(netdev);
++
  err = netdev_reconfigure(netdev);
-+ct_offload_netdev_ready(netdev);
++ct_offload_netdev_start(netdev, owner);
 
 @port_owner@
 identifier netdev, offload;
