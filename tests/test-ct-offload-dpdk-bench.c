@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+#include <config.h>
+
+#ifdef DPDK_NETDEV
+#undef NDEBUG
+
+#include <rte_flow.h>
+#include <stdlib.h>
+#ifdef __linux__
+#include <sys/prctl.h>
+#endif
+#include <time.h>
+
+#include "conntrack.h"
+#include "ct-offload-dpdk-flow.h"
+#include "ct-offload-dpdk.h"
+#include "ct-offload.h"
+#include "dp-packet.h"
+#include "dpdk.h"
+#include "dpif-offload-provider.h"
+#include "fatal-signal.h"
+#include "flow.h"
+#include "netdev-provider.h"
+#include "netdev.h"
+#include "openvswitch/dynamic-string.h"
+#include "openvswitch/vlog.h"
+#include "ovs-numa.h"
+#include "ovs-rcu.h"
+#include "ovstest.h"
+#include "packets.h"
+#include "smap.h"
+#include "timeval.h"
+#include "util.h"
+
+/* Measures how many rules per second the rte_flow provider installs, and how
+ * many a loop of rte_flow_create() does on the same port.
+ *
+ *     ovstest test-ct-offload-dpdk-bench N-CONNS
+ *
+ * creates N-CONNS UDP connections, each of which gets two rules.  The port is
+ * one of net_null, so that the emulated NIC has to be preloaded.
+ *
+ * The netdev belongs to nobody's datapath.  So it is this program that says
+ * that dpif-offload-dpdk owns it. */
+
+#define BURST NETDEV_MAX_BURST
+
+static const struct dpif_offload_class owner_class = { .type = "dpdk" };
+static struct dpif_offload owner = { .class = &owner_class };
+
+static double
+now_s(void)
+{
+    struct timespec ts;
+
+    ovs_assert(!clock_gettime(CLOCK_MONOTONIC, &ts));
+    return ts.tv_sec + ts.tv_nsec / 1e9;
+}
+
+/* Starts DPDK and returns a port that was started. */
+static struct netdev *
+port_open(void)
+{
+    struct smap args = SMAP_INITIALIZER(&args);
+    struct netdev *netdev;
+    char *error = NULL;
+
+    smap_add(&args, "dpdk-init", "true");
+    smap_add(&args, "dpdk-extra", "--no-huge --legacy-mem -m 256 --no-pci "
+             "--no-shconf --no-telemetry --log-level=*:error");
+    ovs_numa_init();
+    dpdk_init(&args);
+    if (!dpdk_available()) {
+        ovs_fatal(0, "DPDK does not start");
+    }
+
+    ovs_assert(!netdev_open("bench", "dpdk", &netdev));
+    smap_clear(&args);
+    smap_add(&args, "dpdk-devargs", "net_null0");
+    if (netdev_set_config(netdev, &args, &error)) {
+        ovs_fatal(0, "%s", error);
+    }
+    ovs_assert(!netdev_reconfigure(netdev));
+    smap_destroy(&args);
+    return netdev;
+}
+
+/* Connection number 'n'. */
+static void
+conn_flow(uint32_t n, struct flow *flow)
+{
+    memset(flow, 0, sizeof *flow);
+    flow->dl_type = htons(ETH_TYPE_IP);
+    flow->nw_proto = IPPROTO_UDP;
+    flow->nw_ttl = 64;
+    flow->nw_src = htonl(0x0a000000 + n / 32768);
+    flow->nw_dst = htonl(0xc0a80001);
+    flow->tp_src = htons(2000 + n % 32768);
+    flow->tp_dst = htons(53);
+}
+
+/* Commits BURST connections from number 'first' on, the packets of which come
+ * from 'netdev', and stores what is to be said of their establishment in
+ * 'batch'. */
+static void
+conns_commit(struct conntrack *ct, struct netdev *netdev, uint32_t first,
+             struct ct_offload_op_batch *batch)
+{
+    struct dp_packet_batch packets;
+    struct dp_packet *packet;
+
+    dp_packet_batch_init(&packets);
+    for (uint32_t n = first; n < first + BURST; n++) {
+        struct flow flow;
+
+        conn_flow(n, &flow);
+        packet = dp_packet_new(0);
+        flow_compose(packet, &flow, NULL, 64, false);
+        pkt_metadata_init(&packet->md, u32_to_odp(1));
+        dp_packet_batch_add(&packets, packet);
+    }
+    conntrack_execute(ct, &packets, htons(ETH_TYPE_IP), false, true, 0, NULL,
+                      NULL, NULL, NULL, time_msec(), 0, netdev);
+    DP_PACKET_BATCH_FOR_EACH (i, packet, &packets) {
+        struct ct_offload_ctx ctx = {
+            .conn = packet->md.conn,
+            .netdev_in = netdev,
+            .input_port_id = u32_to_odp(1),
+            .unmodified = true,
+        };
+
+        ovs_assert(ct_offload_conn_is_offloaded(ctx.conn));
+        ct_offload_op_batch_add(batch, CT_OFFLOAD_OP_EST, &ctx);
+    }
+    dp_packet_delete_batch(&packets, true);
+}
+
+/* The provider must have a rule for each direction of 'n' connections. */
+static void
+check_rules(uint32_t n)
+{
+    char *expected = xasprintf("connections: %"PRIu32" bi-dir, 0 uni-dir, 0 "
+                               "without rules\n", n);
+    struct ds ds = DS_EMPTY_INITIALIZER;
+
+    ct_offload_dpdk_class.get_debug(&ds, NULL);
+    if (!strstr(ds_cstr(&ds), expected)) {
+        ovs_fatal(0, "not all connections have rules: %s", ds_cstr(&ds));
+    }
+    ds_destroy(&ds);
+    free(expected);
+}
+
+/* Returns the rules per second of the provider. */
+static double
+measure_provider(struct netdev *netdev, uint32_t n)
+{
+    struct ct_offload_op_batch *batches = xcalloc(n / BURST, sizeof *batches);
+    struct conntrack *ct = conntrack_init();
+    double start, seconds;
+
+    for (uint32_t i = 0; i < n / BURST; i++) {
+        ct_offload_op_batch_init(&batches[i]);
+        conns_commit(ct, netdev, i * BURST, &batches[i]);
+    }
+    start = now_s();
+    for (uint32_t i = 0; i < n / BURST; i++) {
+        ct_offload_op_batch_submit(&batches[i]);
+    }
+    seconds = now_s() - start;
+    check_rules(n);
+
+    for (uint32_t i = 0; i < n / BURST; i++) {
+        ct_offload_op_batch_destroy(&batches[i]);
+    }
+    free(batches);
+    conntrack_flush(ct, NULL);
+    ct_offload_barrier();
+    check_rules(0);
+    conntrack_destroy(ct);
+    return n * 2 / seconds;
+}
+
+/* Creates the rule for one direction of connection 'n' on 'port_id': the same
+ * that the provider has for it. */
+static struct rte_flow *
+bare_create(uint16_t port_id, uint32_t n, bool reply)
+{
+    static const struct rte_flow_attr attr = {
+        .group = DPDK_FLOW_GROUP_CONNS,
+        .ingress = 1,
+    };
+    static const struct rte_flow_item_eth eth, eth_mask = { .has_vlan = 1 };
+    static const struct rte_flow_item_ipv4 ip_mask = {
+        .hdr.src_addr = OVS_BE32_MAX,
+        .hdr.dst_addr = OVS_BE32_MAX,
+        .hdr.fragment_offset = OVS_BE16_MAX & CONSTANT_HTONS(0x3fff),
+    };
+    static const struct rte_flow_item_udp udp_mask = {
+        .hdr.src_port = OVS_BE16_MAX,
+        .hdr.dst_port = OVS_BE16_MAX,
+    };
+    static const struct rte_flow_action_count count;
+    static const struct rte_flow_action_age age = { .timeout = 0xffffff };
+    static const struct rte_flow_action_jump jump = {
+        .group = DPDK_FLOW_GROUP_FLOWS,
+    };
+    static const struct rte_flow_action actions[] = {
+        { .type = RTE_FLOW_ACTION_TYPE_COUNT, .conf = &count },
+        { .type = RTE_FLOW_ACTION_TYPE_AGE, .conf = &age },
+        { .type = RTE_FLOW_ACTION_TYPE_JUMP, .conf = &jump },
+        { .type = RTE_FLOW_ACTION_TYPE_END },
+    };
+    struct rte_flow_item_ipv4 ip = { .hdr.src_addr = 0 };
+    struct rte_flow_item_udp udp = { .hdr.src_port = 0 };
+    const struct rte_flow_item items[] = {
+        { RTE_FLOW_ITEM_TYPE_ETH, &eth, NULL, &eth_mask },
+        { RTE_FLOW_ITEM_TYPE_IPV4, &ip, NULL, &ip_mask },
+        { RTE_FLOW_ITEM_TYPE_UDP, &udp, NULL, &udp_mask },
+        { .type = RTE_FLOW_ITEM_TYPE_END },
+    };
+    struct rte_flow_error error;
+    struct rte_flow *rule;
+    struct flow flow;
+
+    conn_flow(n, &flow);
+    ip.hdr.src_addr = reply ? flow.nw_dst : flow.nw_src;
+    ip.hdr.dst_addr = reply ? flow.nw_src : flow.nw_dst;
+    udp.hdr.src_port = reply ? flow.tp_dst : flow.tp_src;
+    udp.hdr.dst_port = reply ? flow.tp_src : flow.tp_dst;
+    rule = rte_flow_create(port_id, &attr, items, actions, &error);
+    if (!rule) {
+        ovs_fatal(0, "rte_flow_create() failed: %s", error.message);
+    }
+    return rule;
+}
+
+/* Returns the rules per second of rte_flow_create(). */
+static double
+measure_bare(uint16_t port_id, uint32_t n)
+{
+    struct rte_flow **rules = xcalloc(2 * n, sizeof *rules);
+    double start = now_s();
+    double seconds;
+
+    for (uint32_t i = 0; i < 2 * n; i++) {
+        rules[i] = bare_create(port_id, i / 2, i & 1);
+    }
+    seconds = now_s() - start;
+
+    for (uint32_t i = 0; i < 2 * n; i++) {
+        struct rte_flow_error error;
+
+        ovs_assert(!rte_flow_destroy(port_id, rules[i], &error));
+    }
+    free(rules);
+    return n * 2 / seconds;
+}
+
+static void
+test_ct_offload_dpdk_bench_main(int argc, char *argv[])
+{
+    struct smap config = SMAP_INITIALIZER(&config);
+    struct netdev *netdev;
+    uint16_t port_id;
+    uint32_t n;
+
+    set_program_name(argv[0]);
+    if (argc != 2) {
+        ovs_fatal(0, "usage: test-ct-offload-dpdk-bench N-CONNS");
+    }
+    n = ROUND_UP(strtoul(argv[1], NULL, 0), BURST);
+
+#ifdef __linux__
+    prctl(PR_SET_TIMERSLACK, 1);    /* The emulated NIC sleeps when it is told
+                                     * to take its time. */
+#endif
+    fatal_signal_init();
+    vlog_set_levels(NULL, VLF_ANY_DESTINATION, VLL_ERR);
+    netdev = port_open();
+    ovs_assert(netdev_dpdk_get_started_port(netdev, &port_id));
+    ovsrcu_set(&netdev->dpif_offload, &owner);
+    smap_add_format(&config, "hw-offload-ct-size", "%"PRIu32, n);
+    smap_add(&config, "hw-offload-ct-threads", "0");
+    ct_offload_set_config(&config);
+    ovs_assert(!ct_offload_register(&ct_offload_dpdk_class));
+
+    /* The first time, they would have to get their memory from the kernel. */
+    measure_provider(netdev, n);
+    measure_bare(port_id, n);
+    printf("rules-per-second %.0f\n", measure_provider(netdev, n));
+    printf("bare-rules-per-second %.0f\n", measure_bare(port_id, n));
+
+    ct_offload_unregister(&ct_offload_dpdk_class);
+    ovsrcu_set(&netdev->dpif_offload, NULL);
+    netdev_close(netdev);
+    smap_destroy(&config);
+    ovsrcu_exit();
+}
+
+OVSTEST_REGISTER("test-ct-offload-dpdk-bench",
+                 test_ct_offload_dpdk_bench_main);
+
+#endif /* DPDK_NETDEV */
