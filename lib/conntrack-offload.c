@@ -11,7 +11,9 @@
 #include "conntrack-tp.h"
 #include "coverage.h"
 #include "ct-dpif.h"
+#include "ct-offload-thread.h"
 #include "dp-packet.h"
+#include "hash.h"
 #include "odp-util.h"
 #include "openvswitch/dynamic-string.h"
 #include "openvswitch/list.h"
@@ -24,6 +26,7 @@ COVERAGE_DEFINE(ct_offload_evict);
 COVERAGE_DEFINE(ct_offload_expiry_asked);
 COVERAGE_DEFINE(ct_offload_expiry_extended);
 COVERAGE_DEFINE(ct_offload_full);
+COVERAGE_DEFINE(ct_offload_queue_full);
 
 /* Where the packets of one direction come from. */
 struct conn_offload_side {
@@ -36,17 +39,19 @@ struct conn_offload_side {
 
 /* What an offloaded connection needs beside its state word. */
 struct conn_offload {
-    struct conntrack *ct;           /* Where it is, or NULL if not known. */
+    ATOMIC(struct conntrack *) ct;  /* Where it is, or NULL if not known. */
     struct conn_offload_side orig;  /* For the owner of the connection. */
     struct conn_offload_side reply; /* Written by the thread that has set
                                      * CONN_OFFLOAD_REPLY, read by the owner
                                      * when CONN_OFFLOAD_REPLIED is set. */
     void *priv[CT_OFFLOAD_MAX_PROVIDERS]; /* For the owner. */
+    struct ct_offload_work work;    /* To be queued for an offload thread,
+                                     * which is the owner then. */
+    struct conn *conn;              /* What this hangs off. */
 };
 BUILD_ASSERT_DECL(sizeof(struct conn_offload) <= 96);
 
-/* What one thread has to tell the providers.  It owns the connection of every
- * operation in 'ops'. */
+/* What one thread has to tell the providers. */
 struct conn_offload_batch {
     struct ovs_list node;           /* In 'batches'. */
     atomic_uint seq;                /* Odd while 'depth' is not 0. */
@@ -54,7 +59,18 @@ struct conn_offload_batch {
                                      * only then may the thread own any
                                      * connection. */
     struct netdev *netdev_in;       /* Where the packets came from. */
-    struct ct_offload_op_batch ops;
+    long long int now;              /* Time of the sweep, or 0. */
+
+    /* Connections that the thread owns, with something pending, in the order
+     * in which it came to own them. */
+    struct conn **conns;
+    size_t n_conns, allocated_conns;
+
+    /* Connections that the thread's sweep owns, and is going to ask about. */
+    struct conn **expired;
+    size_t n_expired, allocated_expired;
+
+    struct ct_offload_op_batch ops; /* For conns_run(). */
 };
 
 DEFINE_STATIC_PER_THREAD_DATA(struct conn_offload_batch *, thread_batch,
@@ -107,17 +123,46 @@ state_swap(struct conn *conn, uint32_t *old, uint32_t new)
                                                  memory_order_acquire);
 }
 
-/* Makes the calling thread the owner of 'conn', or, if it has an owner, leaves
- * 'pending' to that one.  Clears the bits 'clear' and sets the bits 'set'
- * either way.  Returns true if the calling thread owns 'conn' now. */
+/* Raises 'events', CONN_OFFLOAD_PENDING_* bits, for 'conn'.  Clears the bits
+ * 'clear' and sets the bits 'set' as well.  Returns true if the calling thread
+ * owns 'conn' now and has to do them, false if 'conn' has an owner already,
+ * which will. */
 static bool
-conn_own(struct conn *conn, uint32_t pending, uint32_t clear, uint32_t set)
+conn_raise(struct conn *conn, uint32_t events, uint32_t clear, uint32_t set)
 {
     uint32_t old = conn_offload_state(conn);
     uint32_t new;
 
     do {
-        new = (old & ~clear) | set;
+        new = (old & ~clear) | set | events | CONN_OFFLOAD_BUSY;
+    } while (!state_swap(conn, &old, new));
+
+    return !(old & CONN_OFFLOAD_BUSY);
+}
+
+/* Returns the events that wait for the owner of 'conn', which is the calling
+ * thread, and takes them from there. */
+static uint32_t
+conn_take_events(struct conn *conn)
+{
+    uint32_t state;
+
+    atomic_and_explicit(&conn->offload_state, ~CONN_OFFLOAD_PENDING_MASK,
+                        &state, memory_order_acq_rel);
+    return state & CONN_OFFLOAD_PENDING_MASK;
+}
+
+/* Makes the calling thread the owner of 'conn', or, if it has an owner, leaves
+ * 'pending' to that one.  Clears the bits 'clear' either way.  Returns true if
+ * the calling thread owns 'conn' now. */
+static bool
+conn_own(struct conn *conn, uint32_t pending, uint32_t clear)
+{
+    uint32_t old = conn_offload_state(conn);
+    uint32_t new;
+
+    do {
+        new = old & ~clear;
         new |= old & CONN_OFFLOAD_BUSY ? pending : CONN_OFFLOAD_BUSY;
     } while (!state_swap(conn, &old, new));
 
@@ -180,12 +225,18 @@ conn_alloc_offload(struct conn *conn)
     struct conn_offload *offload = conn_get_offload(conn);
 
     if (!offload) {
+        if (!ct_offload_threads_have_room()) {
+            COVERAGE_INC(ct_offload_queue_full);
+            ct_offload_count(CT_OFFLOAD_N_QUEUE_FULL, 1);
+            return NULL;
+        }
         if (!ct_offload_reserve()) {
             COVERAGE_INC(ct_offload_full);
             ct_offload_count(CT_OFFLOAD_N_FULL, 1);
             return NULL;
         }
         offload = xzalloc(sizeof *offload);
+        offload->conn = conn;
         ovsrcu_set(&conn->offload, offload);
     }
     return offload;
@@ -201,6 +252,19 @@ conn_free_offload(struct conn *conn)
         ovsrcu_postpone(free, offload);
         ct_offload_unreserve();
     }
+}
+
+/* Returns where 'conn' is, or NULL if that is not known. */
+static struct conntrack *
+conn_get_conntrack(const struct conn *conn)
+{
+    struct conn_offload *offload = conn_get_offload(conn);
+    struct conntrack *ct = NULL;
+
+    if (offload) {
+        atomic_read_relaxed(&offload->ct, &ct);
+    }
+    return ct;
 }
 
 /* Remembers in 'side' what 'ctx' says of a packet. */
@@ -338,14 +402,15 @@ conn_has_helper(const struct conn *conn)
             || key_has_helper(&conn->key_node[CT_DIR_REV].key));
 }
 
-/* Should an operation of 'type' on 'conn' be dispatched at all? */
+/* Should 'op' be dispatched at all, if 'state' is the state of its connection?
+ */
 static bool
-op_is_wanted(enum ct_offload_op_type type, const struct conn *conn)
+op_is_wanted(const struct ct_offload_op *op, uint32_t state)
 {
-    uint32_t state = conn_offload_state(conn);
+    const struct conn *conn = op->ctx.conn;
 
-    if (type != CT_OFFLOAD_OP_ADD) {
-        return state_held(state) != 0;
+    if (op->type != CT_OFFLOAD_OP_ADD) {
+        return op->held != 0;
     }
     return !(state & (CONN_OFFLOAD_PENDING_DEL | CONN_OFFLOAD_PENDING_EVICT
                       | CONN_OFFLOAD_FREE | CONN_OFFLOAD_CLOSED))
@@ -362,10 +427,10 @@ op_prepare(struct ct_offload_op *op)
     struct conn_offload *offload = conn_get_offload(op->ctx.conn);
     uint32_t state = conn_offload_state(op->ctx.conn);
 
-    op->held = state_held(state);
-    op->est = state_est(state);
+    op->held = state_held(state) & ~op->except;
+    op->est = state_est(state) & ~op->except;
     op->priv = offload ? offload->priv : NULL;
-    op->skip = !op_is_wanted(op->type, op->ctx.conn);
+    op->skip = !op_is_wanted(op, state);
 }
 
 /* Initializes '*op' with 'type', for 'conn', with what is known of it.  The
@@ -394,36 +459,37 @@ conn_is_tcp(const struct conn *conn)
 }
 
 /* Brings the state of the connection up to date with 'op', which was done or
- * found unnecessary.  Returns true if the connection was held by a provider,
- * but is not any more. */
-static bool
-op_apply(const struct ct_offload_op *op)
+ * found unnecessary.  'now' is the time. */
+static void
+op_finish(const struct ct_offload_op *op, long long int now)
 {
     struct conn *conn = op_conn(op);
-    uint32_t old_phase = state_phase(conn_offload_state(conn));
+    uint32_t old = conn_offload_state(conn);
+    uint32_t old_phase = state_phase(old);
+    uint8_t held = op->held | (state_held(old) & op->except);
+    uint8_t est = op->est | (state_est(old) & op->except);
     uint32_t clear = (CONN_OFFLOAD_PHASE_MASK | CONN_OFFLOAD_HELD_MASK
                       | CONN_OFFLOAD_EST_MASK);
-    uint32_t set = ((uint32_t) op->held << CONN_OFFLOAD_HELD_SHIFT
-                    | (uint32_t) op->est << CONN_OFFLOAD_EST_SHIFT);
+    uint32_t set = ((uint32_t) held << CONN_OFFLOAD_HELD_SHIFT
+                    | (uint32_t) est << CONN_OFFLOAD_EST_SHIFT);
     uint32_t phase = old_phase;
 
     if (op->type == CT_OFFLOAD_OP_UPD) {
-        struct conn_offload *offload = conn_get_offload(conn);
+        struct conntrack *ct = conn_get_conntrack(conn);
 
-        if (!op->error && offload && offload->ct) {
-            conn_extend(offload->ct, conn, op->last_used, time_msec());
+        if (!op->error && ct) {
+            conn_extend(ct, conn, op->last_used, now ? now : time_msec());
         }
-        return false;
+        return;
     }
 
     if (!conn_is_tcp(conn)) {
         clear |= CONN_OFFLOAD_AWAIT_FIN;
     }
-    if (op->held) {
-        phase = (op->est == op->held ? CONN_OFFLOAD_EST
-                 : CONN_OFFLOAD_ADDED);
+    if (held) {
+        phase = est == held ? CONN_OFFLOAD_EST : CONN_OFFLOAD_ADDED;
         /* Whatever other providers are waiting for. */
-        if (ct_offload_may_bypass(op->est)) {
+        if (ct_offload_may_bypass(est)) {
             set |= CONN_OFFLOAD_NO_SEQ_CHK;
         }
     } else {
@@ -437,109 +503,176 @@ op_apply(const struct ct_offload_op *op)
     }
     conn_set_state(conn, clear, phase | set);
 
-    if (!op->held) {
+    if (!held) {
         conn_free_offload(conn);
     }
 
     bool was_held = (old_phase == CONN_OFFLOAD_ADDED
                      || old_phase == CONN_OFFLOAD_EST);
 
-    if (was_held != (op->held != 0)) {
-        ct_offload_count(CT_OFFLOAD_N_OFFLOADED, op->held ? 1 : -1);
+    if (was_held != (held != 0)) {
+        ct_offload_count(CT_OFFLOAD_N_OFFLOADED, held ? 1 : -1);
     }
     if ((old_phase == CONN_OFFLOAD_EST) != (phase == CONN_OFFLOAD_EST)) {
         ct_offload_count(CT_OFFLOAD_N_ESTABLISHED,
                          phase == CONN_OFFLOAD_EST ? 1 : -1);
     }
-    return was_held && !op->held;
-}
-
-/* Does op_apply() for 'op', and counts the connection if it was evicted. */
-static void
-op_finish(const struct ct_offload_op *op)
-{
-    if (op_apply(op) && !op->gone) {
+    if (was_held && !held && !op->gone && !op->lapsed) {
         COVERAGE_INC(ct_offload_evict);
         ct_offload_count(CT_OFFLOAD_N_EVICTED, 1);
     }
 }
 
-/* Does one operation of 'type' on 'conn', which the calling thread owns. */
-static void
-conn_run(struct conn *conn, enum ct_offload_op_type type, bool gone)
+/* Doing what is pending. */
+
+/* For conns_run(), beside CONN_OFFLOAD_PENDING_*: the answer to
+ * CONN_OFFLOAD_PENDING_EXPIRE is there. */
+#define EVENT_LAPSE (1u << 31)
+
+/* Appends an operation of 'type' on 'conn', which the calling thread owns, to
+ * 'ops'. */
+static struct ct_offload_op *
+ops_add(struct ct_offload_op_batch *ops, enum ct_offload_op_type type,
+        const struct conn *conn)
 {
     struct ct_offload_op op;
 
     op_init(&op, type, conn);
-    op.gone = gone;
-    op_prepare(&op);
-    if (!op.skip) {
-        ct_offload_dispatch(&op, 1);
-    }
-    op_finish(&op);
+    ct_offload_op_batch_add(ops, type, &op.ctx);
+    return &ops->ops[ops->n_ops - 1];
 }
 
-/* Takes 'conn', which the calling thread owns, away from the providers that
- * are being unregistered, but from no other.  UPD first, so that its
- * expiration is up to date. */
+/* Does the operations in 'ops'. */
 static void
-conn_leave(struct conn *conn)
+ops_run(struct ct_offload_op_batch *ops, long long int now)
 {
-    uint8_t leaving = ct_offload_leaving();
-    struct ct_offload_op op;
+    struct ct_offload_op *op;
 
-    op_init(&op, CT_OFFLOAD_OP_UPD, conn);
-    op_prepare(&op);
-    op.held &= leaving;
-    if (!op.held) {
-        return;
+    CT_OFFLOAD_BATCH_OP_FOR_EACH (i, op, ops) {
+        op_prepare(op);
     }
-    ct_offload_dispatch(&op, 1);
-    op_finish(&op);
-
-    op_init(&op, CT_OFFLOAD_OP_DEL, conn);
-    op_prepare(&op);
-
-    uint8_t held = op.held & ~leaving;
-    uint8_t est = op.est & ~leaving;
-
-    op.held &= leaving;
-    ct_offload_dispatch(&op, 1);
-    op.held = held;
-    op.est = est;
-    op_finish(&op);
+    ct_offload_dispatch(ops->ops, ops->n_ops);
+    CT_OFFLOAD_BATCH_OP_FOR_EACH (i, op, ops) {
+        op_finish(op, now);
+    }
+    ops->n_ops = 0;
 }
 
-/* Does what other threads have left to the owner of 'conn', until there is
- * nothing any more.  The calling thread owns 'conn', but does not when this
+/* 'conn' was asked about because its time was up.  If it is not in use in
+ * hardware either, adds to 'ops' what takes it from the providers; the sweep
+ * cleans it up then. */
+static void
+conn_add_lapse(struct conn *conn, struct ct_offload_op_batch *ops,
+               long long int now)
+{
+    long long int expiration;
+    bool lapsed;
+
+    atomic_read_relaxed(&conn->expiration, &expiration);
+    lapsed = (now ? now : time_msec()) >= expiration;
+    if (lapsed) {
+        ops_add(ops, CT_OFFLOAD_OP_DEL, conn)->lapsed = true;
+    }
+    COVERAGE_INC(ct_offload_expiry_asked);
+    COVERAGE_ADD(ct_offload_expiry_extended, !lapsed);
+    ct_offload_count(CT_OFFLOAD_N_ASKED, 1);
+    ct_offload_count(lapsed ? CT_OFFLOAD_N_LAPSED : CT_OFFLOAD_N_EXTENDED, 1);
+}
+
+/* Adds to 'ops' the operations that bring the first of 'events' of 'conn' to
+ * the providers.  Returns the events that depend on the result of these. */
+static uint32_t
+conn_add_ops(struct conn *conn, uint32_t events,
+             struct ct_offload_op_batch *ops, long long int now)
+{
+    bool del = events & CONN_OFFLOAD_PENDING_DEL;
+    bool evict = events & CONN_OFFLOAD_PENDING_EVICT;
+
+    /* An ADD that is followed by DEL is not sent at all. */
+    if (events & CONN_OFFLOAD_PENDING_ADD && !del && !evict) {
+        ops_add(ops, CT_OFFLOAD_OP_ADD, conn);
+        return events & ~CONN_OFFLOAD_PENDING_ADD;
+    }
+    if (events & EVENT_LAPSE) {
+        conn_add_lapse(conn, ops, now);
+        return 0;
+    }
+    if (events & CONN_OFFLOAD_PENDING_EST) {
+        ops_add(ops, CT_OFFLOAD_OP_EST, conn);
+    }
+    if (events & (CONN_OFFLOAD_PENDING_UPD | CONN_OFFLOAD_PENDING_EXPIRE)
+        || evict) {
+        ops_add(ops, CT_OFFLOAD_OP_UPD, conn);
+    }
+    if (del || evict) {
+        ops_add(ops, CT_OFFLOAD_OP_DEL, conn)->gone = del;
+        return 0;
+    }
+    if (events & CONN_OFFLOAD_PENDING_LEAVE) {
+        uint8_t except = ~ct_offload_leaving();
+
+        ops_add(ops, CT_OFFLOAD_OP_UPD, conn)->except = except;
+        ops_add(ops, CT_OFFLOAD_OP_DEL, conn)->except = except;
+    }
+    return (events & CONN_OFFLOAD_PENDING_EXPIRE
+            && state_held(conn_offload_state(conn)) ? EVENT_LAPSE : 0);
+}
+
+/* Does what is pending for the 'n' connections in 'conns', at most
+ * CT_OFFLOAD_BATCH_INLINE, which the calling thread owns.  Of two connections
+ * with the same tuple the older one comes first in 'conns': its DEL precedes
+ * the ADD of its successor. */
+static void
+conns_run(struct conn_offload_batch *batch, struct conn **conns, size_t n)
+{
+    uint32_t events[CT_OFFLOAD_BATCH_INLINE];
+
+    for (size_t i = 0; i < n; i++) {
+        events[i] = conn_take_events(conns[i]);
+    }
+    do {
+        for (size_t i = 0; i < n; i++) {
+            if (events[i]) {
+                events[i] = conn_add_ops(conns[i], events[i], &batch->ops,
+                                         batch->now);
+            }
+        }
+        if (!batch->ops.n_ops) {
+            break;
+        }
+        ops_run(&batch->ops, batch->now);
+    } while (true);
+}
+
+/* Gives up those of the 'n' connections in 'conns' for which nothing is
+ * pending.  Returns the number of those that are left, which are moved to the
+ * front. */
+static size_t
+conns_disown(struct conn **conns, size_t n)
+{
+    size_t left = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        if (!conn_disown(conns[i])) {
+            conns[left++] = conns[i];
+        }
+    }
+    return left;
+}
+
+/* Does what is pending for the 'n' connections in 'conns', until there is
+ * nothing any more.  The calling thread owns them, but does not when this
  * returns. */
 static void
-conn_drain(struct conn *conn)
+conns_drain(struct conn_offload_batch *batch, struct conn **conns, size_t n)
 {
-    while (!conn_disown(conn)) {
-        uint32_t pending;
+    for (size_t i = 0; i < n; i += CT_OFFLOAD_BATCH_INLINE) {
+        size_t left = MIN(n - i, CT_OFFLOAD_BATCH_INLINE);
 
-        atomic_and_explicit(&conn->offload_state, ~CONN_OFFLOAD_PENDING_MASK,
-                            &pending, memory_order_acq_rel);
-
-        bool del = pending & CONN_OFFLOAD_PENDING_DEL;
-        bool evict = pending & CONN_OFFLOAD_PENDING_EVICT;
-
-        if (pending & CONN_OFFLOAD_PENDING_ADD && !del && !evict) {
-            conn_run(conn, CT_OFFLOAD_OP_ADD, false);
-        }
-        if (pending & CONN_OFFLOAD_PENDING_EST) {
-            conn_run(conn, CT_OFFLOAD_OP_EST, false);
-        }
-        if (pending & CONN_OFFLOAD_PENDING_UPD || evict) {
-            conn_run(conn, CT_OFFLOAD_OP_UPD, false);
-        }
-        if (pending & CONN_OFFLOAD_PENDING_LEAVE) {
-            conn_leave(conn);
-        }
-        if (del || evict) {
-            conn_run(conn, CT_OFFLOAD_OP_DEL, del);
-        }
+        do {
+            conns_run(batch, &conns[i], left);
+            left = conns_disown(&conns[i], left);
+        } while (left);
     }
 }
 
@@ -554,7 +687,9 @@ thread_batch_destroy(void *batch_)
     ovs_list_remove(&batch->node);
     ovs_mutex_unlock(&batches_mutex);
     ct_offload_op_batch_destroy(&batch->ops);
-    free(batch);
+    free(batch->conns);
+    free(batch->expired);
+    free_cacheline(batch);
 }
 
 static struct conn_offload_batch *
@@ -562,7 +697,7 @@ thread_batch_create(void)
 {
     static struct ovsthread_once once = OVSTHREAD_ONCE_INITIALIZER;
     static ovsthread_key_t key;
-    struct conn_offload_batch *batch = xzalloc(sizeof *batch);
+    struct conn_offload_batch *batch = xzalloc_cacheline(sizeof *batch);
 
     if (ovsthread_once_start(&once)) {
         ovsthread_key_create(&key, thread_batch_destroy);
@@ -604,32 +739,58 @@ batch_enter(void)
     return batch;
 }
 
-/* Does the operations in 'batch'.  The calling thread owns their connections,
- * but does not when this returns. */
+/* Returns a hash of the tuple of 'conn'. */
+static uint32_t
+conn_hash(const struct conn *conn)
+{
+    const struct conn_key *key = &conn->key_node[CT_DIR_FWD].key;
+
+    return hash_bytes(&key->src, sizeof key->src,
+                      hash_bytes(&key->dst, sizeof key->dst, key->zone));
+}
+
+/* Gives 'conn', which the calling thread owns, to an offload thread, always
+ * the same one for a tuple.  'now' is
+ * the time in us. */
+static void
+conn_hand_over(struct conn_offload_batch *batch, struct conn *conn,
+               long long int now)
+{
+    struct conn_offload *offload = conn_get_offload(conn);
+
+    if (offload) {
+        ct_offload_thread_post(&offload->work,
+                               ct_offload_n_threads() > 1 ? conn_hash(conn)
+                                                          : 0, now);
+    } else {
+        /* No provider holds it or may take it. */
+        conns_drain(batch, &conn, 1);
+    }
+}
+
+/* Does what is pending for the connections in 'batch', or leaves it to the
+ * offload threads.  The calling thread owns them, but does not when this
+ * returns. */
 static void
 batch_run(struct conn_offload_batch *batch)
 {
-    struct ct_offload_op_batch *ops = &batch->ops;
-    struct ct_offload_op *op;
+    if (ct_offload_n_threads()) {
+        long long int now = time_usec();
 
-    CT_OFFLOAD_BATCH_OP_FOR_EACH (i, op, ops) {
-        op_prepare(op);
-    }
-    ct_offload_dispatch(ops->ops, ops->n_ops);
-    CT_OFFLOAD_BATCH_OP_FOR_EACH (i, op, ops) {
-        op_finish(op);
-        if (i + 1 >= ops->n_ops || op[1].ctx.conn != op->ctx.conn) {
-            conn_drain(op_conn(op));
+        for (size_t i = 0; i < batch->n_conns; i++) {
+            conn_hand_over(batch, batch->conns[i], now);
         }
+    } else {
+        conns_drain(batch, batch->conns, batch->n_conns);
     }
-    ops->n_ops = 0;
+    batch->n_conns = 0;
 }
 
 /* Ends what batch_enter() began. */
 static void
 batch_leave(struct conn_offload_batch *batch)
 {
-    if (batch->depth == 1 && batch->ops.n_ops) {
+    if (batch->depth == 1 && batch->n_conns) {
         batch_run(batch);
     }
     if (!--batch->depth) {
@@ -637,34 +798,33 @@ batch_leave(struct conn_offload_batch *batch)
     }
 }
 
-/* Adds to 'batch' an operation of 'type' on 'conn', which the calling thread
- * owns. */
+/* Adds 'conn', which the calling thread owns, to 'batch'. */
 static void
-batch_add(struct conn_offload_batch *batch, enum ct_offload_op_type type,
-          struct conn *conn, bool gone)
+batch_add(struct conn_offload_batch *batch, struct conn *conn)
 {
-    struct ct_offload_op op;
-
-    op_init(&op, type, conn);
-    ct_offload_op_batch_add(&batch->ops, type, &op.ctx);
-    batch->ops.ops[batch->ops.n_ops - 1].gone = gone;
+    if (OVS_UNLIKELY(batch->n_conns >= batch->allocated_conns)) {
+        batch->conns = x2nrealloc(batch->conns, &batch->allocated_conns,
+                                  sizeof *batch->conns);
+    }
+    batch->conns[batch->n_conns++] = conn;
 }
 
-/* Adds to 'batch' what takes 'conn', which the calling thread owns, back into
- * software: UPD first, so that its expiration is up to date. */
+/* Raises 'events' for 'conn', to be done with 'batch' unless 'conn' has
+ * another owner. */
 static void
-batch_add_evict(struct conn_offload_batch *batch, struct conn *conn)
+batch_raise(struct conn_offload_batch *batch, struct conn *conn,
+            uint32_t events)
 {
-    batch_add(batch, CT_OFFLOAD_OP_UPD, conn, false);
-    batch_add(batch, CT_OFFLOAD_OP_DEL, conn, false);
+    if (conn_raise(conn, events, 0, 0)) {
+        batch_add(batch, conn);
+    }
 }
 
-/* Does the operations in 'batch' if that is getting full.  No lock may be
- * held. */
+/* Does what is in 'batch' if that is getting much.  No lock may be held. */
 static void
 batch_run_if_full(struct conn_offload_batch *batch)
 {
-    if (batch->ops.n_ops >= CT_OFFLOAD_BATCH_INLINE - 1) {
+    if (batch->n_conns >= CT_OFFLOAD_BATCH_INLINE) {
         batch_run(batch);
     }
 }
@@ -733,6 +893,26 @@ conntrack_offload_barrier(bool quiesce)
         batch_wait(batch, quiesce);
     }
     ovs_mutex_unlock(&batches_mutex);
+    ct_offload_threads_barrier(quiesce);
+}
+
+/* For an offload thread: does what is pending for the connections of the 'n'
+ * items in 'works', which the calling thread owns, but does not when this
+ * returns. */
+void
+conntrack_offload_run(struct ct_offload_work **works, size_t n)
+{
+    struct conn_offload_batch *batch = *thread_batch_get();
+
+    if (!batch) {
+        batch = thread_batch_create();
+    }
+    for (size_t i = 0; i < n; i++) {
+        batch_add(batch, CONTAINER_OF(works[i], struct conn_offload,
+                                      work)->conn);
+    }
+    conns_drain(batch, batch->conns, batch->n_conns);
+    batch->n_conns = 0;
 }
 
 /* Single operations from outside. */
@@ -778,7 +958,7 @@ conntrack_offload_own(struct ct_offload_op *op, bool leave)
     };
     struct conn *conn = op_conn(op);
 
-    if (!conn_own(conn, leave ? pending[op->type] : 0, 0, 0)) {
+    if (!conn_own(conn, leave ? pending[op->type] : 0, 0)) {
         op->error = EINPROGRESS;
         return false;
     }
@@ -806,8 +986,10 @@ conntrack_offload_own(struct ct_offload_op *op, bool leave)
 void
 conntrack_offload_release(const struct ct_offload_op *op)
 {
-    op_finish(op);
-    conn_drain(op_conn(op));
+    struct conn *conn = op_conn(op);
+
+    op_finish(op, 0);
+    conns_drain(*thread_batch_get(), &conn, 1);
 }
 
 /* Events from conntrack. */
@@ -827,14 +1009,14 @@ conntrack_offload_conn_init__(struct conntrack *ct, struct conn *conn,
 
     offload = conn_alloc_offload(conn);
     if (offload) {
-        offload->ct = ct;
+        atomic_store_relaxed(&offload->ct, ct);
         side_set_from_packet(&offload->orig, batch->netdev_in, pkt);
 
         /* The protocol of 'conn' is not known yet. */
         atomic_init(&conn->offload_state,
                     CONN_OFFLOAD_BUSY | CONN_OFFLOAD_AWAIT_EST
-                    | CONN_OFFLOAD_AWAIT_FIN);
-        batch_add(batch, CT_OFFLOAD_OP_ADD, conn, false);
+                    | CONN_OFFLOAD_AWAIT_FIN | CONN_OFFLOAD_PENDING_ADD);
+        batch_add(batch, conn);
     }
 }
 
@@ -845,13 +1027,14 @@ conntrack_offload_conn_uninit__(struct conn *conn)
     uint32_t state = conn_offload_state(conn);
 
     /* A connection that has an owner and is freed all the same was never
-     * committed, because there was no tuple left for NAT: its ADD is the last
-     * thing in this thread's batch. */
+     * committed, because there was no tuple left for NAT: it is the last one
+     * in this thread's batch. */
     if (state & CONN_OFFLOAD_BUSY && !(state & CONN_OFFLOAD_FREE)) {
-        struct ct_offload_op_batch *ops = &(*thread_batch_get())->ops;
+        struct conn_offload_batch *batch = *thread_batch_get();
 
-        ovs_assert(ops->n_ops && ops->ops[ops->n_ops - 1].ctx.conn == conn);
-        ops->n_ops--;
+        ovs_assert(batch->n_conns
+                   && batch->conns[batch->n_conns - 1] == conn);
+        batch->n_conns--;
     }
     free(offload);
     ct_offload_unreserve();
@@ -899,9 +1082,9 @@ conn_seen_reply(struct conn_offload_batch *batch, struct conn *conn,
         }
         side_set_from_packet(&offload->reply, batch->netdev_in, pkt);
     }
-    if (conn_own(conn, CONN_OFFLOAD_PENDING_EST,
-                 done ? CONN_OFFLOAD_AWAIT_EST : 0, CONN_OFFLOAD_REPLIED)) {
-        batch_add(batch, CT_OFFLOAD_OP_EST, conn, false);
+    if (conn_raise(conn, CONN_OFFLOAD_PENDING_EST,
+                   done ? CONN_OFFLOAD_AWAIT_EST : 0, CONN_OFFLOAD_REPLIED)) {
+        batch_add(batch, conn);
     }
 }
 
@@ -914,7 +1097,7 @@ conn_seen_eligible(struct conn_offload_batch *batch, struct conntrack *ct,
     struct conn_offload *offload;
     uint8_t orig, reply;
 
-    if (!conn_own(conn, 0, CONN_OFFLOAD_ELIGIBLE, 0)) {
+    if (!conn_own(conn, 0, CONN_OFFLOAD_ELIGIBLE)) {
         return;
     }
     if (ct_offload_conn_get_tcp_state(conn, &orig, &reply)
@@ -924,15 +1107,14 @@ conn_seen_eligible(struct conn_offload_batch *batch, struct conntrack *ct,
                && !state_held(conn_offload_state(conn))) {
         offload = conn_alloc_offload(conn);
         if (offload) {
-            offload->ct = ct;
+            atomic_store_relaxed(&offload->ct, ct);
             side_set_from_packet(&offload->orig, batch->netdev_in, pkt);
             conn_set_state(conn, 0, (CONN_OFFLOAD_AWAIT_EST
-                                     | CONN_OFFLOAD_AWAIT_FIN));
-            batch_add(batch, CT_OFFLOAD_OP_ADD, conn, false);
-            return;
+                                     | CONN_OFFLOAD_AWAIT_FIN
+                                     | CONN_OFFLOAD_PENDING_ADD));
         }
     }
-    conn_drain(conn);
+    batch_add(batch, conn);
 }
 
 void
@@ -959,9 +1141,9 @@ conntrack_offload_conn_seen__(struct conntrack *ct, struct conn *conn,
     if (state & CONN_OFFLOAD_AWAIT_EST && res == CT_UPDATE_VALID) {
         conn_seen_reply(batch, conn, pkt, reply);
     }
-    if (fin && conn_own(conn, CONN_OFFLOAD_PENDING_EVICT,
-                        CONN_OFFLOAD_AWAIT_FIN, CONN_OFFLOAD_CLOSED)) {
-        batch_add_evict(batch, conn);
+    if (fin && conn_raise(conn, CONN_OFFLOAD_PENDING_EVICT,
+                          CONN_OFFLOAD_AWAIT_FIN, CONN_OFFLOAD_CLOSED)) {
+        batch_add(batch, conn);
     }
     if (state & CONN_OFFLOAD_ELIGIBLE && !reply) {
         conn_seen_eligible(batch, ct, conn, pkt);
@@ -982,36 +1164,23 @@ conntrack_offload_conn_changed__(struct conn *conn)
     }
 
     /* The commit that creates a connection sets its mark and labels, too. */
-    if (batch->ops.n_ops) {
-        const struct ct_offload_op *last
-            = &batch->ops.ops[batch->ops.n_ops - 1];
-
-        if (last->type == CT_OFFLOAD_OP_ADD && last->ctx.conn == conn) {
-            return;
-        }
+    if (batch->n_conns && batch->conns[batch->n_conns - 1] == conn
+        && conn_offload_state(conn) & CONN_OFFLOAD_PENDING_ADD) {
+        return;
     }
 
     /* Locks are held: only add to the batch. */
-    if (conn_own(conn, CONN_OFFLOAD_PENDING_EVICT, 0, 0)) {
-        batch_add_evict(batch, conn);
-    }
+    batch_raise(batch, conn, CONN_OFFLOAD_PENDING_EVICT);
 }
 
 void
 conntrack_offload_conn_forced__(struct conn *conn)
 {
     struct conn_offload_batch *batch = batch_enter();
-    bool owner = conn_own(conn, CONN_OFFLOAD_PENDING_DEL, 0, 0);
 
-    /* The owner may be this very thread.  Finish what there is, so that DEL
-     * goes out before the ADD of the connection's successor. */
-    if (!owner && batch->ops.n_ops) {
-        batch_run(batch);
-        owner = conn_own(conn, CONN_OFFLOAD_PENDING_DEL, 0, 0);
-    }
-    if (owner) {
-        batch_add(batch, CT_OFFLOAD_OP_DEL, conn, true);
-    }
+    /* The successor of 'conn', with the same tuple, comes after 'conn' in the
+     * batch and in the queue. */
+    batch_raise(batch, conn, CONN_OFFLOAD_PENDING_DEL);
     batch_run_if_full(batch);
     batch_leave(batch);
 }
@@ -1053,8 +1222,8 @@ conntrack_offload_conn_postpone(void (*delete)(struct conn *),
         atomic_store_relaxed(&conn_delete, delete);
     }
     batch = batch_enter();
-    if (conn_own(conn, CONN_OFFLOAD_PENDING_DEL, 0, CONN_OFFLOAD_FREE)) {
-        batch_add(batch, CT_OFFLOAD_OP_DEL, conn, true);
+    if (conn_raise(conn, CONN_OFFLOAD_PENDING_DEL, 0, CONN_OFFLOAD_FREE)) {
+        batch_add(batch, conn);
         batch_run_if_full(batch);
     }
     batch_leave(batch);
@@ -1076,45 +1245,6 @@ conntrack_offload_conn_status(const struct conn *conn)
 
 /* The sweep. */
 
-/* Asks the providers about the 'n' connections in 'conns', which the calling
- * thread owns but does not when this returns, and the time of which is up.
- * Takes those that are not in use any more from the providers; the sweep
- * cleans them up then. */
-static void
-sweep_ask(struct conntrack *ct, struct conn **conns, size_t n,
-          long long int now)
-{
-    struct ct_offload_op upd[CT_OFFLOAD_BATCH_INLINE];
-    struct ct_offload_op del[CT_OFFLOAD_BATCH_INLINE];
-    size_t n_del = 0;
-
-    for (size_t i = 0; i < n; i++) {
-        op_init(&upd[i], CT_OFFLOAD_OP_UPD, conns[i]);
-        op_prepare(&upd[i]);
-    }
-    ct_offload_dispatch(upd, n);
-    for (size_t i = 0; i < n; i++) {
-        if (!conn_extend(ct, conns[i], upd[i].error ? 0 : upd[i].last_used,
-                         now)) {
-            op_init(&del[n_del], CT_OFFLOAD_OP_DEL, conns[i]);
-            op_prepare(&del[n_del++]);
-        }
-    }
-    ct_offload_dispatch(del, n_del);
-    for (size_t i = 0; i < n_del; i++) {
-        op_apply(&del[i]);
-    }
-    for (size_t i = 0; i < n; i++) {
-        conn_drain(conns[i]);
-    }
-
-    COVERAGE_ADD(ct_offload_expiry_asked, n);
-    COVERAGE_ADD(ct_offload_expiry_extended, n - n_del);
-    ct_offload_count(CT_OFFLOAD_N_ASKED, n);
-    ct_offload_count(CT_OFFLOAD_N_EXTENDED, n - n_del);
-    ct_offload_count(CT_OFFLOAD_N_LAPSED, n_del);
-}
-
 /* Should 'conn', with this state word, be offered to the providers once more?
  */
 static bool
@@ -1128,44 +1258,87 @@ sweep_is_eligible(const struct conn *conn, uint32_t state)
 }
 
 void
-conntrack_offload_sweep__(struct conntrack *ct, struct rculist *list,
-                          long long int now)
+conntrack_offload_sweep_conn__(struct conn_offload_batch *batch,
+                               struct conntrack *ct, struct conn *conn,
+                               long long int now)
 {
-    struct conn_offload_batch *batch = batch_enter();
-    bool room = ct_offload_is_accepting() && ct_offload_has_room();
-    struct conn **conns = NULL;
-    size_t allocated = 0;
-    struct conn *conn;
-    size_t n = 0;
+    uint32_t state = conn_offload_state(conn);
+    long long int expiration;
 
-    RCULIST_FOR_EACH (conn, node, list) {
-        uint32_t state = conn_offload_state(conn);
-        long long int expiration;
+    atomic_read_relaxed(&conn->expiration, &expiration);
+    if (state & CONN_OFFLOAD_HELD_MASK) {
+        struct conn_offload *offload = conn_get_offload(conn);
 
-        atomic_read_relaxed(&conn->expiration, &expiration);
-        if (state & CONN_OFFLOAD_HELD_MASK) {
-            if (now >= expiration && expiration
-                && conn_own(conn, 0, 0, 0)) {
-                if (n >= allocated) {
-                    conns = x2nrealloc(conns, &allocated, sizeof *conns);
-                }
-                conns[n++] = conn;
-            }
-        } else if (room && sweep_is_eligible(conn, state)
-                   && now < expiration) {
-            conn_set_state(conn, 0, CONN_OFFLOAD_ELIGIBLE);
+        if (now < expiration || !expiration) {
+            return;
         }
+        if (offload) {
+            /* What was added by ct_offload_conn_add() does not know. */
+            atomic_store_relaxed(&offload->ct, ct);
+        }
+        if (ct_offload_n_threads()) {
+            batch_raise(batch, conn, CONN_OFFLOAD_PENDING_EXPIRE);
+            batch_run_if_full(batch);
+        } else if (conn_own(conn, 0, 0)) {
+            if (batch->n_expired >= batch->allocated_expired) {
+                batch->expired = x2nrealloc(batch->expired,
+                                            &batch->allocated_expired,
+                                            sizeof *batch->expired);
+            }
+            batch->expired[batch->n_expired++] = conn;
+            batch->now = now;
+        }
+    } else if (now < expiration && sweep_is_eligible(conn, state)
+               && ct_offload_is_accepting() && ct_offload_has_room()) {
+        conn_set_state(conn, 0, CONN_OFFLOAD_ELIGIBLE);
     }
+}
 
-    /* Connections that this thread owns are not freed, so that it may quiesce:
-     * hardware can be slow. */
-    for (size_t i = 0; i < n; i += CT_OFFLOAD_BATCH_INLINE) {
-        sweep_ask(ct, &conns[i], MIN(n - i, CT_OFFLOAD_BATCH_INLINE), now);
+/* Asks the providers about connections in use, at the end of a sweep.  Cleans
+ * up those that are not by calling 'clean', unless that is NULL. */
+static void
+sweep_ask(struct conn_offload_batch *batch, struct conntrack *ct,
+          void (*clean)(struct conntrack *, struct conn *))
+{
+    /* Connections that this thread owns are not freed, so that it may quiesce
+     * before it goes on to the next ones: hardware can be slow. */
+    for (size_t i = 0; i < batch->n_expired; i += CT_OFFLOAD_BATCH_INLINE) {
+        size_t n = MIN(batch->n_expired - i, CT_OFFLOAD_BATCH_INLINE);
+        struct conn *conns[CT_OFFLOAD_BATCH_INLINE];
+
+        for (size_t j = 0; j < n; j++) {
+            conns[j] = batch->expired[i + j];
+            conn_raise(conns[j], CONN_OFFLOAD_PENDING_EXPIRE, 0, 0);
+        }
+        conns_drain(batch, &batch->expired[i], n);
+        for (size_t j = 0; clean && j < n; j++) {
+            long long int expiration;
+
+            atomic_read_relaxed(&conns[j]->expiration, &expiration);
+            if (batch->now >= expiration
+                && !conntrack_offload_conn_alive(conns[j])) {
+                clean(ct, conns[j]);
+            }
+        }
+        batch_run_if_full(batch);
         ovsrcu_quiesce();
     }
-    free(conns);
-    batch_leave(batch);
+    batch->n_expired = 0;
+    batch->now = 0;
 }
+
+/* Ends what conntrack_offload_begin() began, at the end of a sweep of 'ct'
+ * that has called conntrack_offload_sweep_conn() for each connection. */
+void
+conntrack_offload_sweep_end__(struct conn_offload_batch *batch,
+                              struct conntrack *ct,
+                              void (*clean)(struct conntrack *, struct conn *))
+{
+    sweep_ask(batch, ct, clean);
+    batch_leave(batch);
+    ct_offload_collect_credit();
+}
+
 
 /* All connections. */
 
@@ -1187,6 +1360,7 @@ conntrack_offload_destroy(struct conntrack *ct)
 {
     struct conntrack_node *node;
 
+    ct_offload_threads_barrier(false);
     ovs_mutex_lock(&conntracks_mutex);
     LIST_FOR_EACH (node, node, &conntracks) {
         if (node->ct == ct) {
@@ -1222,17 +1396,14 @@ conntrack_evict(struct conntrack *ct, uint8_t leaving,
             uint32_t state = conn_offload_state(conn);
 
             if (leaving) {
-                if (state_held(state) & leaving
-                    && conn_own(conn, CONN_OFFLOAD_PENDING_LEAVE, 0,
-                                CONN_OFFLOAD_PENDING_LEAVE)) {
-                    conn_drain(conn);
+                if (state_held(state) & leaving) {
+                    batch_raise(batch, conn, CONN_OFFLOAD_PENDING_LEAVE);
                 }
             } else if (state & (CONN_OFFLOAD_HELD_MASK | CONN_OFFLOAD_BUSY)
-                       && (!netdev || conn_is_on_netdev(conn, netdev))
-                       && conn_own(conn, CONN_OFFLOAD_PENDING_EVICT, 0, 0)) {
-                batch_add_evict(batch, conn);
-                batch_run_if_full(batch);
+                       && (!netdev || conn_is_on_netdev(conn, netdev))) {
+                batch_raise(batch, conn, CONN_OFFLOAD_PENDING_EVICT);
             }
+            batch_run_if_full(batch);
         }
     }
     batch_leave(batch);

@@ -99,10 +99,12 @@ enum conn_offload_state {
     CONN_OFFLOAD_PENDING_EVICT = 1 << 24, /* DEL, but stays in software. */
     CONN_OFFLOAD_PENDING_LEAVE = 1 << 25, /* The same, but only for providers
                                            * that are being unregistered. */
-    CONN_OFFLOAD_PENDING_MASK = 0x3f << 20,
+    CONN_OFFLOAD_PENDING_EXPIRE = 1 << 26, /* UPD, and DEL if not in use. */
+    CONN_OFFLOAD_PENDING_MASK = 0x7f << 20,
 };
 
 struct conn_offload_batch;
+struct ct_offload_work;
 
 struct conn_offload_batch *conntrack_offload_begin__(struct netdev *);
 void conntrack_offload_end__(struct conn_offload_batch *);
@@ -114,8 +116,13 @@ void conntrack_offload_conn_seen__(struct conntrack *, struct conn *,
                                    enum ct_update_res);
 void conntrack_offload_conn_changed__(struct conn *);
 void conntrack_offload_conn_forced__(struct conn *);
-void conntrack_offload_sweep__(struct conntrack *, struct rculist *,
-                               long long int now);
+void conntrack_offload_sweep_conn__(struct conn_offload_batch *,
+                                    struct conntrack *, struct conn *,
+                                    long long int now);
+void conntrack_offload_sweep_end__(struct conn_offload_batch *,
+                                   struct conntrack *,
+                                   void (*clean)(struct conntrack *,
+                                                 struct conn *));
 
 /* Calls from conntrack.c. */
 
@@ -231,15 +238,30 @@ conntrack_offload_no_seq_chk(const struct conn *conn)
     return conn_offload_state(conn) & CONN_OFFLOAD_NO_SEQ_CHK;
 }
 
-/* Before a sweep cleans up what has expired at 'now' in 'list' of 'ct': asks
- * the providers about connections that may be alive in hardware.  No lock may
- * be held.  The thread may quiesce. */
+/* A sweep of 'ct', inside of conntrack_offload_begin(), looks at 'conn' at
+ * time 'now', before it cleans 'conn' up if that has expired. */
 static inline void
-conntrack_offload_sweep(struct conntrack *ct, struct rculist *list,
-                        long long int now)
+conntrack_offload_sweep_conn(struct conn_offload_batch *batch,
+                             struct conntrack *ct, struct conn *conn,
+                             long long int now)
 {
-    if (OVS_UNLIKELY(ct_offload_is_active())) {
-        conntrack_offload_sweep__(ct, list, now);
+    if (OVS_UNLIKELY(batch)) {
+        conntrack_offload_sweep_conn__(batch, ct, conn, now);
+    }
+}
+
+/* Like conntrack_offload_end(), at the end of a sweep of 'ct': asks the
+ * providers about connections the time of which is up, and has 'clean' called
+ * for those that are not in use in hardware, either.  (If there are offload
+ * threads, they ask, and the next sweep cleans up.)  The thread may
+ * quiesce. */
+static inline void
+conntrack_offload_sweep_end(struct conn_offload_batch *batch,
+                            struct conntrack *ct,
+                            void (*clean)(struct conntrack *, struct conn *))
+{
+    if (OVS_UNLIKELY(batch)) {
+        conntrack_offload_sweep_end__(batch, ct, clean);
     }
 }
 
@@ -257,6 +279,7 @@ void conntrack_offload_enter(void);
 void conntrack_offload_leave(void);
 void conntrack_offload_evict(uint8_t leaving, const struct netdev *);
 void conntrack_offload_barrier(bool quiesce);
+void conntrack_offload_run(struct ct_offload_work **, size_t n);
 bool conntrack_offload_handshake_done(const struct conn *);
 
 #endif /* conntrack-offload.h */

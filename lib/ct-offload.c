@@ -12,6 +12,7 @@
 #include "coverage.h"
 #include "ct-offload-dpdk.h"
 #include "ct-offload-dummy.h"
+#include "ct-offload-thread.h"
 #include "dpdk.h"
 #include "dpif-offload.h"
 #include "dpif-offload-provider.h"
@@ -69,9 +70,12 @@ static atomic_bool accepting = false;
 static atomic_bool wants_handshake = false;
 static atomic_bool any_serial = false;
 
-/* Configuration: "hw-offload-ct", "hw-offload-ct-size" and
- * "hw-offload-ct-bypass". */
+/* Configuration: "hw-offload-ct", "hw-offload-ct-size",
+ * "hw-offload-ct-bypass" and "hw-offload-ct-threads". */
 #define DEFAULT_MAX_CONNS 250000
+#define DEFAULT_N_THREADS 1
+static unsigned int config_n_threads = DEFAULT_N_THREADS; /* Main thread. */
+static bool started = false;    /* Too late to change that?  Main thread. */
 static bool config_enabled OVS_GUARDED_BY(registry_mutex) = true;
 static atomic_uint max_conns = DEFAULT_MAX_CONNS;
 static atomic_bool config_bypass = false;
@@ -93,6 +97,8 @@ struct op_stats {
 struct thread_stats {
     struct ovs_list node;       /* In 'all_stats'. */
     unsigned int depth;         /* Callbacks that this thread is in. */
+    ATOMIC(const char *) calling; /* Name of the provider, or NULL. */
+    atomic_uint credit;         /* Taken from the limit in advance. */
     atomic_ullong counters[CT_OFFLOAD_N_COUNTERS];
     atomic_ullong n_held[CT_OFFLOAD_MAX_PROVIDERS];
     struct op_stats ops[CT_OFFLOAD_MAX_PROVIDERS][CT_OFFLOAD_N_OPS];
@@ -110,6 +116,78 @@ static struct thread_stats ended_stats OVS_GUARDED_BY(stats_mutex);
 
 static void ct_offload_show(struct unixctl_conn *, int argc,
                             const char *argv[], void *aux);
+
+/* Credit: what connections may be offloaded, within the limit.  Each thread
+ * takes some in advance while there is plenty, so that threads seldom write to
+ * what they share. */
+#define CREDIT_CHUNK 64
+
+static unsigned int
+credit_left(void)
+{
+    unsigned int n, max;
+
+    atomic_read_relaxed(&max_conns, &max);
+    atomic_read_relaxed(&n_conns, &n);
+    return n < max ? max - n : 0;
+}
+
+/* Is there so much left that what threads have in advance is little? */
+static bool
+credit_is_plenty(void)
+{
+    return credit_left() >= CREDIT_CHUNK * 1024;
+}
+
+static void
+credit_return(unsigned int n)
+{
+    unsigned int orig;
+
+    if (n) {
+        atomic_sub_relaxed(&n_conns, n, &orig);
+    }
+}
+
+/* Takes 'n'.  Returns false if there is nothing left. */
+static bool
+credit_take(unsigned int n)
+{
+    unsigned int orig, max;
+
+    atomic_read_relaxed(&max_conns, &max);
+    atomic_add_relaxed(&n_conns, n, &orig);
+    if (orig < max) {
+        return true;
+    }
+    credit_return(n);
+    return false;
+}
+
+/* Takes from 'stats' all credit that it has in advance, and returns it. */
+static unsigned int
+credit_collect(struct thread_stats *stats)
+{
+    unsigned int n;
+
+    atomic_read_relaxed(&stats->credit, &n);
+    return n ? atomic_exchange(&stats->credit, 0) : 0;
+}
+
+/* Takes one from 'stats'.  Returns false if there is none. */
+static bool
+credit_use(struct thread_stats *stats)
+{
+    unsigned int n;
+
+    atomic_read_relaxed(&stats->credit, &n);
+    while (n) {
+        if (atomic_compare_exchange_weak_relaxed(&stats->credit, &n, n - 1)) {
+            return true;
+        }
+    }
+    return false;
+}
 
 /* Statistics. */
 
@@ -154,6 +232,7 @@ stats_thread_end(void *stats_)
     struct thread_stats *stats = stats_;
 
     ovs_mutex_lock(&stats_mutex);
+    credit_return(credit_collect(stats));
     stats_add(&ended_stats, stats);
     ovs_list_remove(&stats->node);
     ovs_mutex_unlock(&stats_mutex);
@@ -223,6 +302,25 @@ stats_clear_slot(unsigned int slot)
     ovs_mutex_unlock(&stats_mutex);
 }
 
+/* Appends the names of the providers that are being called just now to 'ds',
+ * separated by ", ". */
+void
+ct_offload_format_calls(struct ds *ds)
+{
+    struct thread_stats *stats;
+
+    ovs_mutex_lock(&stats_mutex);
+    LIST_FOR_EACH (stats, node, &all_stats) {
+        const char *name;
+
+        atomic_read_relaxed(&stats->calling, &name);
+        if (name) {
+            ds_put_format(ds, "%s%s", ds->length ? ", " : "", name);
+        }
+    }
+    ovs_mutex_unlock(&stats_mutex);
+}
+
 /* Adds 'n', which may be negative, to 'counter'. */
 void
 ct_offload_count(enum ct_offload_counter counter, int n)
@@ -237,35 +335,61 @@ ct_offload_count(enum ct_offload_counter counter, int n)
 bool
 ct_offload_reserve(void)
 {
-    unsigned int n, max;
+    struct thread_stats *stats = stats_get();
+    unsigned int orig;
 
-    atomic_read_relaxed(&max_conns, &max);
-    atomic_add_relaxed(&n_conns, 1, &n);
-    if (n < max) {
+    if (!credit_is_plenty()) {
+        credit_return(credit_collect(stats));
+        return credit_take(1);
+    }
+    if (credit_use(stats)) {
         return true;
     }
-    ct_offload_unreserve();
-    return false;
+    if (!credit_take(CREDIT_CHUNK)) {
+        return false;
+    }
+    atomic_add_relaxed(&stats->credit, CREDIT_CHUNK - 1, &orig);
+    return true;
 }
 
 /* Undoes ct_offload_reserve(). */
 void
 ct_offload_unreserve(void)
 {
+    struct thread_stats *stats = stats_get();
     unsigned int n;
 
-    atomic_sub_relaxed(&n_conns, 1, &n);
+    if (!credit_is_plenty()) {
+        credit_return(1 + credit_collect(stats));
+        return;
+    }
+    atomic_add_relaxed(&stats->credit, 1, &n);
+    if (n >= 2 * CREDIT_CHUNK) {
+        credit_return(credit_collect(stats));
+    }
+}
+
+/* Takes back what threads have in advance, when there is little left: threads
+ * that do nothing just now would keep it. */
+void
+ct_offload_collect_credit(void)
+{
+    struct thread_stats *stats;
+
+    if (!credit_is_plenty()) {
+        ovs_mutex_lock(&stats_mutex);
+        LIST_FOR_EACH (stats, node, &all_stats) {
+            credit_return(credit_collect(stats));
+        }
+        ovs_mutex_unlock(&stats_mutex);
+    }
 }
 
 /* Could another connection be offloaded? */
 bool
 ct_offload_has_room(void)
 {
-    unsigned int n, max;
-
-    atomic_read_relaxed(&max_conns, &max);
-    atomic_read_relaxed(&n_conns, &n);
-    return n < max;
+    return credit_left() > 0 && ct_offload_threads_have_room();
 }
 
 /* Registry. */
@@ -647,6 +771,7 @@ ct_offload_fatal_signal(void *aux OVS_UNUSED)
     leaving = ct_offload_leaving();
     if (leaving) {
         conntrack_offload_evict(leaving, NULL);
+        ct_offload_threads_barrier(false);
     }
 }
 
@@ -659,21 +784,28 @@ builtin_is_available(const struct ct_offload_class *class)
 }
 
 /* Registers the providers that are built in, once they are available. */
+/* Before the first of them is registered. */
+static void
+start_once(void)
+{
+    if (!started) {
+        started = true;
+        ct_offload_threads_start(config_n_threads);
+        fatal_signal_add_hook(ct_offload_fatal_signal, NULL, NULL, false);
+    }
+}
+
 static void
 register_builtins(void)
 {
     static bool registered[ARRAY_SIZE(builtin_classes)];
-    static bool has_hook;
 
     for (size_t i = 0; i < ARRAY_SIZE(builtin_classes); i++) {
         if (!registered[i] && builtin_is_available(builtin_classes[i])) {
+            start_once();
             registered[i] = true;
             ct_offload_register(builtin_classes[i]);
         }
-    }
-    if (!has_hook) {
-        has_hook = true;
-        fatal_signal_add_hook(ct_offload_fatal_signal, NULL, NULL, false);
     }
 }
 
@@ -698,10 +830,10 @@ config_get_bool(const struct smap *config, const char *key, bool def, bool old)
     return old;
 }
 
-/* The same for an unsigned integer. */
+/* The same for an integer from 0 to 'max'. */
 static unsigned int
-config_get_uint(const struct smap *config, const char *key, unsigned int def,
-                unsigned int old)
+config_get_uint(const struct smap *config, const char *key, unsigned int max,
+                unsigned int def, unsigned int old)
 {
     const char *value = smap_get(config, key);
     long long int n;
@@ -709,12 +841,28 @@ config_get_uint(const struct smap *config, const char *key, unsigned int def,
     if (!value) {
         return def;
     }
-    if (str_to_llong(value, 10, &n) && n >= 0 && n <= UINT_MAX) {
+    if (str_to_llong(value, 10, &n) && n >= 0 && n <= max) {
         return n;
     }
     VLOG_WARN("other_config:%s=%s is not an integer from 0 to %u, keeping %u",
-              key, value, UINT_MAX, old);
+              key, value, max, old);
     return old;
+}
+
+/* Reads "hw-offload-ct-threads" from 'config'. */
+static void
+config_threads(const struct smap *config)
+{
+    unsigned int n = config_get_uint(config, "hw-offload-ct-threads",
+                                     CT_OFFLOAD_MAX_THREADS,
+                                     DEFAULT_N_THREADS, config_n_threads);
+
+    if (started && n != config_n_threads) {
+        VLOG_WARN("other_config:hw-offload-ct-threads changed from %u to %u: "
+                  "restart the daemon for that to take effect",
+                  config_n_threads, n);
+    }
+    config_n_threads = n;
 }
 
 /* Applies the configuration in 'config', column other_config of the
@@ -734,12 +882,14 @@ ct_offload_set_config(const struct smap *config)
     bypass = config_get_bool(config, "hw-offload-ct-bypass", false, bypass);
     atomic_store_relaxed(&config_bypass, bypass);
     atomic_read_relaxed(&max_conns, &max);
-    max = config_get_uint(config, "hw-offload-ct-size", DEFAULT_MAX_CONNS,
-                          max);
+    max = config_get_uint(config, "hw-offload-ct-size", UINT_MAX,
+                          DEFAULT_MAX_CONNS, max);
     atomic_store_relaxed(&max_conns, max);
     registry_changed(was_accepting);
     ovs_mutex_unlock(&registry_mutex);
+    ct_offload_collect_credit();
 
+    config_threads(config);
     if (dpif_offload_enabled()) {
         register_builtins();
     }
@@ -772,6 +922,7 @@ ct_offload_exit(void)
             ct_offload_unregister(builtin_classes[i]);
         }
     }
+    ct_offload_threads_stop();
 }
 
 /* Returns the name of the dpif-offload class that owns 'netdev', or NULL if
@@ -1013,6 +1164,7 @@ provider_dispatch(struct provider *p, struct ct_offload_op *ops, size_t n,
                   struct thread_stats *stats)
 {
     stats->depth++;
+    atomic_store_relaxed(&stats->calling, p->class->name);
     if (p->class->batch_submit && n > 1) {
         for (size_t i = 0; i < n; i += CT_OFFLOAD_BATCH_INLINE) {
             provider_do_batch(p, &ops[i],
@@ -1025,6 +1177,7 @@ provider_dispatch(struct provider *p, struct ct_offload_op *ops, size_t n,
             }
         }
     }
+    atomic_store_relaxed(&stats->calling, NULL);
     stats->depth--;
 }
 
@@ -1259,10 +1412,8 @@ ct_offload_flush(void)
 size_t
 ct_offload_get_stats(struct netdev_custom_stats *stats)
 {
-    unsigned long long int n[2], n_added = 0;
-    static const char *const names[] = {
-        "CT bi-dir Connections", "CT uni-dir Connections",
-    };
+    struct ct_offload_thread_stats threads;
+    unsigned long long int n_added = 0;
     struct thread_stats sum;
 
     stats_sum(&sum);
@@ -1272,16 +1423,31 @@ ct_offload_get_stats(struct netdev_custom_stats *stats)
     if (!n_added) {
         return 0;
     }
+    ct_offload_threads_get_stats(&threads);
 
-    n[0] = counter_get(&sum.counters[CT_OFFLOAD_N_ESTABLISHED]);
-    n[1] = counter_get(&sum.counters[CT_OFFLOAD_N_OFFLOADED]) - n[0];
+    uint64_t n = counter_get(&sum.counters[CT_OFFLOAD_N_OFFLOADED]);
+    uint64_t n_est = counter_get(&sum.counters[CT_OFFLOAD_N_ESTABLISHED]);
+    const struct {
+        const char *name;
+        uint64_t value;
+    } rows[] = {
+        { "CT bi-dir Connections", n_est },
+        { "CT uni-dir Connections", n - n_est },
+        { "CT Enqueued offloads", threads.n_queued },
+        { "CT Inserted offloads", n },
+        { "CT Average latency (us)", threads.mean },
+        { "CT Latency stddev (us)", threads.stddev },
+        { "CT Exp. Average latency (us)", threads.exp_mean },
+        { "CT Exp. Latency stddev (us)", threads.exp_stddev },
+    };
+
     stats->label = xstrdup("ct-offload");
-    stats->size = ARRAY_SIZE(names);
+    stats->size = ct_offload_n_threads() ? ARRAY_SIZE(rows) : 2;
     stats->counters = xcalloc(stats->size, sizeof *stats->counters);
     for (size_t i = 0; i < stats->size; i++) {
         snprintf(stats->counters[i].name, sizeof stats->counters[i].name,
-                 "  Total %33s", names[i]);
-        stats->counters[i].value = n[i];
+                 "  Total %33s", rows[i].name);
+        stats->counters[i].value = rows[i].value;
     }
     return 1;
 }
@@ -1351,6 +1517,7 @@ counters_to_json(const struct thread_stats *sum)
         [CT_OFFLOAD_N_OFFLOADED] = "offloaded",
         [CT_OFFLOAD_N_ESTABLISHED] = "established",
         [CT_OFFLOAD_N_FULL] = "refused-full",
+        [CT_OFFLOAD_N_QUEUE_FULL] = "refused-queue-full",
         [CT_OFFLOAD_N_EVICTED] = "evicted",
         [CT_OFFLOAD_N_ASKED] = "expiry-asked",
         [CT_OFFLOAD_N_EXTENDED] = "expiry-extended",
@@ -1379,6 +1546,10 @@ counters_format(const struct thread_stats *sum, struct ds *ds)
                   counter_get(&sum->counters[CT_OFFLOAD_N_ESTABLISHED]));
     ds_put_format(ds, "  limit %u, refused because of it: %llu\n", max,
                   counter_get(&sum->counters[CT_OFFLOAD_N_FULL]));
+    if (ct_offload_n_threads()) {
+        ds_put_format(ds, "  refused because too many were queued: %llu\n",
+                      counter_get(&sum->counters[CT_OFFLOAD_N_QUEUE_FULL]));
+    }
     ds_put_format(ds, "  taken back into software: %llu\n",
                   counter_get(&sum->counters[CT_OFFLOAD_N_EVICTED]));
     ds_put_format(ds, "  idle in software: %llu asked, %llu in use in "
@@ -1424,6 +1595,7 @@ ct_offload_show(struct unixctl_conn *conn, int argc OVS_UNUSED,
         json_object_put(json, "enabled",
                         json_boolean_create(ct_offload_is_accepting()));
         json_object_put(json, "connections", counters_to_json(&sum));
+        json_object_put(json, "threads", ct_offload_threads_to_json());
         json_object_put(json, "providers", json_providers);
         unixctl_command_reply_json(conn, json);
     } else {
@@ -1442,6 +1614,7 @@ ct_offload_show(struct unixctl_conn *conn, int argc OVS_UNUSED,
                           : "other_config:hw-offload-ct-size is 0");
         }
         counters_format(&sum, &ds);
+        ct_offload_threads_format(&ds);
         ds_put_cstr(&ds, ds_cstr(&text));
         unixctl_command_reply(conn, ds_cstr(&ds));
     }

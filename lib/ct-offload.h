@@ -169,7 +169,9 @@ struct ct_offload_op {
                                  * stands for slot N. */
     uint8_t est;                /* The same for those that know that it is
                                  * established. */
+    uint8_t except;             /* Providers that it does not concern. */
     bool gone;                  /* DEL: the connection will not come back. */
+    bool lapsed;                /* DEL: because it is not in use any more. */
     bool skip;                  /* Not to be dispatched after all. */
     void **priv;                /* Array with a pointer for each slot. */
 };
@@ -330,6 +332,8 @@ enum ct_offload_counter {
     CT_OFFLOAD_N_OFFLOADED,     /* Connections held by a provider. */
     CT_OFFLOAD_N_ESTABLISHED,   /* And established there. */
     CT_OFFLOAD_N_FULL,          /* Refused for want of room. */
+    CT_OFFLOAD_N_QUEUE_FULL,    /* Refused because an offload thread has too
+                                 * much to do. */
     CT_OFFLOAD_N_EVICTED,       /* Taken back into software. */
     CT_OFFLOAD_N_ASKED,         /* Out of time, but perhaps in use. */
     CT_OFFLOAD_N_EXTENDED,      /* Still in use. */
@@ -345,6 +349,8 @@ bool ct_offload_may_bypass(uint8_t held);
 bool ct_offload_reserve(void);
 void ct_offload_unreserve(void);
 bool ct_offload_has_room(void);
+void ct_offload_collect_credit(void);
+void ct_offload_format_calls(struct ds *);
 void ct_offload_count(enum ct_offload_counter, int n);
 
 /* May connections be offloaded, or held by a provider?  Costs next to nothing.

@@ -7,6 +7,7 @@
 //
 // Overlay: lib/ct-offload.c lib/ct-offload.h
 // Overlay: lib/conntrack-offload.c lib/conntrack-offload.h
+// Overlay: lib/ct-offload-thread.c lib/ct-offload-thread.h
 // Overlay: lib/ct-offload-dummy.c lib/ct-offload-dummy.h
 //
 // Expect: conn_state lib/conntrack-private.h 1 atomic_uint32_t offload_state;

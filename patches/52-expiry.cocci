@@ -6,7 +6,7 @@
 // would have been, had software seen that packet.
 //
 // Expect: exp_alive lib/conntrack.c 1 !conntrack_offload_conn_alive(conn)
-// Expect: exp_sweep lib/conntrack.c 1 conntrack_offload_sweep(ct, list, now);
+// Expect: exp_sweep lib/conntrack.c 1 conntrack_offload_sweep_end(offload,
 // Expect: exp_init lib/conntrack-tp.c 1 atomic_init(&conn->timeout, tm);
 // Expect: exp_update lib/conntrack-tp.c 1 atomic_store_relaxed(&conn->timeout, tm);
 
@@ -23,15 +23,18 @@ expression E;
 @exp_sweep@
 identifier ct, list, now;
 iterator name RCULIST_FOR_EACH;
-statement S;
 expression conn, node;
 @@
  ct_sweep(struct conntrack *ct, struct rculist *list, long long now, ...)
  {
  ...
-+conntrack_offload_sweep(ct, list, now);
++struct conn_offload_batch *offload = conntrack_offload_begin(NULL);
 +
- RCULIST_FOR_EACH (conn, node, list) S
+ RCULIST_FOR_EACH (conn, node, list) {
++    conntrack_offload_sweep_conn(offload, ct, conn, now);
+     ...
+ }
++conntrack_offload_sweep_end(offload, ct, conn_clean);
  ...
  }
 

@@ -5,26 +5,9 @@
 // it, the thread is inside of conntrack_offload_begin() and _end(), so that a
 // barrier can wait for it.
 //
-// Expect: batch_sweep lib/conntrack.c 1 conntrack_offload_begin(NULL);
 // Expect: batch_zone lib/conntrack.c 1 conntrack_offload_begin(NULL);
 // Expect: batch_tuple lib/conntrack.c 1 conntrack_offload_begin(NULL);
 // Expect: batch_destroy lib/conntrack.c 1 conntrack_offload_begin(NULL);
-
-@batch_sweep@
-identifier ct, list;
-iterator name RCULIST_FOR_EACH;
-statement S;
-expression conn, node;
-@@
- ct_sweep(struct conntrack *ct, struct rculist *list, ...)
- {
- ...
-+struct conn_offload_batch *offload = conntrack_offload_begin(NULL);
-+
- RCULIST_FOR_EACH (conn, node, list) S
-+conntrack_offload_end(offload);
- ...
- }
 
 @batch_zone@
 identifier ct;

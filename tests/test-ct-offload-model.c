@@ -736,11 +736,17 @@ stop_time(void)
 static unsigned int limit = UINT_MAX;
 static bool enabled = true;
 
+/* By default providers are called at once, so that after each step everything
+ * is as it should be. */
+static unsigned int n_offload_threads = 0;
+
 static void
 configure(void)
 {
     struct smap config = SMAP_INITIALIZER(&config);
 
+    smap_add_format(&config, "hw-offload-ct-threads", "%u",
+                    n_offload_threads);
     smap_add(&config, "hw-offload-ct", enabled ? "true" : "false");
     smap_add_format(&config, "hw-offload-ct-size", "%u", limit);
     ct_offload_set_config(&config);
@@ -755,6 +761,8 @@ enable_offload(void)
     memset(&cfg, 0, sizeof cfg);
     smap_init(&cfg.other_config);
     smap_add(&cfg.other_config, "hw-offload", "true");
+    smap_add_format(&cfg.other_config, "hw-offload-ct-threads", "%u",
+                    n_offload_threads);
     dpif_offload_set_global_cfg(&cfg);
     ovs_assert(dpif_offload_enabled());
     smap_destroy(&cfg.other_config);
@@ -1437,7 +1445,7 @@ mconn_valid(struct mconn *m, const struct burst *b, const struct packet *p,
 {
     bool awaiting = m->held || m->offered;
 
-    if (!awaiting || m->evicted) {
+    if (!awaiting) {
         return;
     }
     if (reply && !m->replied) {
@@ -2153,6 +2161,7 @@ model_sweep_conn(struct mconn *m, bool room)
     if (m->held && now >= m->expiration) {
         long long int expiration = extended(m, last_used(m, m->held));
 
+        m->api = false;
         if (expiration > now) {
             m->expiration = expiration;
             sum.extended++;
@@ -2850,6 +2859,7 @@ cmd_run_threads(struct ovs_cmdl_context *ctx)
     uint64_t n;
 
     parse_seed(ctx->argv[1]);
+    n_offload_threads = ctx->argc > 3 ? parse_number(ctx->argv[3]) : 0;
     threaded = true;
     start();
     set_timeouts();
@@ -2909,7 +2919,8 @@ cmd_run_threads(struct ovs_cmdl_context *ctx)
 static const struct ovs_cmdl_command commands[] = {
     {"run", "SEED STEPS", 2, 2, cmd_run, OVS_RO},
     {"shrink", "SEED STEPS", 2, 2, cmd_shrink, OVS_RO},
-    {"run-threads", "SEED SECONDS", 2, 2, cmd_run_threads, OVS_RO},
+    {"run-threads", "SEED SECONDS [OFFLOAD-THREADS]", 2, 3, cmd_run_threads,
+     OVS_RO},
     {NULL, NULL, 0, 0, NULL, OVS_RO},
 };
 

@@ -365,7 +365,13 @@ static void
 sweep(struct conntrack *ct)
 {
     for (size_t i = 0; i < N_EXP_LISTS; i++) {
-        conntrack_offload_sweep(ct, &ct->exp_lists[i], now);
+        struct conn_offload_batch *batch = conntrack_offload_begin(NULL);
+        struct conn *conn;
+
+        RCULIST_FOR_EACH (conn, node, &ct->exp_lists[i]) {
+            conntrack_offload_sweep_conn(batch, ct, conn, now);
+        }
+        conntrack_offload_sweep_end(batch, ct, NULL);
     }
 }
 
@@ -619,8 +625,9 @@ test_tcp(struct ovs_cmdl_context *ctx OVS_UNUSED)
     execute(ct, tcp(1, true, TCP_RST | TCP_ACK, 0, 9001), &looking);
     CHECK_RECORD("a est 1\n"
                  "a upd 1\n"
-                 "b upd 1\n"
                  "a del 1\n"
+                 "b batch 2\n"
+                 "b upd 1\n"
                  "b del 1\n");
 
     conntrack_destroy(ct);
@@ -950,9 +957,7 @@ test_expiry(struct ovs_cmdl_context *ctx OVS_UNUSED)
     }
     now += FIRST_MS;
     ds_clear(&record);
-    for (int i = 0; i < N_EXP_LISTS; i++) {
-        conntrack_offload_sweep(ct, &ct->exp_lists[i], now);
-    }
+    sweep(ct);
     ovs_assert(!ct_offload_conn_is_offloaded(conn));
     ds_clear(&record);
     conntrack_destroy(ct);

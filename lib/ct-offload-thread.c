@@ -1,0 +1,435 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+#include <config.h>
+
+#include "ct-offload-thread.h"
+
+#include <errno.h>
+
+#include "conntrack-offload.h"
+#include "ct-offload.h"
+#include "mov-avg.h"
+#include "openvswitch/dynamic-string.h"
+#include "openvswitch/json.h"
+#include "openvswitch/vlog.h"
+#include "ovs-rcu.h"
+#include "ovs-thread.h"
+#include "timeval.h"
+#include "util.h"
+
+VLOG_DEFINE_THIS_MODULE(ct_offload_thread);
+
+/* How long a thread without work sleeps before it looks for some, in ms.  The
+ * threads that queue work do not wake it up: that takes a system call. */
+enum { BACKOFF_MIN_MS = 1, BACKOFF_MAX_MS = 8 };
+
+/* A thread quiesces after each batch.  If one takes longer than this, in us,
+ * the next ones are smaller. */
+#define BATCH_MAX_US 5000
+
+/* Number of connections that make up most of the exponential average, as for
+ * the offload of flows. */
+#define EMA_N 100
+
+struct offload_thread {
+    /* Written by all threads. */
+    struct mpsc_queue queue;
+    atomic_uint n_queued;       /* Connections in 'queue', or being done. */
+
+    PADDED_MEMBERS(CACHE_LINE_SIZE,
+        pthread_t pthread;
+        unsigned int index;
+        atomic_bool exit;
+        atomic_llong busy_since;    /* In ms, or 0 if there is no work. */
+    );
+
+    struct ovs_mutex mutex;     /* For the averages. */
+    struct mov_avg_cma cma OVS_GUARDED;
+    struct mov_avg_ema ema OVS_GUARDED;
+};
+
+/* What a thread that waits for an offload thread queues. */
+struct barrier {
+    struct ct_offload_work work;
+    atomic_bool passed;
+};
+
+atomic_uint ct_offload_n_threads_ = 0;
+static struct offload_thread *threads[CT_OFFLOAD_MAX_THREADS];
+
+/* For the threads that queue work. */
+
+/* Queues 'work' for the offload thread that 'hash' stands for.  'now' is the
+ * time in us.  There must be offload threads. */
+void
+ct_offload_thread_post(struct ct_offload_work *work, uint32_t hash,
+                       long long int now)
+{
+    struct offload_thread *thread = threads[hash % ct_offload_n_threads()];
+    unsigned int n;
+
+    work->queued = now;
+    atomic_add_relaxed(&thread->n_queued, 1, &n);
+    mpsc_queue_insert(&thread->queue, &work->node);
+}
+
+/* May more connections be offloaded, or is any queue full?  True if there are
+ * no offload threads. */
+bool
+ct_offload_threads_have_room(void)
+{
+    unsigned int n_threads = ct_offload_n_threads();
+
+    for (size_t i = 0; i < n_threads; i++) {
+        unsigned int n;
+
+        atomic_read_relaxed(&threads[i]->n_queued, &n);
+        if (n >= CT_OFFLOAD_QUEUE_SIZE) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Logs what the calling thread has been waiting for since 'start', in ms, at
+ * longer and longer intervals.  '*next' is when to do it next. */
+static void
+log_waiting(const struct offload_thread *thread, long long int start,
+            long long int *next)
+{
+    long long int now = time_msec();
+    struct ds ds = DS_EMPTY_INITIALIZER;
+    long long int busy_since;
+    unsigned int n_queued;
+
+    if (now < *next) {
+        return;
+    }
+    *next = now + (now - start);
+
+    atomic_read_relaxed(&CONST_CAST(struct offload_thread *, thread)
+                        ->busy_since, &busy_since);
+    atomic_read_relaxed(&CONST_CAST(struct offload_thread *, thread)->n_queued,
+                        &n_queued);
+    ct_offload_format_calls(&ds);
+    VLOG_WARN("waiting for offload thread %u for %lld ms: %u connections "
+              "queued, busy for %lld ms%s%s", thread->index, now - start,
+              n_queued, busy_since ? now - busy_since : 0,
+              ds.length ? " with provider " : "", ds_cstr(&ds));
+    ds_destroy(&ds);
+}
+
+static void
+barrier_wait(struct barrier *barrier, const struct offload_thread *thread,
+             bool quiesce)
+{
+    long long int start = time_msec();
+    long long int next = start + 1000;
+    bool passed;
+
+    for (;;) {
+        atomic_read_explicit(&barrier->passed, &passed, memory_order_acquire);
+        if (passed) {
+            break;
+        }
+        if (quiesce) {
+            xnanosleep(100 * 1000);
+        } else {
+            xnanosleep_no_quiesce(100 * 1000);
+        }
+        log_waiting(thread, start, &next);
+    }
+}
+
+/* Waits until the offload threads have done all that was queued when this was
+ * called.  If 'quiesce', the calling thread may quiesce. */
+void
+ct_offload_threads_barrier(bool quiesce)
+{
+    struct barrier barriers[CT_OFFLOAD_MAX_THREADS];
+    unsigned int n_threads = ct_offload_n_threads();
+
+    for (size_t i = 0; i < n_threads; i++) {
+        atomic_init(&barriers[i].passed, false);
+        ct_offload_thread_post(&barriers[i].work, i, 0);
+    }
+    for (size_t i = 0; i < n_threads; i++) {
+        barrier_wait(&barriers[i], threads[i], quiesce);
+    }
+}
+
+/* The threads themselves. */
+
+static void
+thread_done(struct offload_thread *thread, unsigned int n)
+{
+    unsigned int orig;
+
+    atomic_sub_relaxed(&thread->n_queued, n, &orig);
+}
+
+/* Has the providers told what is pending for the connections of the 'n' items
+ * in 'works'.  Returns how long that took, in us. */
+static long long int
+thread_run(struct offload_thread *thread, struct ct_offload_work **works,
+           size_t n)
+{
+    long long int queued[CT_OFFLOAD_BATCH_INLINE];
+    long long int start = time_usec();
+    long long int end;
+
+    /* The items may be freed when they are done. */
+    for (size_t i = 0; i < n; i++) {
+        queued[i] = works[i]->queued;
+    }
+    atomic_store_relaxed(&thread->busy_since, start / 1000);
+    conntrack_offload_run(works, n);
+    thread_done(thread, n);
+    atomic_store_relaxed(&thread->busy_since, 0);
+    end = time_usec();
+
+    ovs_mutex_lock(&thread->mutex);
+    for (size_t i = 0; i < n; i++) {
+        mov_avg_cma_update(&thread->cma, end - queued[i]);
+        mov_avg_ema_update(&thread->ema, end - queued[i]);
+    }
+    ovs_mutex_unlock(&thread->mutex);
+    return end - start;
+}
+
+/* Takes up to '*max' items from the queue and has them done.  All are taken
+ * before any is done: what was queued after DEL was raised for another one of
+ * them is done after that DEL.  Adapts '*max', so that the thread quiesces
+ * often enough.  Returns false if there was nothing. */
+static bool
+thread_run_batch(struct offload_thread *thread, size_t *max)
+    OVS_REQUIRES(thread->queue.read_lock)
+{
+    struct ct_offload_work *works[CT_OFFLOAD_BATCH_INLINE];
+    struct barrier *barrier = NULL;
+    size_t n = 0;
+
+    while (n < *max && !barrier) {
+        struct mpsc_queue_node *node = mpsc_queue_pop(&thread->queue);
+
+        if (!node) {
+            break;
+        }
+        works[n] = CONTAINER_OF(node, struct ct_offload_work, node);
+        if (works[n]->queued) {
+            n++;
+        } else {
+            barrier = CONTAINER_OF(works[n], struct barrier, work);
+        }
+    }
+
+    if (n) {
+        long long int elapsed = thread_run(thread, works, n);
+
+        if (elapsed > BATCH_MAX_US) {
+            *max = MAX(n / 2, 1);
+        } else if (elapsed < BATCH_MAX_US / 4 && n == *max) {
+            *max = MIN(*max * 2, CT_OFFLOAD_BATCH_INLINE);
+        }
+    }
+    if (barrier) {
+        thread_done(thread, 1);
+        atomic_store_explicit(&barrier->passed, true, memory_order_release);
+    }
+    return n || barrier;
+}
+
+static void *
+thread_main(void *thread_)
+{
+    struct offload_thread *thread = thread_;
+    long long int backoff = BACKOFF_MIN_MS;
+    size_t max = CT_OFFLOAD_BATCH_INLINE;
+    bool exit;
+
+    mpsc_queue_acquire(&thread->queue);
+    do {
+        atomic_read_explicit(&thread->exit, &exit, memory_order_acquire);
+        if (thread_run_batch(thread, &max)) {
+            backoff = BACKOFF_MIN_MS;
+            ovsrcu_quiesce();
+            exit = false;
+        } else if (!exit) {
+            xnanosleep(backoff * 1000 * 1000);
+            backoff = MIN(backoff * 2, BACKOFF_MAX_MS);
+        }
+    } while (!exit);
+    mpsc_queue_release(&thread->queue);
+
+    return NULL;
+}
+
+static void *
+idle_main(void *aux OVS_UNUSED)
+{
+    return NULL;
+}
+
+/* Can a thread be started?  ovs_thread_create() would end the process if not.
+ * Returns 0 or a positive errno value. */
+static int
+try_thread(void)
+{
+    pthread_t pthread;
+    int error;
+
+    error = pthread_create(&pthread, NULL, idle_main, NULL);
+    if (!error) {
+        pthread_join(pthread, NULL);
+    }
+    return error;
+}
+
+static struct offload_thread *
+thread_create(unsigned int index)
+{
+    struct offload_thread *thread = xzalloc_cacheline(sizeof *thread);
+
+    mpsc_queue_init(&thread->queue);
+    atomic_init(&thread->n_queued, 0);
+    atomic_init(&thread->exit, false);
+    atomic_init(&thread->busy_since, 0);
+    thread->index = index;
+    ovs_mutex_init(&thread->mutex);
+    ovs_mutex_lock(&thread->mutex);
+    mov_avg_cma_init(&thread->cma);
+    mov_avg_ema_init(&thread->ema, EMA_N);
+    ovs_mutex_unlock(&thread->mutex);
+    thread->pthread = ovs_thread_create("ct_offload", thread_main, thread);
+    return thread;
+}
+
+/* Starts 'n' offload threads, at most CT_OFFLOAD_MAX_THREADS.  There must not
+ * be any yet.  Returns how many there are now, which is less than 'n' if the
+ * system does not allow more. */
+unsigned int
+ct_offload_threads_start(unsigned int n)
+{
+    unsigned int started = 0;
+
+    ovs_assert(!ct_offload_n_threads() && n <= CT_OFFLOAD_MAX_THREADS);
+    while (started < n) {
+        int error = try_thread();
+
+        if (error) {
+            VLOG_WARN("cannot start conntrack offload thread %u: %s; %s",
+                      started, ovs_strerror(error),
+                      started ? "there are fewer of them than configured"
+                      : "the datapath's threads call the hardware, which may "
+                        "slow them down");
+            break;
+        }
+        threads[started] = thread_create(started);
+        started++;
+    }
+    atomic_store_explicit(&ct_offload_n_threads_, started,
+                          memory_order_release);
+    return started;
+}
+
+/* Ends the offload threads, when they have done what is queued.  No provider
+ * may be registered any more. */
+void
+ct_offload_threads_stop(void)
+{
+    unsigned int n = ct_offload_n_threads();
+
+    /* No other thread queues anything from now on. */
+    atomic_store_explicit(&ct_offload_n_threads_, 0, memory_order_release);
+    conntrack_offload_barrier(true);
+
+    for (size_t i = 0; i < n; i++) {
+        struct offload_thread *thread = threads[i];
+
+        atomic_store_explicit(&thread->exit, true, memory_order_release);
+        pthread_join(thread->pthread, NULL);
+        mpsc_queue_destroy(&thread->queue);
+        ovs_mutex_destroy(&thread->mutex);
+        free_cacheline(thread);
+        threads[i] = NULL;
+    }
+}
+
+/* What users see. */
+
+static void
+thread_get_stats(struct offload_thread *thread,
+                 struct ct_offload_thread_stats *stats)
+{
+    atomic_read_relaxed(&thread->n_queued, &stats->n_queued);
+    ovs_mutex_lock(&thread->mutex);
+    stats->mean = mov_avg_cma(&thread->cma);
+    stats->stddev = mov_avg_cma_std_dev(&thread->cma);
+    stats->exp_mean = mov_avg_ema(&thread->ema);
+    stats->exp_stddev = mov_avg_ema_std_dev(&thread->ema);
+    ovs_mutex_unlock(&thread->mutex);
+}
+
+/* Stores in '*sum' the sum of what is queued, and the averages over the
+ * threads. */
+void
+ct_offload_threads_get_stats(struct ct_offload_thread_stats *sum)
+{
+    unsigned int n_threads = ct_offload_n_threads();
+
+    memset(sum, 0, sizeof *sum);
+    for (size_t i = 0; i < n_threads; i++) {
+        struct ct_offload_thread_stats stats;
+
+        thread_get_stats(threads[i], &stats);
+        sum->n_queued += stats.n_queued;
+        sum->mean += stats.mean / n_threads;
+        sum->stddev += stats.stddev / n_threads;
+        sum->exp_mean += stats.exp_mean / n_threads;
+        sum->exp_stddev += stats.exp_stddev / n_threads;
+    }
+}
+
+/* Appends a line for each thread to 'ds'. */
+void
+ct_offload_threads_format(struct ds *ds)
+{
+    unsigned int n_threads = ct_offload_n_threads();
+
+    for (size_t i = 0; i < n_threads; i++) {
+        struct ct_offload_thread_stats stats;
+
+        thread_get_stats(threads[i], &stats);
+        ds_put_format(ds, "  offload thread %"PRIuSIZE": %u queued, latency "
+                      "%.0f us (deviation %.0f), recently %.0f us "
+                      "(deviation %.0f)\n", i, stats.n_queued,
+                      stats.mean, stats.stddev,
+                      stats.exp_mean, stats.exp_stddev);
+    }
+}
+
+/* Returns the same as an array of JSON objects. */
+struct json *
+ct_offload_threads_to_json(void)
+{
+    unsigned int n_threads = ct_offload_n_threads();
+    struct json *array = json_array_create_empty();
+
+    for (size_t i = 0; i < n_threads; i++) {
+        struct ct_offload_thread_stats stats;
+        struct json *json = json_object_create();
+
+        thread_get_stats(threads[i], &stats);
+        json_object_put(json, "queued", json_integer_create(stats.n_queued));
+        json_object_put(json, "latency-mean-us",
+                        json_real_create(stats.mean));
+        json_object_put(json, "latency-stddev-us",
+                        json_real_create(stats.stddev));
+        json_object_put(json, "latency-recent-mean-us",
+                        json_real_create(stats.exp_mean));
+        json_object_put(json, "latency-recent-stddev-us",
+                        json_real_create(stats.exp_stddev));
+        json_array_add(array, json);
+    }
+    return array;
+}

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+#ifndef CT_OFFLOAD_THREAD_H
+#define CT_OFFLOAD_THREAD_H 1
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "mpsc-queue.h"
+#include "ovs-atomic.h"
+
+struct ds;
+struct json;
+
+/* Offload threads
+ * ===============
+ *
+ * Programming hardware takes time, which the threads that forward packets do
+ * not have.  Where there are offload threads, these own connections that have
+ * something pending (see conntrack-offload.h), and call the providers.  A
+ * connection is handed over through a node of its own, so that nothing is
+ * allocated and nobody waits; while it is queued, further events are only bits
+ * in its state.  Connections with the same tuple go to the same thread, in
+ * order.
+ *
+ * A queue is bounded: it has no more entries than there are offloaded
+ * connections, and new connections are not offloaded while it is full.
+ * Removals always fit in.
+ *
+ * Without offload threads, the thread in which something happens calls the
+ * providers. */
+
+/* The most offload threads. */
+#define CT_OFFLOAD_MAX_THREADS 10
+
+/* A thread takes no new connections while this many are queued for it. */
+#define CT_OFFLOAD_QUEUE_SIZE 16384
+
+/* An item for an offload thread. */
+struct ct_offload_work {
+    struct mpsc_queue_node node;
+    long long int queued;       /* When, in us as time_usec() counts; 0 for
+                                 * what ct_offload_threads_barrier() queues. */
+};
+
+/* What "dpctl/offload-stats-show" tells of the threads together.  Times are in
+ * us, from queueing until the providers have been told. */
+struct ct_offload_thread_stats {
+    unsigned int n_queued;
+    double mean, stddev;        /* Over all. */
+    double exp_mean, exp_stddev; /* Exponentially weighted: recent ones. */
+};
+
+extern atomic_uint ct_offload_n_threads_;
+
+/* Returns the number of offload threads.  Any thread may call this. */
+static inline unsigned int
+ct_offload_n_threads(void)
+{
+    unsigned int n;
+
+    atomic_read_explicit(&ct_offload_n_threads_, &n, memory_order_acquire);
+    return n;
+}
+
+/* For any thread. */
+void ct_offload_thread_post(struct ct_offload_work *, uint32_t hash,
+                            long long int now);
+bool ct_offload_threads_have_room(void);
+
+/* For any thread that is not an offload thread, and holds no lock that is
+ * taken in a callback of a provider. */
+void ct_offload_threads_barrier(bool quiesce);
+
+/* For the main thread. */
+unsigned int ct_offload_threads_start(unsigned int n);
+void ct_offload_threads_stop(void);
+void ct_offload_threads_get_stats(struct ct_offload_thread_stats *);
+void ct_offload_threads_format(struct ds *);
+struct json *ct_offload_threads_to_json(void);
+
+#endif /* ct-offload-thread.h */
