@@ -338,7 +338,7 @@ dpdk_flow_probe_sharing(const struct dpdk_flow_layout *layout,
     int retval, retval2, n = 0;
 
     retval = dpdk_flow_handle_create(layout->port_id, peer->port_id, tcps,
-                                     &handle, error);
+                                     true, &handle, error);
     if (retval) {
         return retval;
     }
@@ -679,12 +679,13 @@ dir_param_init(struct rte_flow_tcp_dir_param *dir,
  * handle in '*handle' belongs to, and its reply direction at 'peer_id'.  Rules
  * that are created with the handle are for the original direction.
  *
- * More packets pass before the rules are there, so that what is known of
- * 'peers' is out of date then: 'liberal_mode' has hardware follow the state of
- * the connection without insisting on its windows. */
+ * More packets may pass before the rules are there, so that what is known of
+ * 'peers' is out of date then: 'liberal' has hardware follow the state of the
+ * connection without insisting on its windows. */
 int
 dpdk_flow_handle_create(uint16_t port_id, uint16_t peer_id,
                         const struct ct_offload_tcp_peer peers[2],
+                        bool liberal,
                         struct rte_flow_action_handle **handle,
                         struct rte_flow_error *error)
 {
@@ -696,7 +697,7 @@ dpdk_flow_handle_create(uint16_t port_id, uint16_t peer_id,
         .live_connection = 1,
         .selective_ack = 1,
         .last_direction = 1,
-        .liberal_mode = 1,
+        .liberal_mode = liberal,
         .state = RTE_FLOW_CONNTRACK_STATE_ESTABLISHED,
         .max_ack_window = 7,
         .retransmission_limit = 5,

@@ -95,6 +95,7 @@ bool dpdk_flow_rule_has_age(const struct dpdk_flow_layout *,
 
 int dpdk_flow_handle_create(uint16_t port_id, uint16_t peer_id,
                             const struct ct_offload_tcp_peer peers[2],
+                            bool liberal,
                             struct rte_flow_action_handle **,
                             struct rte_flow_error *);
 int dpdk_flow_handle_set_direction(uint16_t port_id,

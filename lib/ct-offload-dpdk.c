@@ -27,6 +27,7 @@
 #include "ovs-thread.h"
 #include "packets.h"
 #include "timeval.h"
+#include "unixctl.h"
 #include "util.h"
 
 VLOG_DEFINE_THIS_MODULE(ct_offload_dpdk);
@@ -170,6 +171,9 @@ static atomic_uint peers_epoch = 0;
 
 /* Errors of ports that are gone. */
 static unsigned long long int past_errors[N_CALLS] OVS_GUARDED_BY(ports_mutex);
+
+/* Does hardware not insist on TCP windows? */
+static atomic_bool liberal = true;
 
 /* Is the provider registered? */
 static atomic_bool running = false;
@@ -395,12 +399,12 @@ ports_share_handles(struct dpdk_port *a, struct dpdk_port *b)
 
 /* Handles. */
 
-/* Destroys the handle, which no rule uses.  Returns false if that fails. */
+/* Destroys 'handle' of 'port', which no rule uses.  Returns false if that
+ * fails. */
 static bool
-handle_destroy(struct dpdk_handle *handle, int n_tries)
-    OVS_REQUIRES(handle->port->mutex)
+handle_destroy(struct dpdk_port *port, struct dpdk_handle *handle, int n_tries)
+    OVS_REQUIRES(port->mutex)
 {
-    struct dpdk_port *port = handle->port;
     struct rte_flow_error error;
     int retval = 0;
 
@@ -422,15 +426,13 @@ handle_destroy(struct dpdk_handle *handle, int n_tries)
     return true;
 }
 
-/* Destroys the handle, which no rule uses, or leaves that to
+/* Destroys 'handle' of 'port', which no rule uses, or leaves that to
  * port_bury_dead(). */
 static void
-handle_release(struct dpdk_handle *handle)
-    OVS_REQUIRES(handle->port->mutex)
+handle_release(struct dpdk_port *port, struct dpdk_handle *handle)
+    OVS_REQUIRES(port->mutex)
 {
-    struct dpdk_port *port = handle->port;
-
-    if (!handle_destroy(handle, N_TRIES)) {
+    if (!handle_destroy(port, handle, N_TRIES)) {
         ovs_list_remove(&handle->node);
         ovs_list_push_back(&port->dead_handles, &handle->node);
     }
@@ -448,12 +450,14 @@ handle_create(struct dpdk_port *port, struct dpdk_port *peer,
     struct ct_offload_tcp_peer tcp_peers[2];
     struct rte_flow_error error;
     struct dpdk_handle *handle;
+    bool lenient;
     int retval;
 
+    atomic_read_relaxed(&liberal, &lenient);
     ct_offload_conn_get_tcp_peers(conn, tcp_peers);
     error.message = NULL;
     retval = dpdk_flow_handle_create(port->layout.port_id,
-                                     peer->layout.port_id, tcp_peers,
+                                     peer->layout.port_id, tcp_peers, lenient,
                                      &flow_handle, &error);
     if (retval) {
         port_count_error(port, CALL_HANDLE_CREATE, &error, retval);
@@ -493,13 +497,13 @@ rule_find(struct dpdk_port *port, const struct dpdk_flow_key *key)
     return NULL;
 }
 
-/* Destroys 'rule', which no connection has any more, and moves it to
+/* Destroys 'rule' of 'port', which no connection has any more, and moves it to
  * 'destroyed', for rules_free().  Returns false if that fails. */
 static bool
-rule_destroy(struct dpdk_rule *rule, int n_tries, struct ovs_list *destroyed)
-    OVS_REQUIRES(rule->port->mutex)
+rule_destroy(struct dpdk_port *port, struct dpdk_rule *rule, int n_tries,
+             struct ovs_list *destroyed)
+    OVS_REQUIRES(port->mutex)
 {
-    struct dpdk_port *port = rule->port;
     struct rte_flow_error error;
     int retval = 0;
 
@@ -521,15 +525,16 @@ rule_destroy(struct dpdk_rule *rule, int n_tries, struct ovs_list *destroyed)
     return true;
 }
 
-/* A connection does not have 'rule' any more: destroys it if no other one has
- * it, or leaves that to port_bury_dead().  Appends to 'destroyed' what
- * rules_free() is to be called for. */
+/* A connection does not have 'rule' of 'port' any more: destroys it if no
+ * other one has it, or leaves that to port_bury_dead().  Appends to
+ * 'destroyed' what rules_free() is to be called for. */
 static void
-rule_release(struct dpdk_rule *rule, struct ovs_list *destroyed)
-    OVS_REQUIRES(rule->port->mutex)
+rule_release(struct dpdk_port *port, struct dpdk_rule *rule,
+             struct ovs_list *destroyed)
+    OVS_REQUIRES(port->mutex)
 {
-    if (!--rule->n_conns && !rule_destroy(rule, N_TRIES, destroyed)) {
-        ovs_list_push_back(&rule->port->dead_rules, &rule->list_node);
+    if (!--rule->n_conns && !rule_destroy(port, rule, N_TRIES, destroyed)) {
+        ovs_list_push_back(&port->dead_rules, &rule->list_node);
     }
 }
 
@@ -549,7 +554,7 @@ rules_free(struct ovs_list *destroyed)
             ovs_mutex_lock(&port->mutex);
             ovs_list_remove(&rule->handle_node);
             if (ovs_list_is_empty(&handle->rules)) {
-                handle_release(handle);
+                handle_release(port, handle);
             }
             ovs_mutex_unlock(&port->mutex);
         }
@@ -568,7 +573,7 @@ rule_share(struct dpdk_port *port, const struct dpdk_flow_key *key,
     struct dpdk_rule *rule = rule_find(port, key);
 
     if (rule && !rule->n_conns) {
-        if (!rule_destroy(rule, 1, destroyed)) {
+        if (!rule_destroy(port, rule, 1, destroyed)) {
             *errorp = EBUSY;
         }
         return NULL;
@@ -632,12 +637,11 @@ rule_create(struct dpdk_port *port, const struct dpdk_flow_key *key,
     return rule;
 }
 
-/* Brings 'rule->hits' and 'rule->used' up to date. */
+/* Brings 'rule->hits' and 'rule->used' of 'rule' of 'port' up to date. */
 static void
-rule_count(struct dpdk_rule *rule, long long int now)
-    OVS_REQUIRES(rule->port->mutex)
+rule_count(struct dpdk_port *port, struct dpdk_rule *rule, long long int now)
+    OVS_REQUIRES(port->mutex)
 {
-    struct dpdk_port *port = rule->port;
     struct rte_flow_error error;
     uint64_t hits;
     int retval;
@@ -656,18 +660,18 @@ rule_count(struct dpdk_rule *rule, long long int now)
     }
 }
 
-/* Returns when 'rule' was last used, or 0 if that is not known. */
+/* Returns when 'rule' of 'port' was last used, or 0 if that is not known. */
 static long long int
-rule_last_used(struct dpdk_rule *rule, long long int now)
-    OVS_REQUIRES(rule->port->mutex)
+rule_last_used(struct dpdk_port *port, struct dpdk_rule *rule,
+               long long int now)
+    OVS_REQUIRES(port->mutex)
 {
-    struct dpdk_port *port = rule->port;
     struct rte_flow_error error;
     unsigned int seconds;
     int retval;
 
     if (!rule->has_age) {
-        rule_count(rule, now);
+        rule_count(port, rule, now);
         return rule->used;
     }
 
@@ -691,12 +695,12 @@ port_bury_dead(struct dpdk_port *port, struct ovs_list *destroyed)
     struct dpdk_rule *rule;
 
     LIST_FOR_EACH_SAFE (rule, list_node, &port->dead_rules) {
-        if (!rule_destroy(rule, 1, destroyed)) {
+        if (!rule_destroy(port, rule, 1, destroyed)) {
             return;
         }
     }
     LIST_FOR_EACH_SAFE (handle, node, &port->dead_handles) {
-        if (!handle_destroy(handle, 1)) {
+        if (!handle_destroy(port, handle, 1)) {
             return;
         }
     }
@@ -779,7 +783,7 @@ conn_create_rules(struct dpdk_conn *dc, const struct conn *conn,
         }
     }
     if (handle && ovs_list_is_empty(&handle->rules)) {
-        handle_release(handle);
+        handle_release(dc->ports[0], handle);
     }
     return error;
 }
@@ -791,7 +795,7 @@ conn_release_rules(struct dpdk_conn *dc, struct ovs_list *destroyed)
 {
     for (int i = 1; i >= 0; i--) {
         if (dc->rules[i]) {
-            rule_release(dc->rules[i], destroyed);
+            rule_release(dc->ports[i], dc->rules[i], destroyed);
             dc->rules[i] = NULL;
         }
     }
@@ -801,6 +805,71 @@ static unsigned int
 conn_n_rules(const struct dpdk_conn *dc)
 {
     return (dc->rules[0] != NULL) + (dc->rules[1] != NULL);
+}
+
+/* 'dc', with 'keys', is established: gives it its rules, or none.  Returns 0
+ * or, if it should have had some, a positive errno value.  The ports are
+ * locked. */
+static int
+conn_install(struct dpdk_conn *dc, const struct conn *conn,
+             const struct dpdk_flow_key keys[2], struct ovs_list *destroyed)
+    OVS_NO_THREAD_SAFETY_ANALYSIS
+{
+    bool able[2];
+    int error;
+
+    for (int i = 0; i < 2; i++) {
+        able[i] = dc->ports[i] && port_make_ready(dc->ports[i]);
+        if (able[i]) {
+            port_bury_dead(dc->ports[i], destroyed);
+        }
+    }
+    error = conn_create_rules(dc, conn, keys, able, destroyed);
+    if (error) {
+        conn_release_rules(dc, destroyed);
+    }
+    dc->established = true;
+    dc->ports[0]->n_conns[conn_n_rules(dc)]++;
+    return error;
+}
+
+/* Undoes conn_install().  The ports are locked. */
+static void
+conn_uninstall(struct dpdk_conn *dc, struct ovs_list *destroyed)
+    OVS_NO_THREAD_SAFETY_ANALYSIS
+{
+    if (dc->established) {
+        dc->ports[0]->n_conns[conn_n_rules(dc)]--;
+    }
+    for (int i = 0; i < 2; i++) {
+        if (dc->rules[i] && !dc->ports[i]->verified) {
+            rule_count(dc->ports[i], dc->rules[i], time_msec());
+        }
+        if (dc->ports[i]) {
+            port_bury_dead(dc->ports[i], destroyed);
+        }
+    }
+    conn_release_rules(dc, destroyed);
+}
+
+/* Returns when a packet of 'dc' has last passed, in either direction, or 0 if
+ * that is not known.  The ports are locked. */
+static long long int
+conn_last_used(struct dpdk_conn *dc)
+    OVS_NO_THREAD_SAFETY_ANALYSIS
+{
+    long long int now = time_msec();
+    long long int last_used = 0;
+
+    for (int i = 0; i < 2; i++) {
+        if (dc->rules[i]) {
+            long long int used = rule_last_used(dc->ports[i], dc->rules[i],
+                                                now);
+
+            last_used = MAX(last_used, used);
+        }
+    }
+    return last_used;
 }
 
 static bool
@@ -843,7 +912,6 @@ dpdk_conn_established(const struct ct_offload_ctx *ctx)
     struct ovs_list destroyed = OVS_LIST_INITIALIZER(&destroyed);
     struct dpdk_conn *dc = *ctx->priv;
     struct dpdk_flow_key keys[2];
-    bool able[2];
     int error;
 
     if (ctx_is_matchable(ctx) && netdev_is_ours(ctx->netdev_in)) {
@@ -854,18 +922,7 @@ dpdk_conn_established(const struct ct_offload_ctx *ctx)
              ctx->vlan_tci & htons(VLAN_VID_MASK));
 
     ports_lock(dc->ports[0], dc->ports[1]);
-    for (int i = 0; i < 2; i++) {
-        able[i] = dc->ports[i] && port_make_ready(dc->ports[i]);
-        if (able[i]) {
-            port_bury_dead(dc->ports[i], &destroyed);
-        }
-    }
-    error = conn_create_rules(dc, ctx->conn, keys, able, &destroyed);
-    if (error) {
-        conn_release_rules(dc, &destroyed);
-    }
-    dc->established = true;
-    dc->ports[0]->n_conns[conn_n_rules(dc)]++;
+    error = conn_install(dc, ctx->conn, keys, &destroyed);
     ports_unlock(dc->ports[0], dc->ports[1]);
 
     rules_free(&destroyed);
@@ -878,15 +935,10 @@ static long long int
 dpdk_conn_update(const struct ct_offload_ctx *ctx)
 {
     struct dpdk_conn *dc = *ctx->priv;
-    long long int last_used = 0;
+    long long int last_used;
 
     ports_lock(dc->ports[0], dc->ports[1]);
-    for (int i = 0; i < 2; i++) {
-        if (dc->rules[i]) {
-            last_used = MAX(last_used,
-                            rule_last_used(dc->rules[i], time_msec()));
-        }
-    }
+    last_used = conn_last_used(dc);
     ports_unlock(dc->ports[0], dc->ports[1]);
 
     return last_used;
@@ -899,18 +951,7 @@ dpdk_conn_del(const struct ct_offload_ctx *ctx)
     struct dpdk_conn *dc = *ctx->priv;
 
     ports_lock(dc->ports[0], dc->ports[1]);
-    if (dc->established) {
-        dc->ports[0]->n_conns[conn_n_rules(dc)]--;
-    }
-    for (int i = 0; i < 2; i++) {
-        if (dc->rules[i] && !dc->ports[i]->verified) {
-            rule_count(dc->rules[i], time_msec());
-        }
-        if (dc->ports[i]) {
-            port_bury_dead(dc->ports[i], &destroyed);
-        }
-    }
-    conn_release_rules(dc, &destroyed);
+    conn_uninstall(dc, &destroyed);
     ports_unlock(dc->ports[0], dc->ports[1]);
 
     rules_free(&destroyed);
@@ -999,7 +1040,7 @@ port_flush_rules(struct dpdk_port *port, struct ovs_list *destroyed)
             VLOG_ERR("%s: a rule is left though its connection is not",
                      port->name);
         }
-        if (!rule_destroy(rule, N_LAST_TRIES, destroyed)) {
+        if (!rule_destroy(port, rule, N_LAST_TRIES, destroyed)) {
             VLOG_ERR("%s: a rule could not be destroyed", port->name);
             hmap_remove(&port->rules, &rule->node);
             ovs_list_remove(&rule->list_node);
@@ -1033,7 +1074,7 @@ port_flush_peers(struct dpdk_port *port)
             ovs_mutex_lock(&peer->mutex);
             HMAP_FOR_EACH_SAFE (rule, node, &peer->rules) {
                 if (rule->handle && rule->handle->port == port
-                    && !rule_destroy(rule, N_LAST_TRIES, &destroyed)) {
+                    && !rule_destroy(peer, rule, N_LAST_TRIES, &destroyed)) {
                     VLOG_ERR("%s: a rule could not be destroyed", peer->name);
                     hmap_remove(&peer->rules, &rule->node);
                     ovs_list_remove(&rule->list_node);
@@ -1053,7 +1094,7 @@ port_flush_handles(struct dpdk_port *port)
     struct dpdk_handle *handle;
 
     LIST_FOR_EACH_SAFE (handle, node, &port->dead_handles) {
-        if (!handle_destroy(handle, N_LAST_TRIES)) {
+        if (!handle_destroy(port, handle, N_LAST_TRIES)) {
             VLOG_ERR("%s: a handle could not be destroyed", port->name);
             ovs_list_remove(&handle->node);
             free(handle);
@@ -1111,9 +1152,30 @@ dpdk_netdev_flush(struct netdev *netdev)
 
 /* The provider. */
 
+static void
+dpdk_unixctl_liberal(struct unixctl_conn *conn, int argc OVS_UNUSED,
+                     const char *argv[], void *aux OVS_UNUSED)
+{
+    bool on = !strcmp(argv[1], "on");
+
+    if (!on && strcmp(argv[1], "off")) {
+        unixctl_command_reply_error(conn, "neither \"on\" nor \"off\"");
+        return;
+    }
+    atomic_store_relaxed(&liberal, on);
+    unixctl_command_reply(conn, NULL);
+}
+
 static int
 dpdk_init(void)
 {
+    static struct ovsthread_once once = OVSTHREAD_ONCE_INITIALIZER;
+
+    if (ovsthread_once_start(&once)) {
+        unixctl_command_register("ct-offload-dpdk/liberal", "on|off", 1, 1,
+                                 dpdk_unixctl_liberal, NULL);
+        ovsthread_once_done(&once);
+    }
     atomic_store_relaxed(&running, true);
     return 0;
 }
@@ -1183,7 +1245,7 @@ port_get_report(struct dpdk_port *port, struct port_report *report)
         report->n_rules_shared += rule->n_conns > 1;
         if (n_queries > 0 && !port->verified) {
             n_queries--;
-            rule_count(rule, time_msec());
+            rule_count(port, rule, time_msec());
         }
     }
     if (port->layout.invalid) {
