@@ -4,11 +4,12 @@
 Run it as one of:
 
     serve PROTO ADDR PORT               Send back whatever comes, and what
-                                        "get" and "big" ask for.
+                                        "get" asks for.
     once PROTO ADDR PORT SPORT          Send a message from port SPORT, get it
                                         back, and end.
     send PROTO ADDR PORT SPORT          Send a message only.
-    big udp ADDR PORT SPORT             Get a message back that is fragmented.
+    large udp ADDR PORT SPORT           The same as "once" with a message that
+                                        is fragmented.
     reset tcp ADDR PORT SPORT           The same as "once", but end the
                                         connection by a reset.
     hold PROTO ADDR PORT SPORT          The same as "once", but do not end.  Do
@@ -19,8 +20,15 @@ Run it as one of:
                                         Download as much over TCP, at RATE
                                         megabytes per second, and compare
                                         checksums.
-    flood tcp|udp DEV SRC DST DMAC N    Send N packets that each begin a
-                                        connection, all over the device DEV.
+    many PROTO ADDR PORT SPORT N        The same as "once", N times, from ports
+                                        SPORT on, all at the same time.  End
+                                        with SIGTERM.
+    flood PROTO DEV SRC DST DMAC N      Send N packets that each begin a
+                                        connection over the device DEV.
+    packet PROTO DEV VLAN DMAC SRC DST SPORT DPORT [FLAGS SEQ ACK]
+                                        Send a packet over the device DEV, with
+                                        a tag unless VLAN is 0.  FLAGS are some
+                                        of the letters FSRPA.
 
 PROTO is "tcp" or "udp".
 """
@@ -99,7 +107,7 @@ def serve(proto, addr, port):
                              daemon=True).start()
         else:
             data, peer = sock.recvfrom(CHUNK)
-            sock.sendto(data * 1000 if data == b"big" else data, peer)
+            sock.sendto(data, peer)
 
 
 # Clients.
@@ -112,10 +120,11 @@ def connect(proto, addr, port, sport):
     return sock
 
 
-def exchange(sock, message=b"hello", answer=b"hello"):
+def exchange(sock, message=b"hello"):
     sock.send(message)
-    data = sock.recv(CHUNK)
-    print(message.decode() if data == answer else "wrong answer", flush=True)
+    answer = sock.recv(CHUNK)
+    print(message[:5].decode() if answer == message else "wrong answer",
+          flush=True)
 
 
 def once(proto, addr, port, sport):
@@ -128,9 +137,9 @@ def send(proto, addr, port, sport):
         sock.send(b"hello")
 
 
-def big(proto, addr, port, sport):
+def large(proto, addr, port, sport):
     with connect(proto, addr, port, sport) as sock:
-        exchange(sock, b"big", b"big" * 1000)
+        exchange(sock, b"large" * 600)
 
 
 def reset(proto, addr, port, sport):
@@ -179,6 +188,16 @@ def get(addr, port, sport, megabytes, rate="0"):
     print(f"{megabytes} MB, intact")
 
 
+def many(proto, addr, port, sport, n):
+    socks = [connect(proto, addr, port, int(sport) + i) for i in range(int(n))]
+    for sock in socks:
+        sock.send(b"hello")
+        if sock.recv(CHUNK) != b"hello":
+            sys.exit("wrong answer")
+    print("hello", flush=True)
+    signal.pause()
+
+
 # Packets that are made here.
 
 def checksum(data):
@@ -190,24 +209,59 @@ def checksum(data):
     return ~total & 0xffff
 
 
-def ipv4(proto, src, dst, payload):
+def address(text):
+    return socket.inet_pton(
+        socket.AF_INET6 if ":" in text else socket.AF_INET, text)
+
+
+def ip(proto, src, dst, payload):
+    if len(src) == 16:
+        return (struct.pack("!IHBB", 6 << 28, len(payload), proto, 64)
+                + src + dst + payload)
     header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(payload), 0, 0, 64,
                          proto, 0, src, dst)
     return (header[:10] + struct.pack("!H", checksum(header)) + header[12:]
             + payload)
 
 
+def pseudo_header(proto, src, dst, length):
+    return src + dst + struct.pack("!II", length, proto)
+
+
 def tcp(src, dst, sport, dport, seq, ack, flags, data=b""):
-    def header(csum):
+    def segment(csum):
         return struct.pack("!HHIIBBHHH", sport, dport, seq, ack, 5 << 4, flags,
-                           4096, csum, 0)
-    pseudo = src + dst + struct.pack("!HH", socket.IPPROTO_TCP,
-                                     20 + len(data))
-    return header(checksum(pseudo + header(0) + data)) + data
+                           4096, csum, 0) + data
+    pseudo = pseudo_header(socket.IPPROTO_TCP, src, dst, 20 + len(data))
+    return ip(socket.IPPROTO_TCP, src, dst,
+              segment(checksum(pseudo + segment(0))))
 
 
-def udp(sport, dport, data):
-    return struct.pack("!HHHH", sport, dport, 8 + len(data), 0) + data
+def udp(src, dst, sport, dport, data):
+    def datagram(csum):
+        return struct.pack("!HHHH", sport, dport, 8 + len(data), csum) + data
+    pseudo = pseudo_header(socket.IPPROTO_UDP, src, dst, 8 + len(data))
+    return ip(socket.IPPROTO_UDP, src, dst,
+              datagram(checksum(pseudo + datagram(0)) or 0xffff))
+
+
+def ethernet(sock, mac, src, vlan=0):
+    tag = struct.pack("!HH", 0x8100, vlan) if vlan else b""
+    return (bytes.fromhex(mac.replace(":", "")) + sock.getsockname()[4] + tag
+            + struct.pack("!H", 0x86dd if len(src) == 16 else 0x800))
+
+
+def packet(proto, device, vlan, mac, saddr, daddr, sport, dport, flags="",
+           seq="0", ack="0"):
+    src, dst = address(saddr), address(daddr)
+    if proto == "tcp":
+        bits = sum(1 << "FSRPA".index(flag) for flag in flags)
+        data = tcp(src, dst, int(sport), int(dport), int(seq), int(ack), bits)
+    else:
+        data = udp(src, dst, int(sport), int(dport), b"hello")
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
+        sock.bind((device, 0))
+        sock.send(ethernet(sock, mac, src, int(vlan)) + data)
 
 
 def queue_seq(sock, queue):
@@ -224,41 +278,45 @@ def send_far_segment(sock):
 
     (saddr, sport), (daddr, dport) = sock.getsockname(), sock.getpeername()
     src, dst = socket.inet_aton(saddr), socket.inet_aton(daddr)
-    packet = ipv4(socket.IPPROTO_TCP, src, dst,
-                  tcp(src, dst, sport, dport, (seq + (1 << 30)) & 0xffffffff,
-                      ack, 0x18, b"far"))
+    data = tcp(src, dst, sport, dport, (seq + (1 << 30)) & 0xffffffff, ack,
+               0x18, b"far")
     with socket.socket(socket.AF_INET, socket.SOCK_RAW,
                        socket.IPPROTO_RAW) as raw:
-        raw.sendto(packet, (daddr, 0))
+        raw.sendto(data, (daddr, 0))
     print("far", flush=True)
 
 
+def send_waiting(sock, frame):
+    """Sends 'frame' as soon as there is room for it."""
+    while True:
+        try:
+            sock.send(frame)
+            return
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+        select.select([], [sock], [], 0.01)
+
+
 def flood(proto, device, saddr, daddr, mac, n):
-    src, dst = socket.inet_aton(saddr), socket.inet_aton(daddr)
+    src, dst = address(saddr), address(daddr)
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
         sock.bind((device, 0))
-        ethernet = (bytes.fromhex(mac.replace(":", ""))
-                    + sock.getsockname()[4] + b"\x08\x00")
+        header = ethernet(sock, mac, src)
         for i in range(int(n)):
+            # More would not fit into the queues on the way.
+            if i % 500 == 499:
+                time.sleep(0.002)
             sport, dport = 1024 + i % 50000, 80 + i // 50000
             if proto == "tcp":
-                packet = ipv4(socket.IPPROTO_TCP, src, dst,
-                              tcp(src, dst, sport, dport, i, 0, 2))
+                data = tcp(src, dst, sport, dport, i, 0, 2)
             else:
-                packet = ipv4(socket.IPPROTO_UDP, src, dst,
-                              udp(sport, dport, b"flood"))
-            while True:
-                try:
-                    sock.send(ethernet + packet)
-                    break
-                except OSError as error:
-                    if error.errno != errno.ENOBUFS:
-                        raise
-                    select.select([], [sock], [], 0.01)
+                data = udp(src, dst, sport, dport, b"flood")
+            send_waiting(sock, header + data)
 
 
-ROLES = {f.__name__: f for f in (serve, once, send, big, reset, hold, get,
-                                 flood)}
+ROLES = {f.__name__: f for f in (serve, once, send, large, reset, hold, get,
+                                 many, flood, packet)}
 
 if __name__ == "__main__":
     ROLES[sys.argv[1]](*sys.argv[2:])
