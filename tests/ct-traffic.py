@@ -163,6 +163,7 @@ def hold(proto, addr, port, sport):
 
 def get(addr, port, sport, megabytes, rate="0"):
     sock = connect("tcp", addr, port, sport)
+    exchange(sock)
     size = int(megabytes) * MEGABYTE
     sock.send(b"get %d\n" % int(megabytes))
     digest = hashlib.sha256()
