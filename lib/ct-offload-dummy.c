@@ -262,6 +262,7 @@ dummy_get_debug(struct ds *ds, struct json *json)
 
 const struct ct_offload_class ct_offload_dummy_class = {
     .name = "dummy",
+    .thread_safe = true,
     .can_offload = dummy_can_offload,
     .conn_add = dummy_conn_add,
     .conn_del = dummy_conn_del,

@@ -66,9 +66,13 @@ atomic_bool ct_offload_active = false;
 /* Does any provider accept new connections? */
 static atomic_bool accepting = false;
 
-/* Is any of them interested in the TCP handshake?  Is any not thread-safe? */
+/* Is any of them interested in the TCP handshake? */
 static atomic_bool wants_handshake = false;
-static atomic_bool any_serial = false;
+
+/* Slots of those that are not thread-safe, and of those that are, as a bit for
+ * each. */
+static atomic_uint serial_slots = 0;
+static atomic_uint safe_slots = 0;
 
 /* Configuration: "hw-offload-ct", "hw-offload-ct-size",
  * "hw-offload-ct-bypass" and "hw-offload-ct-threads". */
@@ -450,7 +454,7 @@ registry_changed(bool holding)
 {
     bool handshake = false;
     bool accept = false;
-    bool serial = false;
+    unsigned int serial = 0, safe = 0;
     unsigned int max;
 
     for (size_t i = 0; i < CT_OFFLOAD_MAX_PROVIDERS; i++) {
@@ -460,13 +464,16 @@ registry_changed(bool holding)
             accept = true;
             handshake |= p->class->est_on_handshake;
         }
-        serial |= p && !p->class->thread_safe;
+        if (p) {
+            *(p->class->thread_safe ? &safe : &serial) |= 1u << i;
+        }
     }
     atomic_read_relaxed(&max_conns, &max);
     accept = accept && config_enabled && max;
 
     atomic_store_relaxed(&wants_handshake, handshake);
-    atomic_store_relaxed(&any_serial, serial);
+    atomic_store_relaxed(&serial_slots, serial);
+    atomic_store_relaxed(&safe_slots, safe);
     atomic_store_relaxed(&accepting, accept);
     atomic_store_relaxed(&ct_offload_active, accept || holding);
 }
@@ -963,166 +970,218 @@ log_add_error(const struct provider *p, const struct ct_offload_op *op,
 static void
 op_preset(struct ct_offload_op *op)
 {
+    static const int errors[CT_OFFLOAD_N_OPS] = {
+        [CT_OFFLOAD_OP_UPD] = ENODATA,
+        [CT_OFFLOAD_OP_POLICY] = EPERM,
+    };
+
     op->last_used = 0;
-    switch (op->type) {
-    case CT_OFFLOAD_OP_ADD:
-    case CT_OFFLOAD_OP_DEL:
-    case CT_OFFLOAD_OP_EST:
-    case CT_OFFLOAD_OP_FLUSH:
-        op->error = 0;
-        break;
-    case CT_OFFLOAD_OP_UPD:
-        op->error = ENODATA;
-        break;
-    case CT_OFFLOAD_OP_POLICY:
-        op->error = EPERM;
-        break;
-    default:
-        op->error = EINVAL;
-        break;
-    }
+    op->error = op->type < CT_OFFLOAD_N_OPS ? errors[op->type] : EINVAL;
 }
 
-/* Is 'op' a matter for 'p'?  Sets 'op->ctx.priv' for 'p'. */
-static bool
-op_is_for(struct ct_offload_op *op, struct provider *p)
+/* Is 'op' a matter for 'p'?  One function for each kind of operation. */
+
+static inline bool
+add_is_for(const struct ct_offload_op *op, struct provider *p)
 {
-    uint8_t bit = 1u << p->slot;
-
-    if (op->skip) {
-        return false;
-    }
-    op->ctx.priv = op->priv ? &op->priv[p->slot] : NULL;
-    switch (op->type) {
-    case CT_OFFLOAD_OP_ADD:
-        return (!(op->held & bit) && !provider_is_leaving(p)
-                && ct_offload_is_accepting()
-                && p->class->can_offload(&op->ctx));
-    case CT_OFFLOAD_OP_DEL:
-    case CT_OFFLOAD_OP_UPD:
-        return op->held & bit;
-    case CT_OFFLOAD_OP_EST:
-        return (op->held & ~op->est & bit
-                && (!p->class->est_on_handshake
-                    || conntrack_offload_handshake_done(op->ctx.conn)));
-    case CT_OFFLOAD_OP_POLICY:
-    case CT_OFFLOAD_OP_FLUSH:
-        return !provider_is_leaving(p);
-    default:
-        return false;
-    }
+    return (!(op->held & (1u << p->slot)) && !provider_is_leaving(p)
+            && ct_offload_is_accepting()
+            && p->class->can_offload(&op->ctx));
 }
 
-/* 'p' has done its part of 'op', with this result. */
-static void
-op_merge(struct ct_offload_op *op, const struct provider *p,
-         struct thread_stats *stats, int error, long long int last_used)
+static inline bool
+est_is_for(const struct ct_offload_op *op, const struct provider *p)
+{
+    return (op->held & ~op->est & (1u << p->slot)
+            && (!p->class->est_on_handshake
+                || conntrack_offload_handshake_done(op->ctx.conn)));
+}
+
+/* For DEL and UPD. */
+static inline bool
+held_is_for(const struct ct_offload_op *op, const struct provider *p)
+{
+    return op->held & (1u << p->slot);
+}
+
+/* 'p' has done its part of 'op', with this result.  One function for each kind
+ * of operation. */
+
+static inline void
+op_count(struct ct_offload_op *op, const struct provider *p,
+         struct thread_stats *stats, int error)
 {
     struct op_stats *op_stats = &stats->ops[p->slot][op->type];
-    uint8_t bit = 1u << p->slot;
 
     OVS_USDT_PROBE(ct_offload, op, p->class->name, op->type, op->ctx.conn,
                    error);
     counter_add(&op_stats->total, 1);
-    switch (op->type) {
-    case CT_OFFLOAD_OP_ADD:
-        COVERAGE_INC(ct_offload_add);
-        if (!error) {
-            op->held |= bit;
-            counter_add(&stats->n_held[p->slot], 1);
-        } else {
-            COVERAGE_INC(ct_offload_add_error);
-            counter_add(&op_stats->errors, 1);
-            log_add_error(p, op, error);
-            if (op->priv) {
-                op->priv[p->slot] = NULL;
-            }
-            if (!op->error) {
-                op->error = error;
-            }
-        }
-        break;
-    case CT_OFFLOAD_OP_DEL:
-        COVERAGE_INC(ct_offload_del);
-        op->held &= ~bit;
-        op->est &= ~bit;
-        if (op->priv) {
-            op->priv[p->slot] = NULL;
-        }
-        counter_add(&stats->n_held[p->slot], -1);
-        break;
-    case CT_OFFLOAD_OP_EST:
-        COVERAGE_INC(ct_offload_est);
-        op->est |= bit;
-        break;
-    case CT_OFFLOAD_OP_UPD:
-        COVERAGE_INC(ct_offload_upd);
-        if (!error) {
-            op->error = 0;
-            op->last_used = MAX(op->last_used, last_used);
-        } else {
-            counter_add(&op_stats->errors, 1);
-        }
-        break;
-    case CT_OFFLOAD_OP_POLICY:
-        if (!error) {
-            op->error = 0;
-        }
-        break;
-    case CT_OFFLOAD_OP_FLUSH:
-    default:
-        break;
+    if (OVS_UNLIKELY(error)) {
+        counter_add(&op_stats->errors, 1);
     }
 }
 
-/* Has 'p' do its part of 'op' by the callback for it. */
-static void
+static inline void
+add_merge(struct ct_offload_op *op, const struct provider *p,
+          struct thread_stats *stats, int error)
+{
+    op_count(op, p, stats, error);
+    COVERAGE_INC(ct_offload_add);
+    if (!error) {
+        op->held |= 1u << p->slot;
+        counter_add(&stats->n_held[p->slot], 1);
+    } else {
+        COVERAGE_INC(ct_offload_add_error);
+        log_add_error(p, op, error);
+        if (op->priv) {
+            op->priv[p->slot] = NULL;
+        }
+        if (!op->error) {
+            op->error = error;
+        }
+    }
+}
+
+static inline void
+del_merge(struct ct_offload_op *op, const struct provider *p,
+          struct thread_stats *stats)
+{
+    op_count(op, p, stats, 0);
+    COVERAGE_INC(ct_offload_del);
+    op->held &= ~(1u << p->slot);
+    op->est &= ~(1u << p->slot);
+    if (op->priv) {
+        op->priv[p->slot] = NULL;
+    }
+    counter_add(&stats->n_held[p->slot], -1);
+}
+
+static inline void
+est_merge(struct ct_offload_op *op, const struct provider *p,
+          struct thread_stats *stats)
+{
+    op_count(op, p, stats, 0);
+    COVERAGE_INC(ct_offload_est);
+    op->est |= 1u << p->slot;
+}
+
+static inline void
+upd_merge(struct ct_offload_op *op, const struct provider *p,
+          struct thread_stats *stats, int error, long long int last_used)
+{
+    op_count(op, p, stats, error);
+    COVERAGE_INC(ct_offload_upd);
+    if (!error) {
+        op->error = 0;
+        op->last_used = MAX(op->last_used, last_used);
+    }
+}
+
+/* Has 'p' do its part of 'op', if it has one, by the callback for it. */
+static inline void
 provider_do(struct provider *p, struct ct_offload_op *op,
             struct thread_stats *stats)
 {
     const struct ct_offload_class *class = p->class;
-    long long int last_used = 0;
-    int error = 0;
+    int error;
 
+    op->ctx.priv = op->priv ? &op->priv[p->slot] : NULL;
     switch (op->type) {
     case CT_OFFLOAD_OP_ADD:
-        error = class->conn_add(&op->ctx);
+        if (add_is_for(op, p)) {
+            error = class->conn_add(&op->ctx);
+            add_merge(op, p, stats, error);
+        }
         break;
     case CT_OFFLOAD_OP_DEL:
-        class->conn_del(&op->ctx);
+        if (held_is_for(op, p)) {
+            class->conn_del(&op->ctx);
+            del_merge(op, p, stats);
+        }
         break;
     case CT_OFFLOAD_OP_EST:
-        if (class->conn_established) {
-            class->conn_established(&op->ctx);
+        if (est_is_for(op, p)) {
+            if (class->conn_established) {
+                class->conn_established(&op->ctx);
+            }
+            est_merge(op, p, stats);
         }
         break;
     case CT_OFFLOAD_OP_UPD:
-        if (class->conn_update) {
-            last_used = class->conn_update(&op->ctx);
-        } else {
-            error = ENODATA;
+        if (held_is_for(op, p)) {
+            long long int last_used = 0;
+
+            error = class->conn_update ? 0 : ENODATA;
+            if (!error) {
+                last_used = class->conn_update(&op->ctx);
+            }
+            upd_merge(op, p, stats, error, last_used);
         }
         break;
     case CT_OFFLOAD_OP_POLICY:
-        error = class->can_offload(&op->ctx) ? 0 : EPERM;
+        if (!provider_is_leaving(p)) {
+            error = class->can_offload(&op->ctx) ? 0 : EPERM;
+            op_count(op, p, stats, 0);
+            if (!error) {
+                op->error = 0;
+            }
+        }
         break;
     case CT_OFFLOAD_OP_FLUSH:
-        if (class->flush) {
-            class->flush();
+        if (!provider_is_leaving(p)) {
+            if (class->flush) {
+                class->flush();
+            }
+            op_count(op, p, stats, 0);
         }
         break;
     default:
-        OVS_NOT_REACHED();
+        break;
     }
-    op_merge(op, p, stats, error, last_used);
 }
 
-/* May 'op' be in a batch that a provider gets? */
+/* Is 'op' to be in a batch for the 'batch_submit' of 'p'? */
 static bool
-op_is_batchable(const struct ct_offload_op *op)
+op_is_batched(const struct ct_offload_op *op, struct provider *p)
 {
-    return op->type != CT_OFFLOAD_OP_POLICY
-           && op->type != CT_OFFLOAD_OP_FLUSH;
+    switch (op->type) {
+    case CT_OFFLOAD_OP_ADD:
+        return add_is_for(op, p);
+    case CT_OFFLOAD_OP_DEL:
+    case CT_OFFLOAD_OP_UPD:
+        return held_is_for(op, p);
+    case CT_OFFLOAD_OP_EST:
+        return est_is_for(op, p);
+    case CT_OFFLOAD_OP_POLICY:
+    case CT_OFFLOAD_OP_FLUSH:
+    default:
+        return false;
+    }
+}
+
+/* 'p' has done its part of 'op' in a batch, where it is 'done'. */
+static void
+op_merge_batched(struct ct_offload_op *op, const struct provider *p,
+                 struct thread_stats *stats, const struct ct_offload_op *done)
+{
+    switch (op->type) {
+    case CT_OFFLOAD_OP_ADD:
+        add_merge(op, p, stats, done->error);
+        break;
+    case CT_OFFLOAD_OP_DEL:
+        del_merge(op, p, stats);
+        break;
+    case CT_OFFLOAD_OP_EST:
+        est_merge(op, p, stats);
+        break;
+    case CT_OFFLOAD_OP_UPD:
+        upd_merge(op, p, stats, done->error, done->last_used);
+        break;
+    case CT_OFFLOAD_OP_POLICY:
+    case CT_OFFLOAD_OP_FLUSH:
+    default:
+        OVS_NOT_REACHED();
+    }
 }
 
 /* Has 'p' do its part of the 'n' operations in 'ops', at most
@@ -1138,14 +1197,16 @@ provider_do_batch(struct provider *p, struct ct_offload_op *ops, size_t n,
     ct_offload_op_batch_init(&batch);
     for (size_t i = 0; i < n; i++) {
         op = &ops[i];
-        if (!op_is_for(op, p)) {
+        if (op->skip) {
             continue;
         }
-        if (op_is_batchable(op)) {
+        op->ctx.priv = op->priv ? &op->priv[p->slot] : NULL;
+        if (op_is_batched(op, p)) {
             origin[batch.n_ops] = op;
             batch.ops[batch.n_ops] = *op;
             op_preset(&batch.ops[batch.n_ops++]);
-        } else {
+        } else if (op->type == CT_OFFLOAD_OP_POLICY
+                   || op->type == CT_OFFLOAD_OP_FLUSH) {
             provider_do(p, op, stats);
         }
     }
@@ -1155,7 +1216,7 @@ provider_do_batch(struct provider *p, struct ct_offload_op *ops, size_t n,
 
     p->class->batch_submit(&batch);
     CT_OFFLOAD_BATCH_OP_FOR_EACH (i, op, &batch) {
-        op_merge(origin[i], p, stats, op->error, op->last_used);
+        op_merge_batched(origin[i], p, stats, op);
     }
 }
 
@@ -1172,7 +1233,7 @@ provider_dispatch(struct provider *p, struct ct_offload_op *ops, size_t n,
         }
     } else {
         for (size_t i = 0; i < n; i++) {
-            if (op_is_for(&ops[i], p)) {
+            if (!ops[i].skip) {
                 provider_do(p, &ops[i], stats);
             }
         }
@@ -1181,14 +1242,14 @@ provider_dispatch(struct provider *p, struct ct_offload_op *ops, size_t n,
     stats->depth--;
 }
 
-/* Has the providers that are thread-safe, or those that are not, do the 'n'
- * operations in 'ops'. */
+/* Has the providers in 'slots', a bit for each, do the 'n' operations in
+ * 'ops', if they are 'thread_safe' or not. */
 static void
-dispatch_to(bool thread_safe, struct ct_offload_op *ops, size_t n,
-            struct thread_stats *stats)
+dispatch_to(unsigned int slots, bool thread_safe, struct ct_offload_op *ops,
+            size_t n, struct thread_stats *stats)
 {
-    for (size_t i = 0; i < CT_OFFLOAD_MAX_PROVIDERS; i++) {
-        struct provider *p = provider_get(i);
+    for (; slots; slots = zero_rightmost_1bit(slots)) {
+        struct provider *p = provider_get(raw_ctz(slots));
 
         if (p && p->class->thread_safe == thread_safe) {
             provider_dispatch(p, ops, n, stats);
@@ -1204,20 +1265,21 @@ void
 ct_offload_dispatch(struct ct_offload_op *ops, size_t n)
 {
     struct thread_stats *stats = stats_get();
-    bool serial;
+    unsigned int serial, safe;
 
     for (size_t i = 0; i < n; i++) {
         op_preset(&ops[i]);
     }
 
     /* A provider that comes just now has nothing to do with 'ops'. */
-    atomic_read_relaxed(&any_serial, &serial);
+    atomic_read_relaxed(&serial_slots, &serial);
     if (serial) {
         ovs_mutex_lock(&ct_offload_mutex);
-        dispatch_to(false, ops, n, stats);
+        dispatch_to(serial, false, ops, n, stats);
         ovs_mutex_unlock(&ct_offload_mutex);
     }
-    dispatch_to(true, ops, n, stats);
+    atomic_read_relaxed(&safe_slots, &safe);
+    dispatch_to(safe, true, ops, n, stats);
 }
 
 /* Batches. */
