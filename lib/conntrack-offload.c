@@ -348,7 +348,7 @@ conn_extend(struct conntrack *ct, struct conn *conn, long long int last_used,
         .key_node[CT_DIR_FWD].key.zone = conn->key_node[CT_DIR_FWD].key.zone,
     };
     long long int new, old;
-    uint8_t timeout;
+    enum ct_timeout timeout;
 
     atomic_read_relaxed(&conn->expiration, &old);
     if (!last_used) {
@@ -1119,7 +1119,7 @@ conn_seen_eligible(struct conn_offload_batch *batch, struct conntrack *ct,
 
 void
 conntrack_offload_conn_seen__(struct conntrack *ct, struct conn *conn,
-                              const struct dp_packet *pkt, bool reply,
+                              const struct dp_packet *pkt, const bool *reply,
                               enum ct_update_res res)
 {
     uint32_t state = conn_offload_state(conn);
@@ -1139,13 +1139,13 @@ conntrack_offload_conn_seen__(struct conntrack *ct, struct conn *conn,
 
     batch = batch_enter();
     if (state & CONN_OFFLOAD_AWAIT_EST && res == CT_UPDATE_VALID) {
-        conn_seen_reply(batch, conn, pkt, reply);
+        conn_seen_reply(batch, conn, pkt, *reply);
     }
     if (fin && conn_raise(conn, CONN_OFFLOAD_PENDING_EVICT,
                           CONN_OFFLOAD_AWAIT_FIN, CONN_OFFLOAD_CLOSED)) {
         batch_add(batch, conn);
     }
-    if (state & CONN_OFFLOAD_ELIGIBLE && !reply) {
+    if (state & CONN_OFFLOAD_ELIGIBLE && !*reply) {
         conn_seen_eligible(batch, ct, conn, pkt);
     }
     batch_run_if_full(batch);
@@ -1180,24 +1180,11 @@ conntrack_offload_conn_forced__(struct conn *conn)
 
     /* The successor of 'conn', with the same tuple, comes after 'conn' in the
      * batch and in the queue. */
-    batch_raise(batch, conn, CONN_OFFLOAD_PENDING_DEL);
+    if (conn_raise(conn, CONN_OFFLOAD_PENDING_DEL, 0, CONN_OFFLOAD_FORCED)) {
+        batch_add(batch, conn);
+    }
     batch_run_if_full(batch);
     batch_leave(batch);
-}
-
-/* Is 'conn', the time of which is up in software, alive in hardware?  A
- * connection that was forced to expire is not. */
-bool
-conntrack_offload_conn_alive(const struct conn *conn)
-{
-    long long int expiration;
-
-    if (!(conn_offload_state(conn) & CONN_OFFLOAD_HELD_MASK)) {
-        return false;
-    }
-    atomic_read_relaxed(&CONST_CAST(struct conn *, conn)->expiration,
-                        &expiration);
-    return expiration != 0;
 }
 
 /* 'conn' was removed from conntrack.  Has 'delete' called for it, as by

@@ -101,6 +101,8 @@ enum conn_offload_state {
                                            * that are being unregistered. */
     CONN_OFFLOAD_PENDING_EXPIRE = 1 << 26, /* UPD, and DEL if not in use. */
     CONN_OFFLOAD_PENDING_MASK = 0x7f << 20,
+
+    CONN_OFFLOAD_FORCED = 1 << 27,  /* Made to expire at once. */
 };
 
 struct conn_offload_batch;
@@ -112,7 +114,7 @@ void conntrack_offload_conn_init__(struct conntrack *, struct conn *,
                                    const struct dp_packet *);
 void conntrack_offload_conn_uninit__(struct conn *);
 void conntrack_offload_conn_seen__(struct conntrack *, struct conn *,
-                                   const struct dp_packet *, bool reply,
+                                   const struct dp_packet *, const bool *reply,
                                    enum ct_update_res);
 void conntrack_offload_conn_changed__(struct conn *);
 void conntrack_offload_conn_forced__(struct conn *);
@@ -130,7 +132,6 @@ void conntrack_offload_init(struct conntrack *);
 void conntrack_offload_destroy(struct conntrack *);
 void conntrack_offload_conn_postpone(void (*delete)(struct conn *),
                                      struct conn *);
-bool conntrack_offload_conn_alive(const struct conn *);
 uint32_t conntrack_offload_conn_status(const struct conn *);
 
 static inline uint32_t
@@ -185,11 +186,12 @@ conntrack_offload_conn_uninit(struct conn *conn)
     }
 }
 
-/* 'pkt' belongs to 'conn', in the reply direction if 'reply', and has updated
- * it with result 'res'.  No lock may be held. */
+/* 'pkt' belongs to 'conn', in the reply direction if '*reply', and has updated
+ * it with result 'res'.  No lock may be held.  ('*reply' is seldom needed, and
+ * this is done for each packet: so it is not read here.) */
 static inline void
 conntrack_offload_conn_seen(struct conntrack *ct, struct conn *conn,
-                            const struct dp_packet *pkt, bool reply,
+                            const struct dp_packet *pkt, const bool *reply,
                             enum ct_update_res res)
 {
     if (OVS_UNLIKELY(conn_offload_state(conn) & CONN_OFFLOAD_AWAIT_MASK)) {
@@ -229,6 +231,16 @@ conntrack_offload_conn_forced(struct conn *conn)
     if (OVS_UNLIKELY(conn_offload_state(conn))) {
         conntrack_offload_conn_forced__(conn);
     }
+}
+
+/* Is 'conn', the time of which is up in software, alive in hardware?  A
+ * connection that was forced to expire is not. */
+static inline bool
+conntrack_offload_conn_alive(const struct conn *conn)
+{
+    uint32_t state = conn_offload_state(conn);
+
+    return state & CONN_OFFLOAD_HELD_MASK && !(state & CONN_OFFLOAD_FORCED);
 }
 
 /* May packets of 'conn' have passed that software has not seen? */

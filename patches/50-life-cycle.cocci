@@ -102,13 +102,13 @@ expression ct, conn, pkt, ctx, now;
 identifier res;
 @@
  enum ct_update_res res = conn_update(ct, conn, pkt, ctx, now);
-+conntrack_offload_conn_seen(ct, conn, pkt, ctx->reply, res);
++conntrack_offload_conn_seen(ct, conn, pkt, &ctx->reply, res);
 
 @ct_seen_assigned depends on !ct_seen@
 expression ct, conn, pkt, ctx, now, res;
 @@
  res = conn_update(ct, conn, pkt, ctx, now);
-+conntrack_offload_conn_seen(ct, conn, pkt, ctx->reply, res);
++conntrack_offload_conn_seen(ct, conn, pkt, &ctx->reply, res);
 
 @ct_mark@
 expression conn, pkt;
