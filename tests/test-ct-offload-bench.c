@@ -375,7 +375,8 @@ struct worker {
     void (*main)(struct worker *);
 
     unsigned long long int n;       /* What was done... */
-    long long int ns;               /* ...in this time. */
+    long long int ns;               /* ...in this time... */
+    long long int cpu_ns;           /* ...which took this time of the CPU. */
 };
 
 static struct ovs_barrier workers_ready;
@@ -399,6 +400,7 @@ worker_begin(struct worker *w)
 {
     ovs_barrier_block(&workers_ready);
     provider_be_slow(true);
+    w->cpu_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID);
     w->ns = now_ns();
 }
 
@@ -406,6 +408,7 @@ static void
 worker_end(struct worker *w, unsigned long long int n)
 {
     w->ns = now_ns() - w->ns;
+    w->cpu_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID) - w->cpu_ns;
     w->n = n;
 }
 
@@ -419,15 +422,16 @@ worker_main(void *w_)
     return NULL;
 }
 
-/* Has as many threads as the arguments say call 'main', and returns what they
- * have done per second, together. */
-static double
-workers_run(struct conntrack *ct, void (*main)(struct worker *))
+/* Has as many threads as the arguments say call 'main'.  Prints how many of
+ * 'what' they have done per second, and per second of CPU time, together. */
+static void
+workers_run(struct conntrack *ct, void (*main)(struct worker *),
+            const char *what)
 {
     unsigned int n = smap_get_uint(&args, "threads", 1);
     unsigned long long int pkts = smap_get_ullong(&args, "pkts", 0);
     struct worker *workers = xcalloc(n, sizeof *workers);
-    double rate = 0;
+    double rate = 0, cpu_rate = 0;
 
     atomic_init(&workers_stop, false);
     ovs_barrier_init(&workers_ready, n + 1);
@@ -450,12 +454,14 @@ workers_run(struct conntrack *ct, void (*main)(struct worker *))
     for (unsigned int i = 0; i < n; i++) {
         xpthread_join(workers[i].thread, NULL);
         rate += workers[i].n * 1e9 / workers[i].ns;
+        cpu_rate += workers[i].n * 1e9 / workers[i].cpu_ns;
     }
     provider_be_slow(false);
     ovsrcu_quiesce_end();
     ovs_barrier_destroy(&workers_ready);
     free(workers);
-    return rate;
+    printf("%s-per-second %.0f\n", what, rate);
+    printf("%s-per-cpu-second %.0f\n", what, cpu_rate);
 }
 
 /* The connections of each worker have numbers of their own. */
@@ -541,7 +547,7 @@ cmd_established(void)
 {
     struct conntrack *ct = begin();
 
-    printf("packets-per-second %.0f\n", workers_run(ct, established_main));
+    workers_run(ct, established_main, "packets");
     end(ct);
 }
 
@@ -635,7 +641,7 @@ cmd_setup(void)
 {
     struct conntrack *ct = begin();
 
-    printf("connections-per-second %.0f\n", workers_run(ct, setup_main));
+    workers_run(ct, setup_main, "connections");
     end(ct);
 }
 
@@ -684,7 +690,7 @@ cmd_mixed(void)
 {
     struct conntrack *ct = begin();
 
-    printf("packets-per-second %.0f\n", workers_run(ct, mixed_main));
+    workers_run(ct, mixed_main, "packets");
     end(ct);
 }
 
@@ -1057,8 +1063,7 @@ cmd_dispatch(void)
     ovs_assert(!ct_offload_register(&null_class));
     for (size_t i = 0; i < ARRAY_SIZE(functions); i++) {
         dispatch_function = functions[i].function;
-        printf("%s-per-second %.0f\n", functions[i].name,
-               workers_run(ct, dispatch_main));
+        workers_run(ct, dispatch_main, functions[i].name);
         conntrack_flush(ct, NULL);
     }
     ct_offload_unregister(&null_class);
