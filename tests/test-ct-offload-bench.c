@@ -21,6 +21,7 @@
 #include "ct-dpif.h"
 #ifndef CT_BENCH_PLAIN
 #include "ct-offload.h"
+#include "ct-offload-thread.h"
 #endif
 #include "dp-packet.h"
 #include "fatal-signal.h"
@@ -207,6 +208,8 @@ provider_start(void)
 {
     if (smap_get_bool(&args, "offload", false)) {
         ct_offload_set_config(&args);
+        ct_offload_threads_start(smap_get_uint(&args, "hw-offload-ct-threads",
+                                               1));
         ovs_assert(!ct_offload_register(&provider));
     }
 }
@@ -217,6 +220,7 @@ provider_stop(void)
 {
     if (smap_get_bool(&args, "offload", false)) {
         ct_offload_unregister(&provider);
+        ct_offload_threads_stop();
     }
 }
 
@@ -840,7 +844,7 @@ cmd_scale(void)
 
 #ifndef CT_BENCH_PLAIN
 /* Dispatch: operations on BURST connections, over and over, that a provider
- * has no work with. */
+ * has no work with.  There are no offload threads. */
 
 static bool
 null_can_offload(const struct ct_offload_ctx *ctx OVS_UNUSED)
@@ -1058,8 +1062,6 @@ cmd_dispatch(void)
 
     null_class_init();
     ct = begin();
-    smap_replace(&args, "hw-offload-ct-threads", "0");
-    ct_offload_set_config(&args);
     ovs_assert(!ct_offload_register(&null_class));
     for (size_t i = 0; i < ARRAY_SIZE(functions); i++) {
         dispatch_function = functions[i].function;
