@@ -376,6 +376,7 @@ struct worker {
     unsigned int id;
     struct conntrack *ct;
     unsigned long long int pkts;    /* To be sent, 0 for no limit. */
+    unsigned int iterations;        /* Of its loop. */
     void (*main)(struct worker *);
 
     unsigned long long int n;       /* What was done... */
@@ -406,6 +407,17 @@ worker_begin(struct worker *w)
     provider_be_slow(true);
     w->cpu_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID);
     w->ns = now_ns();
+}
+
+/* At the end of each iteration of a worker's loop: quiesces as often as a PMD
+ * thread does. */
+static void
+worker_iterate(struct worker *w)
+{
+    if (++w->iterations >= 1024) {
+        w->iterations = 0;
+        ovsrcu_try_quiesce();
+    }
 }
 
 static void
@@ -536,11 +548,9 @@ established_main(struct worker *w)
     established_prepare(w, &orig, now);
     worker_begin(w);
     while (worker_goes_on(w, n)) {
-        for (int i = 0; i < 16; i++) {
-            burst_execute(&orig, w->ct, true, now);
-            n += BURST;
-        }
-        ovsrcu_quiesce();
+        burst_execute(&orig, w->ct, true, now);
+        n += BURST;
+        worker_iterate(w);
     }
     worker_end(w, n);
     burst_destroy(&orig);
@@ -626,7 +636,7 @@ setup_main(struct worker *w)
     setup_init(&setup, worker_first_conn(w));
     while (setup.n < 2 * WINDOW) {
         setup_run(&setup, w->ct, time_msec());
-        ovsrcu_quiesce();
+        worker_iterate(w);
     }
 
     unsigned long long int start = setup.n;
@@ -634,7 +644,7 @@ setup_main(struct worker *w)
     worker_begin(w);
     while (worker_goes_on(w, 3 * (setup.n - start))) {
         setup_run(&setup, w->ct, time_msec());
-        ovsrcu_quiesce();
+        worker_iterate(w);
     }
     worker_end(w, setup.n - start);
     setup_destroy(&setup);
@@ -666,7 +676,7 @@ mixed_main(struct worker *w)
     setup_init(&setup, worker_first_conn(w) + BURST);
     while (setup.n < 2 * WINDOW) {
         setup_run(&setup, w->ct, time_msec());
-        ovsrcu_quiesce();
+        worker_iterate(w);
     }
 
     worker_begin(w);
@@ -674,15 +684,13 @@ mixed_main(struct worker *w)
     while (worker_goes_on(w, n)) {
         long long int now = time_msec();
 
-        for (int i = 0; i < 16; i++) {
-            burst_execute(&orig, w->ct, true, now);
-            n += BURST;
-        }
+        burst_execute(&orig, w->ct, true, now);
+        n += BURST;
         if (now_ns() >= next) {
             setup_run(&setup, w->ct, now);
             next += interval;
         }
-        ovsrcu_quiesce();
+        worker_iterate(w);
     }
     worker_end(w, n);
     setup_destroy(&setup);
@@ -1035,11 +1043,9 @@ dispatch_main(struct worker *w)
     dispatch_function(&d);
     worker_begin(w);
     while (worker_goes_on(w, n)) {
-        for (int i = 0; i < 32; i++) {
-            dispatch_function(&d);
-            n += BURST;
-        }
-        ovsrcu_quiesce();
+        dispatch_function(&d);
+        n += BURST;
+        worker_iterate(w);
     }
     worker_end(w, n);
     burst_destroy(&d.burst);
