@@ -96,20 +96,62 @@ dpdk_flow_rule_destroy(uint16_t port_id, struct rte_flow *rule,
     return rte_flow_destroy(port_id, rule, error) ? flow_errno() : 0;
 }
 
-/* Destroys 'rule', which is nobody's if that fails: tries for long. */
+/* The layout. */
+
+/* How often to try at once again. */
+enum {
+    N_TRIES = 4,                /* To create something. */
+    N_LAST_TRIES = 64,          /* To destroy it. */
+};
+
+static void
+layout_keep_rule(struct dpdk_flow_layout *layout, struct rte_flow *rule)
+{
+    if (layout->n_rules >= layout->allocated_rules) {
+        layout->rules = x2nrealloc(layout->rules, &layout->allocated_rules,
+                                   sizeof *layout->rules);
+    }
+    layout->rules[layout->n_rules++] = rule;
+}
+
+/* Destroys 'rule' on the port of 'layout', or leaves that to
+ * dpdk_flow_layout_destroy(). */
 static int
-rule_get_rid(uint16_t port_id, struct rte_flow *rule,
-             struct rte_flow_error *error)
+layout_drop_rule(struct dpdk_flow_layout *layout, struct rte_flow *rule,
+                 struct rte_flow_error *error)
 {
     int retval, n = 0;
 
     do {
-        retval = dpdk_flow_rule_destroy(port_id, rule, error);
-    } while (retval && error_is_momentary(retval) && ++n < 64);
+        retval = dpdk_flow_rule_destroy(layout->port_id, rule, error);
+    } while (retval && error_is_momentary(retval) && ++n < N_LAST_TRIES);
+    if (retval) {
+        layout_keep_rule(layout, rule);
+    }
     return retval;
 }
 
-/* The layout. */
+/* The same for 'handle'. */
+static int
+layout_drop_handle(struct dpdk_flow_layout *layout,
+                   struct rte_flow_action_handle *handle,
+                   struct rte_flow_error *error)
+{
+    int retval, n = 0;
+
+    do {
+        retval = dpdk_flow_handle_destroy(layout->port_id, handle, error);
+    } while (retval && error_is_momentary(retval) && ++n < N_LAST_TRIES);
+    if (retval) {
+        if (layout->n_handles >= layout->allocated_handles) {
+            layout->handles = x2nrealloc(layout->handles,
+                                         &layout->allocated_handles,
+                                         sizeof *layout->handles);
+        }
+        layout->handles[layout->n_handles++] = handle;
+    }
+    return retval;
+}
 
 static int
 layout_add(struct dpdk_flow_layout *layout, enum dpdk_flow_group group,
@@ -120,13 +162,12 @@ layout_add(struct dpdk_flow_layout *layout, enum dpdk_flow_group group,
     struct rte_flow *rule;
     int retval, n = 0;
 
-    ovs_assert(layout->n_rules < ARRAY_SIZE(layout->rules));
     do {
         retval = rule_create(layout->port_id, group, priority, items, actions,
                              &rule, error);
-    } while (retval && error_is_momentary(retval) && ++n < 4);
+    } while (retval && error_is_momentary(retval) && ++n < N_TRIES);
     if (!retval) {
-        layout->rules[layout->n_rules++] = rule;
+        layout_keep_rule(layout, rule);
     }
     return retval;
 }
@@ -254,35 +295,65 @@ layout_add_state(struct dpdk_flow_layout *layout, struct rte_flow_error *error)
     return retval;
 }
 
-/* Destroys the rules of 'layout' from the 'n'th on, the last one first.
- * Returns the number of rules that could not be destroyed, and forgets them.
- */
-static size_t
+/* Destroys the rules of 'layout' from the 'n'th on, the last one first, or as
+ * many of them as possible. */
+static void
 layout_truncate(struct dpdk_flow_layout *layout, size_t n)
 {
-    size_t n_failed = 0;
+    size_t n_dropped = layout->n_rules - n;
+    struct rte_flow **dropped = xmemdup(&layout->rules[n],
+                                        n_dropped * sizeof *dropped);
 
-    while (layout->n_rules > n) {
-        struct rte_flow *rule = layout->rules[--layout->n_rules];
+    layout->n_rules = n;
+    while (n_dropped) {
+        struct rte_flow *rule = dropped[--n_dropped];
         struct rte_flow_error error;
 
-        if (rule_get_rid(layout->port_id, rule, &error)) {
-            n_failed++;
-        }
+        layout_drop_rule(layout, rule, &error);
         if (rule == layout->invalid) {
             layout->invalid = NULL;
         }
     }
-    return n_failed;
+    free(dropped);
 }
 
-/* Destroys the rules of 'layout'.  Returns the number of rules that could not
- * be destroyed, and forgets them. */
+/* Destroys what is not needed in 'layout' but could not be destroyed before.
+ */
+void
+dpdk_flow_layout_tidy(struct dpdk_flow_layout *layout)
+{
+    size_t n = layout->n_handles;
+
+    if (layout->n_rules > layout->n_needed) {
+        layout_truncate(layout, layout->n_needed);
+    }
+    layout->n_handles = 0;
+    for (size_t i = 0; i < n; i++) {
+        struct rte_flow_error error;
+
+        layout_drop_handle(layout, layout->handles[i], &error);
+    }
+}
+
+/* Destroys all that belongs to 'layout'.  Returns the number of rules and
+ * handles that could not be destroyed: they are in 'layout', so that this can
+ * be called again. */
 size_t
 dpdk_flow_layout_destroy(struct dpdk_flow_layout *layout)
 {
     layout->caps = 0;
-    return layout_truncate(layout, 0);
+    layout->n_needed = 0;
+    dpdk_flow_layout_tidy(layout);
+    return layout->n_rules + layout->n_handles;
+}
+
+/* Frees the memory of 'layout'. */
+void
+dpdk_flow_layout_forget(struct dpdk_flow_layout *layout)
+{
+    free(layout->rules);
+    free(layout->handles);
+    memset(layout, 0, sizeof *layout);
 }
 
 /* Probing. */
@@ -304,7 +375,7 @@ probe_key_init(struct dpdk_flow_key *key, uint8_t ip_proto, bool reply)
 
 /* Creates and destroys a rule for one direction of a connection. */
 static int
-probe_rule(const struct dpdk_flow_layout *layout, uint8_t ip_proto,
+probe_rule(struct dpdk_flow_layout *layout, uint8_t ip_proto,
            struct rte_flow_error *error)
 {
     struct dpdk_flow_key key;
@@ -314,7 +385,7 @@ probe_rule(const struct dpdk_flow_layout *layout, uint8_t ip_proto,
     probe_key_init(&key, ip_proto, false);
     retval = dpdk_flow_rule_create(layout, &key, NULL, &rule, error);
     if (!retval) {
-        retval = rule_get_rid(layout->port_id, rule, error);
+        retval = layout_drop_rule(layout, rule, error);
     }
     return retval;
 }
@@ -323,11 +394,11 @@ probe_rule(const struct dpdk_flow_layout *layout, uint8_t ip_proto,
  * the port of 'layout' and its reply direction on that of 'peer', which may be
  * the same.  Returns 0 if that works. */
 int
-dpdk_flow_probe_sharing(const struct dpdk_flow_layout *layout,
-                        const struct dpdk_flow_layout *peer,
+dpdk_flow_probe_sharing(struct dpdk_flow_layout *layout,
+                        struct dpdk_flow_layout *peer,
                         struct rte_flow_error *error)
 {
-    const struct dpdk_flow_layout *layouts[2] = { layout, peer };
+    struct dpdk_flow_layout *layouts[2] = { layout, peer };
     const struct ct_offload_tcp_peer tcp = {
         .sent_end = 1, .max_end = 1, .max_window = 1,
     };
@@ -335,7 +406,7 @@ dpdk_flow_probe_sharing(const struct dpdk_flow_layout *layout,
     struct rte_flow *rules[2] = { NULL, NULL };
     struct rte_flow_action_handle *handle;
     struct rte_flow_error error2;
-    int retval, retval2, n = 0;
+    int retval, retval2;
 
     retval = dpdk_flow_handle_create(layout->port_id, peer->port_id, tcps,
                                      true, &handle, error);
@@ -358,13 +429,11 @@ dpdk_flow_probe_sharing(const struct dpdk_flow_layout *layout,
 
     for (int i = 1; i >= 0; i--) {
         if (rules[i]) {
-            retval2 = rule_get_rid(layouts[i]->port_id, rules[i], &error2);
+            retval2 = layout_drop_rule(layouts[i], rules[i], &error2);
             retval = retval ? retval : retval2;
         }
     }
-    do {
-        retval2 = dpdk_flow_handle_destroy(layout->port_id, handle, &error2);
-    } while (retval2 && error_is_momentary(retval2) && ++n < 64);
+    retval2 = layout_drop_handle(layout, handle, &error2);
     return retval ? retval : retval2;
 }
 
@@ -432,20 +501,23 @@ layout_fill(struct dpdk_flow_layout *layout, unsigned int n_rxq,
 }
 
 /* Makes the layout of 'port_id', a port with 'n_rxq' receive queues, and
- * stores it in '*layout', with what the port can do.  After an error there is
- * nothing: see dpdk_flow_error_is_transient(). */
+ * stores it in '*layout', which must be empty, with what the port can do.  See
+ * dpdk_flow_error_is_transient() for errors; dpdk_flow_layout_destroy() may
+ * have something to do even then. */
 int
 dpdk_flow_layout_create(struct dpdk_flow_layout *layout, uint16_t port_id,
                         unsigned int n_rxq, struct rte_flow_error *error)
 {
     int retval;
 
-    memset(layout, 0, sizeof *layout);
+    ovs_assert(!layout->n_rules && !layout->n_handles);
     layout->port_id = port_id;
     error->message = NULL;
     retval = layout_fill(layout, n_rxq, error);
     if (retval) {
         dpdk_flow_layout_destroy(layout);
+    } else {
+        layout->n_needed = layout->n_rules;
     }
     return retval;
 }

@@ -65,19 +65,28 @@ struct dpdk_flow_key {
 };
 BUILD_ASSERT_DECL(sizeof(struct dpdk_flow_key) == 44);
 
-/* The rules of a port that are there without any connection. */
+/* The rules of a port that are there without any connection, and what was to
+ * find out what the port can do and could not be destroyed.  An empty one is
+ * all zeros. */
 struct dpdk_flow_layout {
     uint16_t port_id;
     unsigned int caps;              /* Of 'enum dpdk_flow_cap'. */
-    struct rte_flow *rules[12];     /* In the order of their creation. */
-    size_t n_rules;
+    struct rte_flow **rules;        /* In the order of their creation. */
+    size_t n_needed;                /* The first of them are the layout... */
+    size_t n_rules;                 /* ...and the others are to go. */
+    size_t allocated_rules;
+    struct rte_flow_action_handle **handles; /* To go. */
+    size_t n_handles;
+    size_t allocated_handles;
     struct rte_flow *invalid;       /* The one of 'rules' that counts what is
                                      * not valid, or NULL. */
 };
 
 int dpdk_flow_layout_create(struct dpdk_flow_layout *, uint16_t port_id,
                             unsigned int n_rxq, struct rte_flow_error *);
+void dpdk_flow_layout_tidy(struct dpdk_flow_layout *);
 size_t dpdk_flow_layout_destroy(struct dpdk_flow_layout *);
+void dpdk_flow_layout_forget(struct dpdk_flow_layout *);
 bool dpdk_flow_error_is_transient(int error);
 
 int dpdk_flow_rule_create(const struct dpdk_flow_layout *,
@@ -104,8 +113,8 @@ int dpdk_flow_handle_set_direction(uint16_t port_id,
 int dpdk_flow_handle_destroy(uint16_t port_id,
                              struct rte_flow_action_handle *,
                              struct rte_flow_error *);
-int dpdk_flow_probe_sharing(const struct dpdk_flow_layout *,
-                            const struct dpdk_flow_layout *peer,
+int dpdk_flow_probe_sharing(struct dpdk_flow_layout *,
+                            struct dpdk_flow_layout *peer,
                             struct rte_flow_error *);
 
 #endif /* ct-offload-dpdk-flow.h */

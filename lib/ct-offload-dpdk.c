@@ -237,6 +237,7 @@ port_create(struct netdev *netdev)
 static void
 port_free(struct dpdk_port *port)
 {
+    dpdk_flow_layout_forget(&port->layout);
     hmap_destroy(&port->rules);
     ovs_mutex_destroy(&port->mutex);
     free(port->peers);
@@ -305,8 +306,10 @@ port_make_ready(struct dpdk_port *port)
         return false;
     }
 
-    retval = dpdk_flow_layout_create(&port->layout, port_id,
-                                     netdev_n_rxq(port->netdev), &error);
+    error.message = NULL;
+    retval = (dpdk_flow_layout_destroy(&port->layout) ? EBUSY
+              : dpdk_flow_layout_create(&port->layout, port_id,
+                                        netdev_n_rxq(port->netdev), &error));
     if (!retval) {
         port->ready = true;
         VLOG_INFO("%s: can offload connections (%s)", port->name,
@@ -694,6 +697,7 @@ port_bury_dead(struct dpdk_port *port, struct ovs_list *destroyed)
     struct dpdk_handle *handle;
     struct dpdk_rule *rule;
 
+    dpdk_flow_layout_tidy(&port->layout);
     LIST_FOR_EACH_SAFE (rule, list_node, &port->dead_rules) {
         if (!rule_destroy(port, rule, 1, destroyed)) {
             return;
@@ -1120,7 +1124,7 @@ port_destroy(struct dpdk_port *port)
     port_flush_rules(port, &destroyed);
     n_failed = dpdk_flow_layout_destroy(&port->layout);
     if (n_failed) {
-        VLOG_ERR("%s: %"PRIuSIZE" rules of the layout could not be destroyed",
+        VLOG_ERR("%s: %"PRIuSIZE" rules or handles could not be destroyed",
                  port->name, n_failed);
     }
     port->ready = false;
@@ -1199,18 +1203,15 @@ dpdk_exit(void)
 uint32_t
 ct_offload_dpdk_ingress_group(struct netdev *netdev)
 {
-    struct dpdk_port *port;
+    bool accepting = ct_offload_is_accepting();
+    struct dpdk_port *port = accepting ? port_get(netdev) : port_find(netdev);
     bool ready;
 
-    if (!ct_offload_is_accepting() && !port_find(netdev)) {
-        return DPDK_FLOW_GROUP_ROOT;
-    }
-    port = port_get(netdev);
     if (!port) {
         return DPDK_FLOW_GROUP_ROOT;
     }
     ovs_mutex_lock(&port->mutex);
-    ready = port_make_ready(port);
+    ready = port->ready || (accepting && port_make_ready(port));
     ovs_mutex_unlock(&port->mutex);
 
     return ready ? DPDK_FLOW_GROUP_FLOWS : DPDK_FLOW_GROUP_ROOT;
