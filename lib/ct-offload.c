@@ -78,8 +78,9 @@ static atomic_uint safe_slots = 0;
  * "hw-offload-ct-bypass" and "hw-offload-ct-threads". */
 #define DEFAULT_MAX_CONNS 250000
 #define DEFAULT_N_THREADS 1
-static unsigned int config_n_threads = DEFAULT_N_THREADS; /* Main thread. */
-static bool started = false;    /* Too late to change that?  Main thread. */
+static unsigned int config_n_threads OVS_GUARDED_BY(registry_mutex)
+    = DEFAULT_N_THREADS;
+static bool started OVS_GUARDED_BY(registry_mutex) = false; /* Too late? */
 static bool config_enabled OVS_GUARDED_BY(registry_mutex) = true;
 static atomic_uint max_conns = DEFAULT_MAX_CONNS;
 static atomic_bool config_bypass = false;
@@ -478,6 +479,66 @@ registry_changed(bool holding)
     atomic_store_relaxed(&ct_offload_active, accept || holding);
 }
 
+/* Providers that are built in, and active when hardware offload is enabled.
+ */
+static const struct ct_offload_class *const builtin_classes[] = {
+#ifdef DPDK_NETDEV
+    &ct_offload_dpdk_class,
+#endif
+    &ct_offload_dummy_class,
+};
+
+/* A fatal signal is about to end the process.  Other threads may be waiting
+ * for the caller, so do not wait for them to quiesce. */
+static void
+ct_offload_fatal_signal(void *aux OVS_UNUSED)
+{
+    uint8_t leaving;
+
+    ovs_mutex_lock(&registry_mutex);
+    for (size_t i = 0; i < ARRAY_SIZE(builtin_classes); i++) {
+        struct provider *p = provider_find(builtin_classes[i]->name);
+
+        if (p) {
+            atomic_store_relaxed(&p->leaving, true);
+        }
+    }
+    registry_changed(true);
+    ovs_mutex_unlock(&registry_mutex);
+
+    leaving = ct_offload_leaving();
+    if (leaving) {
+        conntrack_offload_evict(leaving, NULL);
+        ct_offload_threads_barrier(false);
+    }
+}
+
+/* Can 'class', which is built in, be of use in this process by now? */
+static bool
+builtin_is_available(const struct ct_offload_class *class)
+{
+    return (class == &ct_offload_dummy_class ? ct_offload_dummy_is_enabled()
+            : dpdk_available());
+}
+
+/* Starts the offload threads if there is something for them to do, and if that
+ * has not been done. */
+static void
+start_threads(void)
+    OVS_REQUIRES(registry_mutex)
+{
+    bool any = false;
+
+    for (size_t i = 0; i < CT_OFFLOAD_MAX_PROVIDERS; i++) {
+        any = any || provider_get(i);
+    }
+    if (any && !started && dpif_offload_enabled()) {
+        started = true;
+        ct_offload_threads_start(config_n_threads);
+        fatal_signal_add_hook(ct_offload_fatal_signal, NULL, NULL, false);
+    }
+}
+
 static int
 register__(const struct ct_offload_class *class)
     OVS_REQUIRES(registry_mutex)
@@ -513,6 +574,7 @@ register__(const struct ct_offload_class *class)
     atomic_init(&p->leaving, false);
     stats_clear_slot(slot);
     ovsrcu_set(&providers[slot], p);
+    start_threads();
     registry_changed(false);
     VLOG_DBG("%s: conntrack offload provider registered", class->name);
     return 0;
@@ -724,15 +786,6 @@ ct_offload_netdev_start(struct netdev *netdev,
     }
 }
 
-/* Providers that are built in, and active when hardware offload is enabled.
- */
-static const struct ct_offload_class *const builtin_classes[] = {
-#ifdef DPDK_NETDEV
-    &ct_offload_dpdk_class,
-#endif
-    &ct_offload_dummy_class,
-};
-
 static void
 ct_offload_unixctl_barrier(struct unixctl_conn *conn, int argc OVS_UNUSED,
                            const char *argv[] OVS_UNUSED,
@@ -757,51 +810,7 @@ ct_offload_module_init(void)
     }
 }
 
-/* A fatal signal is about to end the process.  Other threads may be waiting
- * for the caller, so do not wait for them to quiesce. */
-static void
-ct_offload_fatal_signal(void *aux OVS_UNUSED)
-{
-    uint8_t leaving;
-
-    ovs_mutex_lock(&registry_mutex);
-    for (size_t i = 0; i < ARRAY_SIZE(builtin_classes); i++) {
-        struct provider *p = provider_find(builtin_classes[i]->name);
-
-        if (p) {
-            atomic_store_relaxed(&p->leaving, true);
-        }
-    }
-    registry_changed(true);
-    ovs_mutex_unlock(&registry_mutex);
-
-    leaving = ct_offload_leaving();
-    if (leaving) {
-        conntrack_offload_evict(leaving, NULL);
-        ct_offload_threads_barrier(false);
-    }
-}
-
-/* Can 'class', which is built in, be of use in this process by now? */
-static bool
-builtin_is_available(const struct ct_offload_class *class)
-{
-    return (class == &ct_offload_dummy_class ? ct_offload_dummy_is_enabled()
-            : dpdk_available());
-}
-
 /* Registers the providers that are built in, once they are available. */
-/* Before the first of them is registered. */
-static void
-start_once(void)
-{
-    if (!started) {
-        started = true;
-        ct_offload_threads_start(config_n_threads);
-        fatal_signal_add_hook(ct_offload_fatal_signal, NULL, NULL, false);
-    }
-}
-
 static void
 register_builtins(void)
 {
@@ -809,7 +818,6 @@ register_builtins(void)
 
     for (size_t i = 0; i < ARRAY_SIZE(builtin_classes); i++) {
         if (!registered[i] && builtin_is_available(builtin_classes[i])) {
-            start_once();
             registered[i] = true;
             ct_offload_register(builtin_classes[i]);
         }
@@ -859,6 +867,7 @@ config_get_uint(const struct smap *config, const char *key, unsigned int max,
 /* Reads "hw-offload-ct-threads" from 'config'. */
 static void
 config_threads(const struct smap *config)
+    OVS_REQUIRES(registry_mutex)
 {
     unsigned int n = config_get_uint(config, "hw-offload-ct-threads",
                                      CT_OFFLOAD_MAX_THREADS,
@@ -892,11 +901,12 @@ ct_offload_set_config(const struct smap *config)
     max = config_get_uint(config, "hw-offload-ct-size", UINT_MAX,
                           DEFAULT_MAX_CONNS, max);
     atomic_store_relaxed(&max_conns, max);
+    config_threads(config);
+    start_threads();
     registry_changed(was_accepting);
     ovs_mutex_unlock(&registry_mutex);
     ct_offload_collect_credit();
 
-    config_threads(config);
     if (dpif_offload_enabled()) {
         register_builtins();
     }
