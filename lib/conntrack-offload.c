@@ -242,15 +242,16 @@ conn_alloc_offload(struct conn *conn)
     return offload;
 }
 
+/* 'conn', in 'phase', is not held any more.  If it is gone, what hangs off it
+ * is freed with it: see conntrack_offload_conn_uninit__(). */
 static void
-conn_free_offload(struct conn *conn)
+conn_release_offload(struct conn *conn, uint32_t phase)
 {
     struct conn_offload *offload = conn_get_offload(conn);
 
-    if (offload) {
+    if (offload && phase != CONN_OFFLOAD_GONE) {
         ovsrcu_set(&conn->offload, NULL);
         ovsrcu_postpone(free, offload);
-        ct_offload_unreserve();
     }
 }
 
@@ -493,7 +494,7 @@ op_finish(const struct ct_offload_op *op, long long int now)
             set |= CONN_OFFLOAD_NO_SEQ_CHK;
         }
     } else {
-        clear |= (CONN_OFFLOAD_AWAIT_EST | CONN_OFFLOAD_AWAIT_FIN
+        clear |= (CONN_OFFLOAD_START
                   | CONN_OFFLOAD_REPLY | CONN_OFFLOAD_REPLIED);
         if (op->gone || old_phase == CONN_OFFLOAD_GONE) {
             phase = CONN_OFFLOAD_GONE;
@@ -504,7 +505,10 @@ op_finish(const struct ct_offload_op *op, long long int now)
     conn_set_state(conn, clear, phase | set);
 
     if (!held) {
-        conn_free_offload(conn);
+        conn_release_offload(conn, phase);
+        if (old & CONN_OFFLOAD_COUNTS) {
+            ct_offload_unreserve();
+        }
     }
 
     bool was_held = (old_phase == CONN_OFFLOAD_ADDED
@@ -749,22 +753,37 @@ conn_hash(const struct conn *conn)
                       hash_bytes(&key->dst, sizeof key->dst, key->zone));
 }
 
-/* Gives 'conn', which the calling thread owns, to an offload thread, always
- * the same one for a tuple.  'now' is
- * the time in us. */
+/* Gives the connections in 'batch', which the calling thread owns, to the
+ * offload threads, those with the same tuple always to the same one. */
 static void
-conn_hand_over(struct conn_offload_batch *batch, struct conn *conn,
-               long long int now)
+batch_hand_over(struct conn_offload_batch *batch)
 {
-    struct conn_offload *offload = conn_get_offload(conn);
+    unsigned int n_threads = ct_offload_n_threads();
+    size_t n = 0;
 
-    if (offload) {
-        ct_offload_thread_post(&offload->work,
-                               ct_offload_n_threads() > 1 ? conn_hash(conn)
-                                                          : 0, now);
-    } else {
-        /* No provider holds it or may take it. */
-        conns_drain(batch, &conn, 1);
+    /* What no provider holds or may take does not concern the threads. */
+    for (size_t i = 0; i < batch->n_conns; i++) {
+        struct conn *conn = batch->conns[i];
+
+        if (conn_get_offload(conn)) {
+            batch->conns[n++] = conn;
+        } else {
+            conns_drain(batch, &conn, 1);
+        }
+    }
+
+    if (n_threads == 1) {
+        ct_offload_thread_expect(0, n);
+    }
+    for (size_t i = 0; i < n; i++) {
+        struct conn *conn = batch->conns[i];
+        unsigned int thread = 0;
+
+        if (n_threads > 1) {
+            thread = conn_hash(conn) % n_threads;
+            ct_offload_thread_expect(thread, 1);
+        }
+        ct_offload_thread_post(thread, &conn_get_offload(conn)->work);
     }
 }
 
@@ -775,11 +794,7 @@ static void
 batch_run(struct conn_offload_batch *batch)
 {
     if (ct_offload_n_threads()) {
-        long long int now = time_usec();
-
-        for (size_t i = 0; i < batch->n_conns; i++) {
-            conn_hand_over(batch, batch->conns[i], now);
-        }
+        batch_hand_over(batch);
     } else {
         conns_drain(batch, batch->conns, batch->n_conns);
     }
@@ -939,7 +954,7 @@ own_for_add(struct conn *conn, struct ct_offload_op *op)
     }
     side_set(&offload->orig, &op->ctx);
     conn_set_state(conn, CONN_OFFLOAD_REPLY | CONN_OFFLOAD_REPLIED,
-                   CONN_OFFLOAD_AWAIT_EST | CONN_OFFLOAD_AWAIT_FIN);
+                   CONN_OFFLOAD_START);
 }
 
 /* Makes the calling thread the owner of the connection of 'op', so that 'op'
@@ -1014,8 +1029,8 @@ conntrack_offload_conn_init__(struct conntrack *ct, struct conn *conn,
 
         /* The protocol of 'conn' is not known yet. */
         atomic_init(&conn->offload_state,
-                    CONN_OFFLOAD_BUSY | CONN_OFFLOAD_AWAIT_EST
-                    | CONN_OFFLOAD_AWAIT_FIN | CONN_OFFLOAD_PENDING_ADD);
+                    CONN_OFFLOAD_BUSY | CONN_OFFLOAD_START
+                    | CONN_OFFLOAD_PENDING_ADD);
         batch_add(batch, conn);
     }
 }
@@ -1036,8 +1051,10 @@ conntrack_offload_conn_uninit__(struct conn *conn)
                    && batch->conns[batch->n_conns - 1] == conn);
         batch->n_conns--;
     }
+    if (state & CONN_OFFLOAD_COUNTS) {
+        ct_offload_unreserve();
+    }
     free(offload);
-    ct_offload_unreserve();
 }
 
 /* Are both peers of 'conn' established, or does that mean nothing for its
@@ -1109,8 +1126,7 @@ conn_seen_eligible(struct conn_offload_batch *batch, struct conntrack *ct,
         if (offload) {
             atomic_store_relaxed(&offload->ct, ct);
             side_set_from_packet(&offload->orig, batch->netdev_in, pkt);
-            conn_set_state(conn, 0, (CONN_OFFLOAD_AWAIT_EST
-                                     | CONN_OFFLOAD_AWAIT_FIN
+            conn_set_state(conn, 0, (CONN_OFFLOAD_START
                                      | CONN_OFFLOAD_PENDING_ADD));
         }
     }

@@ -103,6 +103,11 @@ enum conn_offload_state {
     CONN_OFFLOAD_PENDING_MASK = 0x7f << 20,
 
     CONN_OFFLOAD_FORCED = 1 << 27,  /* Made to expire at once. */
+    CONN_OFFLOAD_COUNTS = 1 << 28,  /* Against "hw-offload-ct-size". */
+
+    /* What a connection that is to be offered to the providers begins with. */
+    CONN_OFFLOAD_START = (CONN_OFFLOAD_AWAIT_EST | CONN_OFFLOAD_AWAIT_FIN
+                          | CONN_OFFLOAD_COUNTS),
 };
 
 struct conn_offload_batch;

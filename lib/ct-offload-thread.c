@@ -19,9 +19,17 @@
 
 VLOG_DEFINE_THIS_MODULE(ct_offload_thread);
 
-/* How long a thread without work sleeps before it looks for some, in ms.  The
- * threads that queue work do not wake it up: that takes a system call. */
-enum { BACKOFF_MIN_MS = 1, BACKOFF_MAX_MS = 8 };
+/* How long a thread sleeps, in ms, when it has done what was queued, before it
+ * looks for more.  The threads that queue work do not wake it up: that takes a
+ * system call.  Meanwhile, events of a connection come together, and the threads
+ * do not fight over its memory. */
+enum { SLEEP_MIN_MS = 1, SLEEP_MAX_MS = 8 };
+
+/* A thread does not sleep while this many connections are queued. */
+#define BUSY_QUEUE_SIZE (CT_OFFLOAD_QUEUE_SIZE / 4)
+
+/* One out of this many connections is timed. */
+#define SAMPLE_EVERY 16
 
 /* A thread quiesces after each batch.  If one takes longer than this, in us,
  * the next ones are smaller. */
@@ -59,18 +67,31 @@ static struct offload_thread *threads[CT_OFFLOAD_MAX_THREADS];
 
 /* For the threads that queue work. */
 
-/* Queues 'work' for the offload thread that 'hash' stands for.  'now' is the
- * time in us.  There must be offload threads. */
+/* Announces 'n' items for offload thread 'index'. */
 void
-ct_offload_thread_post(struct ct_offload_work *work, uint32_t hash,
-                       long long int now)
+ct_offload_thread_expect(unsigned int index, unsigned int n)
 {
-    struct offload_thread *thread = threads[hash % ct_offload_n_threads()];
-    unsigned int n;
+    unsigned int orig;
 
-    work->queued = now;
-    atomic_add_relaxed(&thread->n_queued, 1, &n);
-    mpsc_queue_insert(&thread->queue, &work->node);
+    atomic_add_relaxed(&threads[index]->n_queued, n, &orig);
+}
+
+/* Returns a time for what is queued now, or CT_OFFLOAD_WORK_UNTIMED. */
+static long long int
+sample_time(void)
+{
+    static thread_local unsigned int n = 0;
+
+    return n++ % SAMPLE_EVERY ? CT_OFFLOAD_WORK_UNTIMED : time_usec();
+}
+
+/* Queues 'work', which was announced by ct_offload_thread_expect(), for offload
+ * thread 'index'. */
+void
+ct_offload_thread_post(unsigned int index, struct ct_offload_work *work)
+{
+    work->queued = sample_time();
+    mpsc_queue_insert(&threads[index]->queue, &work->node);
 }
 
 /* May more connections be offloaded, or is any queue full?  True if there are
@@ -151,7 +172,9 @@ ct_offload_threads_barrier(bool quiesce)
 
     for (size_t i = 0; i < n_threads; i++) {
         atomic_init(&barriers[i].passed, false);
-        ct_offload_thread_post(&barriers[i].work, i, 0);
+        barriers[i].work.queued = 0;
+        ct_offload_thread_expect(i, 1);
+        mpsc_queue_insert(&threads[i]->queue, &barriers[i].work.node);
     }
     for (size_t i = 0; i < n_threads; i++) {
         barrier_wait(&barriers[i], threads[i], quiesce);
@@ -190,8 +213,10 @@ thread_run(struct offload_thread *thread, struct ct_offload_work **works,
 
     ovs_mutex_lock(&thread->mutex);
     for (size_t i = 0; i < n; i++) {
-        mov_avg_cma_update(&thread->cma, end - queued[i]);
-        mov_avg_ema_update(&thread->ema, end - queued[i]);
+        if (queued[i] != CT_OFFLOAD_WORK_UNTIMED) {
+            mov_avg_cma_update(&thread->cma, end - queued[i]);
+            mov_avg_ema_update(&thread->ema, end - queued[i]);
+        }
     }
     ovs_mutex_unlock(&thread->mutex);
     return end - start;
@@ -200,8 +225,8 @@ thread_run(struct offload_thread *thread, struct ct_offload_work **works,
 /* Takes up to '*max' items from the queue and has them done.  All are taken
  * before any is done: what was queued after DEL was raised for another one of
  * them is done after that DEL.  Adapts '*max', so that the thread quiesces
- * often enough.  Returns false if there was nothing. */
-static bool
+ * often enough.  Returns the number of items. */
+static unsigned int
 thread_run_batch(struct offload_thread *thread, size_t *max)
     OVS_REQUIRES(thread->queue.read_lock)
 {
@@ -236,29 +261,48 @@ thread_run_batch(struct offload_thread *thread, size_t *max)
         thread_done(thread, 1);
         atomic_store_explicit(&barrier->passed, true, memory_order_release);
     }
-    return n || barrier;
+    return n + (barrier != NULL);
+}
+
+/* Has done what is queued now.  Returns true if there was anything. */
+static bool
+thread_run_queue(struct offload_thread *thread, size_t *max)
+    OVS_REQUIRES(thread->queue.read_lock)
+{
+    unsigned int todo, done = 0;
+
+    atomic_read_relaxed(&thread->n_queued, &todo);
+    while (done < todo) {
+        unsigned int n = thread_run_batch(thread, max);
+
+        if (!n) {
+            break;
+        }
+        done += n;
+        ovsrcu_quiesce();
+    }
+    return done > 0;
 }
 
 static void *
 thread_main(void *thread_)
 {
     struct offload_thread *thread = thread_;
-    long long int backoff = BACKOFF_MIN_MS;
     size_t max = CT_OFFLOAD_BATCH_INLINE;
-    bool exit;
+    long long int sleep = SLEEP_MIN_MS;
+    unsigned int n_queued;
+    bool exit, idle;
 
     mpsc_queue_acquire(&thread->queue);
     do {
         atomic_read_explicit(&thread->exit, &exit, memory_order_acquire);
-        if (thread_run_batch(thread, &max)) {
-            backoff = BACKOFF_MIN_MS;
-            ovsrcu_quiesce();
-            exit = false;
-        } else if (!exit) {
-            xnanosleep(backoff * 1000 * 1000);
-            backoff = MIN(backoff * 2, BACKOFF_MAX_MS);
+        idle = !thread_run_queue(thread, &max);
+        atomic_read_relaxed(&thread->n_queued, &n_queued);
+        if (n_queued < BUSY_QUEUE_SIZE && !exit) {
+            sleep = idle ? MIN(sleep * 2, SLEEP_MAX_MS) : SLEEP_MIN_MS;
+            xnanosleep(sleep * 1000 * 1000);
         }
-    } while (!exit);
+    } while (!exit || !idle);
     mpsc_queue_release(&thread->queue);
 
     return NULL;

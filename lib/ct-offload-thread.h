@@ -37,11 +37,15 @@ struct json;
 /* A thread takes no new connections while this many are queued for it. */
 #define CT_OFFLOAD_QUEUE_SIZE 16384
 
+/* Most items are not timed: reading the clock takes longer than queueing. */
+#define CT_OFFLOAD_WORK_UNTIMED 1
+
 /* An item for an offload thread. */
 struct ct_offload_work {
     struct mpsc_queue_node node;
-    long long int queued;       /* When, in us as time_usec() counts; 0 for
-                                 * what ct_offload_threads_barrier() queues. */
+    long long int queued;       /* When, in us as time_usec() counts, or
+                                 * CT_OFFLOAD_WORK_UNTIMED; 0 for what
+                                 * ct_offload_threads_barrier() queues. */
 };
 
 /* What "dpctl/offload-stats-show" tells of the threads together.  Times are in
@@ -65,8 +69,8 @@ ct_offload_n_threads(void)
 }
 
 /* For any thread. */
-void ct_offload_thread_post(struct ct_offload_work *, uint32_t hash,
-                            long long int now);
+void ct_offload_thread_expect(unsigned int thread, unsigned int n);
+void ct_offload_thread_post(unsigned int thread, struct ct_offload_work *);
 bool ct_offload_threads_have_room(void);
 
 /* For any thread that is not an offload thread, and holds no lock that is
