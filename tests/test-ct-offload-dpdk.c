@@ -30,6 +30,7 @@
 #include "openvswitch/vlog.h"
 #include "ovs-numa.h"
 #include "ovs-rcu.h"
+#include "ovs-thread.h"
 #include "ovstest.h"
 #include "packets.h"
 #include "smap.h"
@@ -508,6 +509,55 @@ test_ingress_group(void)
     check_empty(true);
 }
 
+/* Threads open and close connections that have the same packets, in zones of
+ * their own, while rules cannot always be destroyed. */
+#define N_THREADS 3
+
+static void *
+thread_main(void *zone_)
+{
+    const uint16_t *zone = zone_;
+
+    for (int i = 0; i < 200; i++) {
+        conn_open(IPPROTO_TCP, 1, 1, *zone);
+        conn_open(IPPROTO_UDP, 1, 1, *zone);
+        conn_open(IPPROTO_TCP, 2 + *zone, 0, *zone);
+        conntrack_flush(ct, zone);
+        ovsrcu_quiesce();
+    }
+    return NULL;
+}
+
+static void
+test_threads(void)
+{
+    const uint16_t zones[N_THREADS] = { 1, 2, 3 };
+    pthread_t threads[N_THREADS];
+    struct holding holding;
+
+    nic_set("fail destroy probability 0.3");
+    nic_set("fail handle-destroy probability 0.3");
+    for (int i = 0; i < N_THREADS; i++) {
+        threads[i] = ovs_thread_create("test", thread_main,
+                                       CONST_CAST(uint16_t *, &zones[i]));
+    }
+    for (int i = 0; i < 20; i++) {
+        provider_retry();
+        ovs_assert(ct_offload_dpdk_ingress_group(netdevs[1]) == 3);
+    }
+    for (int i = 0; i < N_THREADS; i++) {
+        xpthread_join(threads[i], NULL);
+    }
+    nic_set("fail all off");
+    ct_offload_barrier();
+
+    conn_open(IPPROTO_TCP, 1, 1, 0);
+    holding = nic_holds();
+    ovs_assert(holding.conns == 2 && holding.handles == 1);
+    conns_flush(NULL);
+    check_empty(true);
+}
+
 static void
 test_ct_offload_dpdk_main(int argc OVS_UNUSED, char *argv[])
 {
@@ -531,6 +581,7 @@ test_ct_offload_dpdk_main(int argc OVS_UNUSED, char *argv[])
     test_dead();
     test_ingress_group();
     test_failures();
+    test_threads();
 
     conn_open(IPPROTO_TCP, 1, 1, 0);
     ct_offload_unregister(&ct_offload_dpdk_class);
