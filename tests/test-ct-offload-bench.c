@@ -121,7 +121,7 @@ provider_stop(void)
 }
 
 static void
-provider_wait(void)
+provider_wait(unsigned int n OVS_UNUSED)
 {
 }
 
@@ -129,14 +129,25 @@ static void
 provider_be_slow(bool slow OVS_UNUSED)
 {
 }
+
+static unsigned int
+provider_n_added(void)
+{
+    return 0;
+}
 #else
 static atomic_uint latency_ns;
 static bool latency_sleep;
+static atomic_uint n_held;      /* Connections that the provider has. */
+static atomic_uint n_added;     /* Since it became slow. */
 
 /* Only while something is being measured, the provider should be slow. */
 static void
 provider_be_slow(bool slow)
 {
+    if (slow) {
+        atomic_store_relaxed(&n_added, 0);
+    }
     latency_sleep = smap_get_bool(&args, "sleep", false);
     atomic_store_relaxed(&latency_ns,
                          slow ? smap_get_uint(&args, "latency", 0) * 1000 : 0);
@@ -170,14 +181,21 @@ provider_can_offload(const struct ct_offload_ctx *ctx OVS_UNUSED)
 static int
 provider_add(const struct ct_offload_ctx *ctx OVS_UNUSED)
 {
+    unsigned int n;
+
     provider_work();
+    atomic_add_relaxed(&n_held, 1, &n);
+    atomic_add_relaxed(&n_added, 1, &n);
     return 0;
 }
 
 static void
 provider_del(const struct ct_offload_ctx *ctx OVS_UNUSED)
 {
+    unsigned int n;
+
     provider_work();
+    atomic_sub_relaxed(&n_held, 1, &n);
 }
 
 static void
@@ -203,6 +221,15 @@ static const struct ct_offload_class provider = {
     .conn_update = provider_upd,
 };
 
+static unsigned int
+provider_n_added(void)
+{
+    unsigned int n;
+
+    atomic_read_relaxed(&n_added, &n);
+    return n;
+}
+
 static void
 provider_start(void)
 {
@@ -224,11 +251,18 @@ provider_stop(void)
     }
 }
 
-/* Waits until the provider has done all that it was told. */
+/* Waits until the provider has done all that it was told.  If offload is on,
+ * it must have 'n' connections then. */
 static void
-provider_wait(void)
+provider_wait(unsigned int n)
 {
+    unsigned int held;
+
     ct_offload_barrier();
+    atomic_read_relaxed(&n_held, &held);
+    if (smap_get_bool(&args, "offload", false) && held != n) {
+        ovs_fatal(0, "%u connections are offloaded, not %u", held, n);
+    }
 }
 #endif
 
@@ -367,6 +401,23 @@ burst_check(const struct burst *burst, uint8_t ct_state)
             ovs_fatal(0, "ct_state is 0x%02x, not 0x%02x", got, ct_state);
         }
     }
+}
+
+/* Waits until the connections of the packets, to the last one of which a reply
+ * was seen, are offloaded if they should be. */
+static void
+burst_wait_offloaded(const struct burst *burst OVS_UNUSED)
+{
+#ifndef CT_BENCH_PLAIN
+    if (ct_offload_is_active()) {
+        ct_offload_barrier();
+        for (size_t i = 0; i < BURST; i++) {
+            const struct conn *conn = burst->batch.packets[i]->md.conn;
+
+            ovs_assert(ct_offload_conn_is_established(conn));
+        }
+    }
+#endif
 }
 
 /* Threads that send packets. */
@@ -535,7 +586,7 @@ established_prepare(struct worker *w, struct burst *orig, long long int now)
     burst_check(orig, CS_TRACKED | CS_ESTABLISHED);
     burst_destroy(&reply);
     ovsrcu_quiesce();
-    provider_wait();
+    burst_wait_offloaded(orig);
 }
 
 static void
@@ -656,6 +707,8 @@ cmd_setup(void)
     struct conntrack *ct = begin();
 
     workers_run(ct, setup_main, "connections");
+    printf("offloaded-per-second %.0f\n",
+           provider_n_added() * 1000.0 / smap_get_uint(&args, "ms", 1000));
     end(ct);
 }
 
@@ -738,6 +791,11 @@ fill(struct conntrack *ct, uint32_t n)
         burst_execute(&orig, ct, true, now);
         burst_execute(&reply, ct, false, now);
         burst_check(&reply, CS_TRACKED | CS_ESTABLISHED | CS_REPLY_DIR);
+
+        /* Connections that come too fast stay in software. */
+        if (!((i + BURST) % 8192)) {
+            provider_wait(i + BURST);
+        }
         ovsrcu_quiesce();
     }
     burst_destroy(&orig);
@@ -772,7 +830,7 @@ measure_sweep(struct conntrack *ct)
 
     ovs_assert(!pthread_getcpuclockid(ct->clean_thread, &clock));
     start = before = clock_ns(clock);
-    while (idle < 20) {
+    while (idle < 30) {
         xnanosleep(5 * 1000 * 1000);
         now = clock_ns(clock);
         idle = now != start && now == before ? idle + 1 : 0;
@@ -826,11 +884,9 @@ cmd_scale(void)
     start = now_ns();
     pin(0);
     fill(ct, n);
-    printf("fill-ns-per-connection %.1f\n", (double) (now_ns() - start) / n);
     ovsrcu_quiesce_start();
-    provider_wait();
-    printf("fill-done-ns-per-connection %.1f\n",
-           (double) (now_ns() - start) / n);
+    provider_wait(n);
+    printf("fill-ns-per-connection %.1f\n", (double) (now_ns() - start) / n);
     printf("bytes-per-connection %.1f\n",
            (double) (memory_used() - memory) / n);
     ovs_assert(!conntrack_get_nconns(ct, &n_conns));
@@ -843,7 +899,7 @@ cmd_scale(void)
     conntrack_flush(ct, NULL);
     printf("flush-ns-per-connection %.1f\n", (double) (now_ns() - start) / n);
     ovsrcu_quiesce_start();
-    provider_wait();
+    provider_wait(0);
     printf("flush-done-ns-per-connection %.1f\n",
            (double) (now_ns() - start) / n);
     ovsrcu_quiesce_end();
@@ -1095,17 +1151,34 @@ static const struct bench_command {
 };
 
 static void
+parse_arg(const char *arg)
+{
+    static const char *const keys[] = {
+        "age", "conns", "latency", "lock", "ms", "native", "offload", "pkts",
+        "rate", "sleep", "sweeps", "threads",
+    };
+    const char *equals = strchr(arg, '=');
+    bool known = !strncmp(arg, "hw-offload-", 11);
+
+    if (!equals) {
+        ovs_fatal(0, "%s: not KEY=VALUE", arg);
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
+        known |= (strlen(keys[i]) == equals - arg
+                  && !strncmp(arg, keys[i], equals - arg));
+    }
+    if (!known) {
+        ovs_fatal(0, "%s: unknown key", arg);
+    }
+    smap_add_nocopy(&args, xmemdup0(arg, equals - arg), xstrdup(equals + 1));
+}
+
+static void
 test_ct_offload_bench_main(int argc, char *argv[])
 {
     set_program_name(argv[0]);
     for (int i = 2; i < argc; i++) {
-        const char *equals = strchr(argv[i], '=');
-
-        if (!equals) {
-            ovs_fatal(0, "%s: not KEY=VALUE", argv[i]);
-        }
-        smap_add_nocopy(&args, xmemdup0(argv[i], equals - argv[i]),
-                        xstrdup(equals + 1));
+        parse_arg(argv[i]);
     }
     for (size_t i = 0; argc > 1 && i < ARRAY_SIZE(bench_commands); i++) {
         if (!strcmp(argv[1], bench_commands[i].name)) {
