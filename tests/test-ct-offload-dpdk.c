@@ -565,6 +565,7 @@ test_ct_offload_dpdk_main(int argc OVS_UNUSED, char *argv[])
 
     set_program_name(argv[0]);
     fatal_signal_init();
+    time_msec();                /* Initializes what threads should not. */
     vlog_set_levels(NULL, VLF_ANY_DESTINATION, VLL_OFF);
     dpdk_start();
     for (int i = 0; i < N_PORTS; i++) {
