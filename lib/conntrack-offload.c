@@ -551,11 +551,16 @@ static void
 ops_run(struct ct_offload_op_batch *ops, long long int now)
 {
     struct ct_offload_op *op;
+    bool wanted = false;
 
     CT_OFFLOAD_BATCH_OP_FOR_EACH (i, op, ops) {
         op_prepare(op);
+        wanted |= !op->skip;
     }
-    ct_offload_dispatch(ops->ops, ops->n_ops);
+    /* Dispatching may mean to wait for another thread. */
+    if (wanted) {
+        ct_offload_dispatch(ops->ops, ops->n_ops);
+    }
     CT_OFFLOAD_BATCH_OP_FOR_EACH (i, op, ops) {
         op_finish(op, now);
     }

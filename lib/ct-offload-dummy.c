@@ -48,6 +48,10 @@ static struct hmap conns OVS_GUARDED_BY(mutex) = HMAP_INITIALIZER(&conns);
 static unsigned int counters[DUMMY_N_COUNTERS] OVS_GUARDED_BY(mutex);
 static int add_error OVS_GUARDED_BY(mutex);
 
+/* How long the next operations take, by "ct-offload-dummy/set-delay". */
+static unsigned int delay_us OVS_GUARDED_BY(mutex);
+static unsigned int n_delays OVS_GUARDED_BY(mutex);
+
 /* Ports of which connections are accepted. */
 static bool accept_all OVS_GUARDED_BY(mutex); /* For test programs. */
 static bool claim_all OVS_GUARDED_BY(mutex);
@@ -79,6 +83,24 @@ dummy_misused(const struct ct_offload_ctx *ctx, const char *what)
     ct_offload_conn_format(ctx->conn, &ds);
     VLOG_ERR("%s: %s", ds_cstr(&ds), what);
     ds_destroy(&ds);
+}
+
+/* Takes as long as an operation is to take. */
+static void
+dummy_delay(void)
+{
+    unsigned int us = 0;
+
+    ovs_mutex_lock(&mutex);
+    if (n_delays) {
+        us = delay_us;
+        n_delays -= n_delays != UINT_MAX;
+    }
+    ovs_mutex_unlock(&mutex);
+
+    if (us) {
+        xnanosleep_no_quiesce(us * 1000LL);
+    }
 }
 
 static char *
@@ -126,6 +148,7 @@ dummy_conn_add(const struct ct_offload_ctx *ctx)
     int error;
 
     ct_offload_conn_format(ctx->conn, &ds);
+    dummy_delay();
     ovs_mutex_lock(&mutex);
     error = add_error;
     if (!error && dummy_find(ctx->conn)) {
@@ -169,6 +192,7 @@ dummy_conn_del(const struct ct_offload_ctx *ctx)
 {
     struct dummy_conn *dc;
 
+    dummy_delay();
     ovs_mutex_lock(&mutex);
     dc = dummy_get(ctx);
     if (dc) {
@@ -185,6 +209,7 @@ dummy_conn_update(const struct ct_offload_ctx *ctx)
     long long int last_used = 0;
     struct dummy_conn *dc;
 
+    dummy_delay();
     ovs_mutex_lock(&mutex);
     dc = dummy_get(ctx);
     if (dc) {
@@ -201,6 +226,7 @@ dummy_conn_established(const struct ct_offload_ctx *ctx)
 {
     struct dummy_conn *dc;
 
+    dummy_delay();
     ovs_mutex_lock(&mutex);
     dc = dummy_get(ctx);
     if (dc && dc->established) {
@@ -516,6 +542,24 @@ dummy_unixctl_add_error(struct unixctl_conn *conn, int argc OVS_UNUSED,
     unixctl_command_reply(conn, NULL);
 }
 
+static void
+dummy_unixctl_delay(struct unixctl_conn *conn, int argc, const char *argv[],
+                    void *aux OVS_UNUSED)
+{
+    unsigned int us, n = UINT_MAX;
+
+    if (!str_to_uint(argv[1], 10, &us)
+        || (argc > 2 && !str_to_uint(argv[2], 10, &n))) {
+        unixctl_command_reply_error(conn, "bad number");
+        return;
+    }
+    ovs_mutex_lock(&mutex);
+    delay_us = us;
+    n_delays = n;
+    ovs_mutex_unlock(&mutex);
+    unixctl_command_reply(conn, NULL);
+}
+
 /* Makes the provider one of those that are active when hardware offload is
  * enabled, and registers its commands. */
 void
@@ -532,6 +576,8 @@ ct_offload_dummy_enable(void)
                              1, 1, dummy_unixctl_touch, NULL);
     unixctl_command_register("ct-offload-dummy/set-add-error", "ERRNO", 1, 1,
                              dummy_unixctl_add_error, NULL);
+    unixctl_command_register("ct-offload-dummy/set-delay", "US [N]", 1, 2,
+                             dummy_unixctl_delay, NULL);
 }
 
 /* Was ct_offload_dummy_enable() called? */

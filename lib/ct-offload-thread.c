@@ -28,6 +28,9 @@ enum { SLEEP_MIN_MS = 1, SLEEP_MAX_MS = 8 };
 /* A thread does not sleep while this many connections are queued. */
 #define BUSY_QUEUE_SIZE (CT_OFFLOAD_QUEUE_SIZE / 4)
 
+/* What takes this long, in ms, is worth telling. */
+#define LONG_MS 1000
+
 /* One out of this many connections is timed. */
 #define SAMPLE_EVERY 16
 
@@ -112,40 +115,50 @@ ct_offload_threads_have_room(void)
     return true;
 }
 
-/* Logs what the calling thread has been waiting for since 'start', in ms, at
- * longer and longer intervals.  '*next' is when to do it next. */
+/* If 'thread' has been busy with one batch for long, appends that to 'ds'. */
 static void
-log_waiting(const struct offload_thread *thread, long long int start,
+thread_format_busy(struct offload_thread *thread, struct ds *ds)
+{
+    struct ds calls = DS_EMPTY_INITIALIZER;
+    long long int since, ms;
+
+    atomic_read_relaxed(&thread->busy_since, &since);
+    ms = time_msec() - since;
+    if (since && ms >= LONG_MS) {
+        ct_offload_format_calls(&calls);
+        ds_put_format(ds, ", busy for %lld ms with %s", ms,
+                      calls.length ? ds_cstr(&calls) : "nothing");
+    }
+    ds_destroy(&calls);
+}
+
+/* Logs that the calling thread has been waiting for 'thread' since 'start', in
+ * ms, if it is time to do so.  '*next' is that time; it doubles. */
+static void
+log_waiting(struct offload_thread *thread, long long int start,
             long long int *next)
 {
-    long long int now = time_msec();
+    long long int waiting = time_msec() - start;
     struct ds ds = DS_EMPTY_INITIALIZER;
-    long long int busy_since;
     unsigned int n_queued;
 
-    if (now < *next) {
+    if (waiting < *next) {
         return;
     }
-    *next = now + (now - start);
-
-    atomic_read_relaxed(&CONST_CAST(struct offload_thread *, thread)
-                        ->busy_since, &busy_since);
-    atomic_read_relaxed(&CONST_CAST(struct offload_thread *, thread)->n_queued,
-                        &n_queued);
-    ct_offload_format_calls(&ds);
-    VLOG_WARN("waiting for offload thread %u for %lld ms: %u connections "
-              "queued, busy for %lld ms%s%s", thread->index, now - start,
-              n_queued, busy_since ? now - busy_since : 0,
-              ds.length ? " with provider " : "", ds_cstr(&ds));
+    *next = 2 * waiting;
+    atomic_read_relaxed(&thread->n_queued, &n_queued);
+    thread_format_busy(thread, &ds);
+    VLOG_WARN("waiting for offload thread %u for %lld ms: %u queued%s",
+              thread->index, waiting, n_queued, ds_cstr(&ds));
     ds_destroy(&ds);
 }
 
 static void
-barrier_wait(struct barrier *barrier, const struct offload_thread *thread,
+barrier_wait(struct barrier *barrier, struct offload_thread *thread,
              bool quiesce)
 {
     long long int start = time_msec();
-    long long int next = start + 1000;
+    long long int next = LONG_MS;
     bool passed;
 
     for (;;) {
@@ -444,10 +457,11 @@ ct_offload_threads_format(struct ds *ds)
         struct ct_offload_thread_stats stats;
 
         thread_get_stats(threads[i], &stats);
-        ds_put_format(ds, "  offload thread %"PRIuSIZE": %u queued, latency "
-                      "%.0f us (deviation %.0f), recently %.0f us "
-                      "(deviation %.0f)\n", i, stats.n_queued,
-                      stats.mean, stats.stddev,
+        ds_put_format(ds, "  offload thread %"PRIuSIZE": %u queued", i,
+                      stats.n_queued);
+        thread_format_busy(threads[i], ds);
+        ds_put_format(ds, ", latency %.0f us (deviation %.0f), recently "
+                      "%.0f us (deviation %.0f)\n", stats.mean, stats.stddev,
                       stats.exp_mean, stats.exp_stddev);
     }
 }

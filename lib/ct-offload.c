@@ -433,6 +433,24 @@ provider_unlock(struct provider *p)
     }
 }
 
+/* Like provider_lock(), but returns false if another thread is in a callback
+ * that takes long. */
+static bool
+provider_trylock(struct provider *p)
+    OVS_NO_THREAD_SAFETY_ANALYSIS
+{
+    if (p->class->thread_safe) {
+        return true;
+    }
+    for (int i = 0; i < 100; i++) {
+        if (!ovs_mutex_trylock(&ct_offload_mutex)) {
+            return true;
+        }
+        xnanosleep_no_quiesce(1000 * 1000);
+    }
+    return false;
+}
+
 static struct provider *
 provider_find(const char *name)
     OVS_REQUIRES(registry_mutex)
@@ -1552,8 +1570,7 @@ provider_to_json(struct provider *p, const struct thread_stats *sum)
         json_object_put(ops, op_names[i], op);
     }
     json_object_put(json, "operations", ops);
-    if (p->class->get_debug) {
-        provider_lock(p);
+    if (p->class->get_debug && provider_trylock(p)) {
         p->class->get_debug(NULL, json);
         provider_unlock(p);
     }
@@ -1576,9 +1593,12 @@ provider_format(struct provider *p, const struct thread_stats *sum,
                       counter_get(&stats->errors));
     }
     if (p->class->get_debug) {
-        provider_lock(p);
-        p->class->get_debug(ds, NULL);
-        provider_unlock(p);
+        if (provider_trylock(p)) {
+            p->class->get_debug(ds, NULL);
+            provider_unlock(p);
+        } else {
+            ds_put_cstr(ds, "  busy, no details\n");
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 
 #include "command-line.h"
 #include "conntrack-offload.h"
@@ -16,8 +17,10 @@
 #include "ct-dpif.h"
 #include "ct-offload.h"
 #include "ct-offload-dummy.h"
+#include "ct-offload-thread.h"
 #include "dp-packet.h"
 #include "flow.h"
+#include "netdev.h"
 #include "openvswitch/dynamic-string.h"
 #include "ovs-rcu.h"
 #include "ovs-thread.h"
@@ -1553,6 +1556,188 @@ test_threads(struct ovs_cmdl_context *ctx OVS_UNUSED)
     ct_offload_dummy_unregister();
 }
 
+/* Offload threads. */
+
+static atomic_bool gate_closed = false;
+static atomic_uint n_at_gate = 0;
+
+/* For 'meanwhile': does not return while the gate is closed. */
+static void
+wait_at_gate(const char *op OVS_UNUSED)
+{
+    unsigned int orig;
+    bool closed;
+
+    atomic_add(&n_at_gate, 1, &orig);
+    for (;;) {
+        atomic_read(&gate_closed, &closed);
+        if (!closed) {
+            break;
+        }
+        xnanosleep_no_quiesce(100 * 1000);
+    }
+}
+
+/* Has a provider hang in ADD of the UDP connection from 'client'. */
+static void
+hang(struct conntrack *ct, uint16_t client)
+{
+    unsigned int before, n;
+
+    ct_offload_barrier();
+    ds_clear(&record);
+    atomic_read(&n_at_gate, &before);
+    atomic_store(&gate_closed, true);
+    execute(ct, udp(client, false), &committing);
+    do {
+        xnanosleep(100 * 1000);
+        atomic_read(&n_at_gate, &n);
+    } while (n == before);
+}
+
+static void
+resume(void)
+{
+    atomic_store(&gate_closed, false);
+    ct_offload_barrier();
+}
+
+static void
+unregister_a(const char *op OVS_UNUSED)
+{
+    ct_offload_unregister(&a.class);
+}
+
+static unsigned int
+n_offloaded(void)
+{
+    struct netdev_custom_stats stats;
+    unsigned int n;
+
+    ovs_assert(ct_offload_get_stats(&stats) == 1);
+    n = stats.counters[0].value + stats.counters[1].value;
+    free(stats.label);
+    free(stats.counters);
+    return n;
+}
+
+static void
+test_offload_threads(struct ovs_cmdl_context *ctx OVS_UNUSED)
+{
+    enum { FIRST = 2000, N = CT_OFFLOAD_QUEUE_SIZE + 100 };
+    struct how forcing = { .force = true, .commit = true };
+    struct conntrack *ct = start();
+    struct ct_offload_thread_stats stats;
+    uint32_t n;
+
+    ovs_assert(ct_offload_threads_start(1) == 1);
+    a.meanwhile = wait_at_gate;
+    recorder_register(&a, false);
+
+    execute(ct, udp(1, false), &committing);
+    execute(ct, udp(1, true), &looking);
+    ct_offload_barrier();
+    CHECK_RECORD("a add 1\n"
+                 "a est 1\n");
+
+    /* While the provider hangs, packets pass and a flush returns.  What is
+     * removed before it was added is not added. */
+    hang(ct, 2);
+    execute(ct, udp(3, false), &committing);
+    ovs_assert(find_udp(ct, 3));
+    conntrack_flush(ct, NULL);
+    conntrack_get_nconns(ct, &n);
+    ovs_assert(!n);
+    CHECK_RECORD("");
+    resume();
+    CHECK_RECORD("a add 2\n"
+                 "a del 2\n"
+                 "a del 1\n");
+
+    /* The tuple is taken over: first DEL, then ADD. */
+    execute(ct, udp(1, false), &committing);
+    hang(ct, 2);
+    execute(ct, udp(1, true), &forcing);
+    resume();
+    CHECK_RECORD("a add 2\n"
+                 "a del 1\n"
+                 "a add 1000\n");
+
+    /* The queue is bounded. */
+    conntrack_flush(ct, NULL);
+    hang(ct, 2);
+    for (int i = 0; i < N; i++) {
+        execute(ct, udp(FIRST + i, false), &committing);
+    }
+    ct_offload_threads_get_stats(&stats);
+    ovs_assert(stats.n_queued == CT_OFFLOAD_QUEUE_SIZE);
+    conntrack_get_nconns(ct, &n);
+    ovs_assert(n == N + 1);
+    resume();
+    ovs_assert(n_offloaded() == CT_OFFLOAD_QUEUE_SIZE);
+
+    /* The others are offered again when a sweep has found room. */
+    sweep(ct);
+    touch(ct, FIRST + N - 1);
+    ct_offload_barrier();
+    ovs_assert(n_offloaded() == CT_OFFLOAD_QUEUE_SIZE + 1);
+
+    /* Removals are not bounded by the queue. */
+    hang(ct, 3);
+    conntrack_flush(ct, NULL);
+    ct_offload_threads_get_stats(&stats);
+    ovs_assert(stats.n_queued > CT_OFFLOAD_QUEUE_SIZE);
+    ovs_assert(n_offloaded() == CT_OFFLOAD_QUEUE_SIZE + 1);
+    resume();
+    ovs_assert(!n_offloaded());
+    ds_clear(&record);
+
+    /* A callback in an offload thread. */
+    a.meanwhile = unregister_a;
+    execute(ct, udp(1, false), &committing);
+    ct_offload_barrier();
+    a.meanwhile = NULL;
+    CHECK_RECORD("a add 1\n");
+
+    /* Without threads again. */
+    ct_offload_threads_stop();
+    ovs_assert(!ct_offload_n_threads());
+    execute(ct, udp(2, false), &committing);
+    CHECK_RECORD("a add 2\n");
+
+    /* Several threads; destruction and unregistration wait for them. */
+    ovs_assert(ct_offload_threads_start(CT_OFFLOAD_MAX_THREADS)
+               == CT_OFFLOAD_MAX_THREADS);
+    conntrack_destroy(ct);
+    ovs_assert(!n_offloaded());
+    ct_offload_unregister(&a.class);
+    ct_offload_threads_stop();
+}
+
+/* The system does not allow more threads. */
+static void
+test_no_thread(struct ovs_cmdl_context *ctx OVS_UNUSED)
+{
+    struct rlimit old, limit;
+    struct conntrack *ct;
+
+    /* No memory for a stack. */
+    ovs_assert(!getrlimit(RLIMIT_AS, &old));
+    limit = old;
+    limit.rlim_cur = 1;
+    ovs_assert(!setrlimit(RLIMIT_AS, &limit));
+    ovs_assert(ct_offload_threads_start(2) == 0);
+    ovs_assert(!setrlimit(RLIMIT_AS, &old));
+
+    ct = start();
+    recorder_register(&a, false);
+    execute(ct, udp(1, false), &committing);
+    CHECK_RECORD("a add 1\n");
+    conntrack_destroy(ct);
+    CHECK_RECORD("a del 1\n");
+    ct_offload_unregister(&a.class);
+}
+
 static const struct ovs_cmdl_command commands[] = {
     {"registry", "", 0, 0, test_registry, OVS_RO},
     {"mandatory", "CALLBACK", 1, 1, test_mandatory, OVS_RO},
@@ -1565,6 +1750,8 @@ static const struct ovs_cmdl_command commands[] = {
     {"expiry", "", 0, 0, test_expiry, OVS_RO},
     {"real-time", "", 0, 0, test_real_time, OVS_RO},
     {"eviction", "", 0, 0, test_eviction, OVS_RO},
+    {"offload-threads", "", 0, 0, test_offload_threads, OVS_RO},
+    {"no-thread", "", 0, 0, test_no_thread, OVS_RO},
     {"config", "", 0, 0, test_config, OVS_RO},
     {"seq-chk", "", 0, 0, test_seq_chk, OVS_RO},
     {"races", "", 0, 0, test_races, OVS_RO},
