@@ -2696,6 +2696,7 @@ thread_packet(struct packet *p, const struct burst *b)
 
 static void
 thread_burst(void)
+    OVS_NO_THREAD_SAFETY_ANALYSIS /* It may have no port to lock. */
 {
     uint32_t mark[2] = { pick(3), UINT32_MAX };
     struct dp_packet_batch batch;
