@@ -68,18 +68,37 @@
  * Threads
  * =======
  *
- * Callbacks run in the threads of the datapath (PMD threads, the main thread,
- * the thread that cleans up connections).  By default all calls into all
- * providers are serialised by one mutex, taken once per batch of operations,
- * so that no two callbacks of a class ever run at the same time.  A class that
- * sets 'thread_safe' is called without that mutex: its callbacks may run in
- * several threads at once, yet never for the same connection.
+ * Callbacks run in the offload threads (ct-offload-thread.h).  If there are
+ * none (other_config:hw-offload-ct-threads=0, or programs that do not start
+ * any), they run in the threads of the datapath: PMD threads, the main thread,
+ * the thread that cleans up connections.  A few run in the main thread in any
+ * case, see 'struct ct_offload_class'.
+ *
+ * By default all calls into all providers are serialised by one mutex, taken
+ * once per batch of operations, so that no two callbacks of a class ever run
+ * at the same time.  A class that sets 'thread_safe' is called without that
+ * mutex: its callbacks may run in several threads at once, yet never for the
+ * same connection.
  *
  * A callback must not quiesce in the sense of ovs-rcu.h, and must not call
- * ct_offload_register() or ct_offload_unregister().
+ * ct_offload_register(), ct_offload_unregister() or ct_offload_barrier().  It
+ * holds up RCU, and thus the memory of whatever is removed meanwhile: a
+ * provider whose hardware may not answer should not wait for it for ever.
  *
- * Lock order: the providers' mutex, 'conn->lock', 'ct_lock' and
- * 'resources_lock' (see conntrack-private.h).
+ * Lock order, outermost first:
+ *
+ *     'registry_mutex'       ct-offload.c; not held while waiting for a
+ *                            callback
+ *     'conntracks_mutex'     conntrack-offload.c
+ *     'batches_mutex'        conntrack-offload.c
+ *     'queue.read_lock'      ct-offload-thread.c: an offload thread has that
+ *                            of its own queue, all the time
+ *     'ct_offload_mutex'     ct-offload.c: the providers' mutex
+ *     what a provider has
+ *     'conn->lock', 'ct_lock', 'resources_lock'
+ *                            see conntrack-private.h
+ *     'stats_mutex', 'mutex' of an offload thread
+ *                            nothing is taken inside of these
  *
  * Using the module
  * ================
