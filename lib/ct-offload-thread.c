@@ -21,8 +21,8 @@ VLOG_DEFINE_THIS_MODULE(ct_offload_thread);
 
 /* How long a thread sleeps, in ms, when it has done what was queued, before it
  * looks for more.  The threads that queue work do not wake it up: that takes a
- * system call.  Meanwhile, events of a connection come together, and the threads
- * do not fight over its memory. */
+ * system call.  Meanwhile, events of a connection come together, and threads do
+ * not fight over its memory. */
 enum { SLEEP_MIN_MS = 1, SLEEP_MAX_MS = 8 };
 
 /* A thread does not sleep while this many connections are queued. */
@@ -88,8 +88,8 @@ sample_time(void)
     return n++ % SAMPLE_EVERY ? CT_OFFLOAD_WORK_UNTIMED : time_usec();
 }
 
-/* Queues 'work', which was announced by ct_offload_thread_expect(), for offload
- * thread 'index'. */
+/* Queues 'work', which was announced by ct_offload_thread_expect(), for
+ * offload thread 'index'. */
 void
 ct_offload_thread_post(unsigned int index, struct ct_offload_work *work)
 {

@@ -1009,7 +1009,7 @@ op_preset(struct ct_offload_op *op)
 
 /* Is 'op' a matter for 'p'?  One function for each kind of operation. */
 
-static inline bool
+static inline ALWAYS_INLINE bool
 add_is_for(const struct ct_offload_op *op, struct provider *p)
 {
     return (!(op->held & (1u << p->slot)) && !provider_is_leaving(p)
@@ -1017,7 +1017,7 @@ add_is_for(const struct ct_offload_op *op, struct provider *p)
             && p->class->can_offload(&op->ctx));
 }
 
-static inline bool
+static inline ALWAYS_INLINE bool
 est_is_for(const struct ct_offload_op *op, const struct provider *p)
 {
     return (op->held & ~op->est & (1u << p->slot)
@@ -1026,7 +1026,7 @@ est_is_for(const struct ct_offload_op *op, const struct provider *p)
 }
 
 /* For DEL and UPD. */
-static inline bool
+static inline ALWAYS_INLINE bool
 held_is_for(const struct ct_offload_op *op, const struct provider *p)
 {
     return op->held & (1u << p->slot);
@@ -1035,7 +1035,7 @@ held_is_for(const struct ct_offload_op *op, const struct provider *p)
 /* 'p' has done its part of 'op', with this result.  One function for each kind
  * of operation. */
 
-static inline void
+static inline ALWAYS_INLINE void
 op_count(struct ct_offload_op *op, const struct provider *p,
          struct thread_stats *stats, int error)
 {
@@ -1049,7 +1049,7 @@ op_count(struct ct_offload_op *op, const struct provider *p,
     }
 }
 
-static inline void
+static inline ALWAYS_INLINE void
 add_merge(struct ct_offload_op *op, const struct provider *p,
           struct thread_stats *stats, int error)
 {
@@ -1070,7 +1070,7 @@ add_merge(struct ct_offload_op *op, const struct provider *p,
     }
 }
 
-static inline void
+static inline ALWAYS_INLINE void
 del_merge(struct ct_offload_op *op, const struct provider *p,
           struct thread_stats *stats)
 {
@@ -1084,7 +1084,7 @@ del_merge(struct ct_offload_op *op, const struct provider *p,
     counter_add(&stats->n_held[p->slot], -1);
 }
 
-static inline void
+static inline ALWAYS_INLINE void
 est_merge(struct ct_offload_op *op, const struct provider *p,
           struct thread_stats *stats)
 {
@@ -1093,7 +1093,7 @@ est_merge(struct ct_offload_op *op, const struct provider *p,
     op->est |= 1u << p->slot;
 }
 
-static inline void
+static inline ALWAYS_INLINE void
 upd_merge(struct ct_offload_op *op, const struct provider *p,
           struct thread_stats *stats, int error, long long int last_used)
 {
@@ -1106,7 +1106,7 @@ upd_merge(struct ct_offload_op *op, const struct provider *p,
 }
 
 /* Has 'p' do its part of 'op', if it has one, by the callback for it. */
-static inline void
+static inline ALWAYS_INLINE void
 provider_do(struct provider *p, struct ct_offload_op *op,
             struct thread_stats *stats)
 {
