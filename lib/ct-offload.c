@@ -828,12 +828,17 @@ ct_offload_module_init(void)
     }
 }
 
-/* Registers the providers that are built in, once they are available. */
-static void
-register_builtins(void)
+/* If hardware offload is enabled, registers the providers that are built in
+ * and have become available.  For the main thread, whenever something that
+ * they need may have been initialized. */
+void
+ct_offload_register_builtins(void)
 {
     static bool registered[ARRAY_SIZE(builtin_classes)];
 
+    if (!dpif_offload_enabled()) {
+        return;
+    }
     for (size_t i = 0; i < ARRAY_SIZE(builtin_classes); i++) {
         if (!registered[i] && builtin_is_available(builtin_classes[i])) {
             registered[i] = true;
@@ -925,9 +930,7 @@ ct_offload_set_config(const struct smap *config)
     ovs_mutex_unlock(&registry_mutex);
     ct_offload_collect_credit();
 
-    if (dpif_offload_enabled()) {
-        register_builtins();
-    }
+    ct_offload_register_builtins();
 
     if (was_accepting && !ct_offload_is_accepting()) {
         /* Threads may still be telling providers of new connections. */

@@ -283,6 +283,7 @@ void ct_offload_module_init(void);
 int ct_offload_register(const struct ct_offload_class *);
 void ct_offload_unregister(const struct ct_offload_class *);
 void ct_offload_set_config(const struct smap *other_config);
+void ct_offload_register_builtins(void);
 void ct_offload_netdev_flush(struct netdev *);
 const struct dpif_offload *ct_offload_netdev_stop(struct netdev *);
 void ct_offload_netdev_start(struct netdev *,

@@ -7,6 +7,8 @@
 // Expect: act_config lib/dpif-offload.c 1 ct_offload_set_config(
 // Expect: act_config_smap lib/dpif-offload.c 0 ct_offload_set_config(
 // Expect: act_include lib/dpif-offload.c 1 #include "ct-offload.h"
+// Expect: act_dpdk vswitchd/bridge.c 1 ct_offload_register_builtins();
+// Expect: act_dpdk_include vswitchd/bridge.c 1 #include "ct-offload.h"
 // Expect: act_dummy lib/dummy.c 1 ct_offload_dummy_enable();
 // Expect: act_dummy_include lib/dummy.c 1 #include "ct-offload-dummy.h"
 // Expect: act_exit vswitchd/ovs-vswitchd.c 1 ct_offload_exit();
@@ -45,6 +47,17 @@ identifier other_cfg;
 @@
 +#include "ct-offload.h"
  #include "dpif-offload.h"
+
+@act_dpdk@
+expression config;
+@@
+ dpdk_init(config);
++ct_offload_register_builtins();
+
+@act_dpdk_include depends on act_dpdk@
+@@
+ #include "coverage.h"
++#include "ct-offload.h"
 
 @act_dummy@
 @@
