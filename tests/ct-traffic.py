@@ -29,6 +29,7 @@ Run it as one of:
                                         Send a packet over the device DEV, with
                                         a tag unless VLAN is 0.  FLAGS are some
                                         of the letters FSRPA.
+    repeat SECONDS ROLE ...             Do one of the above again and again.
 
 PROTO is "tcp" or "udp".
 """
@@ -316,8 +317,14 @@ def flood(proto, device, saddr, daddr, mac, n):
             send_waiting(sock, header + data)
 
 
+def repeat(seconds, role, *arguments):
+    while True:
+        ROLES[role](*arguments)
+        time.sleep(float(seconds))
+
+
 ROLES = {f.__name__: f for f in (serve, once, send, large, reset, hold, get,
-                                 many, flood, packet)}
+                                 many, flood, packet, repeat)}
 
 if __name__ == "__main__":
     ROLES[sys.argv[1]](*sys.argv[2:])
