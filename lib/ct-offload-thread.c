@@ -21,8 +21,8 @@ VLOG_DEFINE_THIS_MODULE(ct_offload_thread);
 
 /* How long a thread sleeps, in ms, when it has done what was queued, before it
  * looks for more.  The threads that queue work do not wake it up: that takes a
- * system call.  Meanwhile, events of a connection come together, and threads do
- * not fight over its memory. */
+ * system call.  Meanwhile, events of a connection come together, and threads
+ * do not fight over its memory. */
 enum { SLEEP_MIN_MS = 1, SLEEP_MAX_MS = 8 };
 
 /* A thread does not sleep while this many connections are queued. */
