@@ -96,13 +96,27 @@ dpdk_flow_rule_destroy(uint16_t port_id, struct rte_flow *rule,
     return rte_flow_destroy(port_id, rule, error) ? flow_errno() : 0;
 }
 
-/* The layout. */
-
 /* How often to try at once again. */
 enum {
     N_TRIES = 4,                /* To create something. */
     N_LAST_TRIES = 64,          /* To destroy it. */
 };
+
+/* Destroys 'rule', and tries for long.  Returns 0 or, like rte_flow_destroy(),
+ * a negative errno value. */
+int
+dpdk_flow_rule_get_rid(uint16_t port_id, struct rte_flow *rule,
+                       struct rte_flow_error *error)
+{
+    int retval, n = 0;
+
+    do {
+        retval = dpdk_flow_rule_destroy(port_id, rule, error);
+    } while (retval && error_is_momentary(retval) && ++n < N_LAST_TRIES);
+    return -retval;
+}
+
+/* The layout. */
 
 static void
 layout_keep_rule(struct dpdk_flow_layout *layout, struct rte_flow *rule)
@@ -120,11 +134,8 @@ static int
 layout_drop_rule(struct dpdk_flow_layout *layout, struct rte_flow *rule,
                  struct rte_flow_error *error)
 {
-    int retval, n = 0;
+    int retval = -dpdk_flow_rule_get_rid(layout->port_id, rule, error);
 
-    do {
-        retval = dpdk_flow_rule_destroy(layout->port_id, rule, error);
-    } while (retval && error_is_momentary(retval) && ++n < N_LAST_TRIES);
     if (retval) {
         layout_keep_rule(layout, rule);
     }

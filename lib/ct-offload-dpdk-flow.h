@@ -95,6 +95,8 @@ int dpdk_flow_rule_create(const struct dpdk_flow_layout *,
                           struct rte_flow_error *);
 int dpdk_flow_rule_destroy(uint16_t port_id, struct rte_flow *,
                            struct rte_flow_error *);
+int dpdk_flow_rule_get_rid(uint16_t port_id, struct rte_flow *,
+                           struct rte_flow_error *);
 int dpdk_flow_rule_get_hits(uint16_t port_id, struct rte_flow *,
                             uint64_t *hits, struct rte_flow_error *);
 int dpdk_flow_rule_get_idle(uint16_t port_id, struct rte_flow *,
