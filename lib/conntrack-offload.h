@@ -31,17 +31,19 @@
  * clears BUSY, by compare-and-swap.
  *
  * A connection that is being committed has an owner before any other thread
- * can find it: the thread that commits it.  It calls the providers at the end
- * of conntrack_execute(), with all the other operations that the packets of
- * that call have raised, when no lock is held and the mark and labels that the
- * commit sets are in place.
+ * can find it: the thread that commits it.  Each thread collects the
+ * connections that it owns in a batch.  At the end of conntrack_execute(),
+ * when no lock is held and the mark and labels that the commit sets are in
+ * place, it hands them over to the offload threads (see ct-offload-thread.h),
+ * which own them then, and call the providers.  Without offload threads it
+ * calls the providers itself.
  *
  * A connection that is removed while it has an owner is freed by the owner.
  *
  * Where an offloaded connection needs more than the state word, that is in a
- * 'struct conn_offload', which is allocated before ADD and freed by RCU.  As
- * long as it is there, the connection counts against the limit on the number
- * of offloaded connections.
+ * 'struct conn_offload', which is allocated before ADD, and freed by RCU or
+ * with the connection.  From ADD to DEL, the connection counts against the
+ * limit on the number of offloaded connections.
  *
  * Expiration
  * ==========
@@ -49,7 +51,8 @@
  * A connection whose time is up in software, but which a provider holds, is
  * still alive: hardware may be forwarding its packets.  Only the sweep that
  * cleans up connections ends it, after it has asked the providers when the
- * connection was last used.
+ * connection was last used.  With offload threads the sweep has them ask, and
+ * the answer counts at the next sweep.
  *
  * The way back
  * ============
