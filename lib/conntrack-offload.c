@@ -1347,7 +1347,6 @@ conntrack_offload_sweep_end__(struct conn_offload_batch *batch,
     ct_offload_collect_credit();
 }
 
-
 /* All connections. */
 
 /* Makes the connections of 'ct' known to the layer. */

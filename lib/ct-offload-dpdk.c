@@ -500,6 +500,17 @@ rule_find(struct dpdk_port *port, const struct dpdk_flow_key *key)
     return NULL;
 }
 
+/* Moves 'rule' from what there is on 'port' to 'destroyed'. */
+static void
+rule_forget(struct dpdk_port *port, struct dpdk_rule *rule,
+            struct ovs_list *destroyed)
+    OVS_REQUIRES(port->mutex)
+{
+    hmap_remove(&port->rules, &rule->node);
+    ovs_list_remove(&rule->list_node);
+    ovs_list_push_back(destroyed, &rule->list_node);
+}
+
 /* Destroys 'rule' of 'port', which no connection has any more, and moves it to
  * 'destroyed', for rules_free().  Returns false if that fails. */
 static bool
@@ -522,9 +533,7 @@ rule_destroy(struct dpdk_port *port, struct dpdk_rule *rule, int n_tries,
     if (retval) {
         return false;
     }
-    hmap_remove(&port->rules, &rule->node);
-    ovs_list_remove(&rule->list_node);
-    ovs_list_push_back(destroyed, &rule->list_node);
+    rule_forget(port, rule, destroyed);
     return true;
 }
 
@@ -1030,9 +1039,20 @@ dpdk_batch_submit(struct ct_offload_op_batch *batch)
 
 /* Ports that stop. */
 
-/* Destroys all rules of 'port', and, after the last try, forgets those that
- * cannot be destroyed.  Appends to 'destroyed' what rules_free() is to be
- * called for. */
+/* Destroys 'rule' of 'port' or, after the last try, forgets it.  Appends it to
+ * 'destroyed', for rules_free(), either way. */
+static void
+rule_flush(struct dpdk_port *port, struct dpdk_rule *rule,
+           struct ovs_list *destroyed)
+    OVS_REQUIRES(port->mutex)
+{
+    if (!rule_destroy(port, rule, N_LAST_TRIES, destroyed)) {
+        VLOG_ERR("%s: a rule could not be destroyed", port->name);
+        rule_forget(port, rule, destroyed);
+    }
+}
+
+/* Destroys or forgets all rules of 'port'. */
 static void
 port_flush_rules(struct dpdk_port *port, struct ovs_list *destroyed)
     OVS_REQUIRES(port->mutex)
@@ -1044,12 +1064,7 @@ port_flush_rules(struct dpdk_port *port, struct ovs_list *destroyed)
             VLOG_ERR("%s: a rule is left though its connection is not",
                      port->name);
         }
-        if (!rule_destroy(port, rule, N_LAST_TRIES, destroyed)) {
-            VLOG_ERR("%s: a rule could not be destroyed", port->name);
-            hmap_remove(&port->rules, &rule->node);
-            ovs_list_remove(&rule->list_node);
-            ovs_list_push_back(destroyed, &rule->list_node);
-        }
+        rule_flush(port, rule, destroyed);
     }
 }
 
@@ -1077,12 +1092,8 @@ port_flush_peers(struct dpdk_port *port)
 
             ovs_mutex_lock(&peer->mutex);
             HMAP_FOR_EACH_SAFE (rule, node, &peer->rules) {
-                if (rule->handle && rule->handle->port == port
-                    && !rule_destroy(peer, rule, N_LAST_TRIES, &destroyed)) {
-                    VLOG_ERR("%s: a rule could not be destroyed", peer->name);
-                    hmap_remove(&peer->rules, &rule->node);
-                    ovs_list_remove(&rule->list_node);
-                    ovs_list_push_back(&destroyed, &rule->list_node);
+                if (rule->handle && rule->handle->port == port) {
+                    rule_flush(peer, rule, &destroyed);
                 }
             }
             ovs_mutex_unlock(&peer->mutex);
