@@ -1152,7 +1152,8 @@ conntrack_offload_conn_seen__(struct conntrack *ct, struct conn *conn,
 
         fin = TCP_FLAGS(th->tcp_ctl) & (TCP_FIN | TCP_RST);
     }
-    if (res == CT_UPDATE_INVALID
+    /* With CT_UPDATE_NEW, another connection is about to take its place. */
+    if (res == CT_UPDATE_INVALID || res == CT_UPDATE_NEW
         || !(fin || state & (CONN_OFFLOAD_AWAIT_EST
                              | CONN_OFFLOAD_ELIGIBLE))) {
         return;

@@ -1120,6 +1120,24 @@ configure(const char *key, const char *value)
     smap_destroy(&config);
 }
 
+/* Opens a TCP connection from 'client'. */
+static void
+tcp_open(struct conntrack *ct, uint16_t client)
+{
+    execute(ct, tcp(client, false, TCP_SYN, 100, 0), &committing);
+    execute(ct, tcp(client, true, TCP_SYN | TCP_ACK, 500, 101), &looking);
+    execute(ct, tcp(client, false, TCP_ACK, 101, 501), &looking);
+}
+
+/* Closes what tcp_open() has opened. */
+static void
+tcp_close(struct conntrack *ct, uint16_t client)
+{
+    execute(ct, tcp(client, false, TCP_FIN | TCP_ACK, 101, 501), &looking);
+    execute(ct, tcp(client, true, TCP_FIN | TCP_ACK, 501, 102), &looking);
+    execute(ct, tcp(client, false, TCP_ACK, 102, 502), &looking);
+}
+
 static void
 test_config(struct ovs_cmdl_context *ctx OVS_UNUSED)
 {
@@ -1194,20 +1212,21 @@ test_config(struct ovs_cmdl_context *ctx OVS_UNUSED)
     configure("hw-offload-ct-size", "0");
     ovs_assert(!ct_offload_is_active());
     ovs_assert(!ct_offload_conn_is_offloaded(find_udp(ct, 5)));
-    configure("hw-offload-ct-size", NULL);
+    ds_clear(&record);
+
+    /* The last room is not for a connection that another one is about to take
+     * the place of. */
+    tcp_open(ct, 1);
+    tcp_close(ct, 1);
+    configure("hw-offload-ct-size", "1");
     ovs_assert(ct_offload_is_active());
+    sweep(ct);
+    execute(ct, tcp(1, false, TCP_SYN, 9000, 0), &committing);
+    CHECK_RECORD("a add 1\n");
+    configure("hw-offload-ct-size", NULL);
 
     conntrack_destroy(ct);
     ct_offload_unregister(&a.class);
-}
-
-/* Opens a TCP connection from 'client'. */
-static void
-tcp_open(struct conntrack *ct, uint16_t client)
-{
-    execute(ct, tcp(client, false, TCP_SYN, 100, 0), &committing);
-    execute(ct, tcp(client, true, TCP_SYN | TCP_ACK, 500, 101), &looking);
-    execute(ct, tcp(client, false, TCP_ACK, 101, 501), &looking);
 }
 
 static void
