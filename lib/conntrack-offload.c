@@ -947,7 +947,8 @@ own_for_add(struct conn *conn, struct ct_offload_op *op)
 
     /* If its time is up, there may be another one with the same tuple. */
     atomic_read_relaxed(&conn->expiration, &expiration);
-    if (time_msec() >= expiration) {
+    if (time_msec() >= expiration
+        || state_phase(conn_offload_state(conn)) == CONN_OFFLOAD_GONE) {
         op->error = EOPNOTSUPP;
         return;
     }
@@ -1118,15 +1119,20 @@ conn_seen_eligible(struct conn_offload_batch *batch, struct conntrack *ct,
 {
     struct conn_offload *offload;
     uint8_t orig, reply;
+    uint32_t state;
 
     if (!conn_own(conn, 0, CONN_OFFLOAD_ELIGIBLE)) {
         return;
     }
+
+    /* If it was removed before, then RCU frees it, whoever owns it: it must
+     * not be handed over. */
+    state = conn_offload_state(conn);
     if (ct_offload_conn_get_tcp_state(conn, &orig, &reply)
         && MAX(orig, reply) > CT_DPIF_TCPS_ESTABLISHED) {
         conn_set_state(conn, 0, CONN_OFFLOAD_CLOSED);
-    } else if (ct_offload_is_accepting()
-               && !state_held(conn_offload_state(conn))) {
+    } else if (ct_offload_is_accepting() && !state_held(state)
+               && state_phase(state) != CONN_OFFLOAD_GONE) {
         offload = conn_alloc_offload(conn);
         if (offload) {
             atomic_store_relaxed(&offload->ct, ct);

@@ -232,11 +232,12 @@ conntrack_offload_conn_label(struct conn *conn, ovs_u128 label)
 }
 
 /* 'conn' was made to expire at once: another connection is about to take its
- * place.  No lock may be held. */
+ * place.  No lock may be held.  (Even if no provider holds it, another thread
+ * may be about to offer it.) */
 static inline void
 conntrack_offload_conn_forced(struct conn *conn)
 {
-    if (OVS_UNLIKELY(conn_offload_state(conn))) {
+    if (OVS_UNLIKELY(ct_offload_is_active() || conn_offload_state(conn))) {
         conntrack_offload_conn_forced__(conn);
     }
 }

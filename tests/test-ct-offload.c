@@ -1733,6 +1733,67 @@ test_offload_threads(struct ovs_cmdl_context *ctx OVS_UNUSED)
     ct_offload_threads_stop();
 }
 
+/* Connections that lose a race against their removal, and those that take over
+ * a tuple. */
+
+/* 'conn', the tuple of which is that of 'udp(client)', has a packet in
+ * original direction. */
+static void
+see_udp(struct conntrack *ct, struct conn *conn, uint16_t client)
+{
+    struct dp_packet *pkt = udp(client, false);
+    const bool reply = false;
+
+    conntrack_offload_conn_seen(ct, conn, pkt, &reply, CT_UPDATE_VALID);
+    dp_packet_delete(pkt);
+}
+
+static void
+test_removed(struct ovs_cmdl_context *ctx OVS_UNUSED)
+{
+    struct conntrack *ct = start();
+    struct how forcing = { .force = true, .commit = true };
+    struct ct_offload_thread_stats before, after;
+    struct conn *conn;
+    uint32_t orig;
+
+    execute(ct, udp(1, false), &committing);
+    execute(ct, udp(2, false), &committing);
+    a.meanwhile = wait_at_gate;
+    recorder_register(&a, false);
+
+    /* A sweep found that the connection could be offered once more, but it was
+     * made to expire before the sweep wrote that down.  A thread has a packet
+     * of it.  Nothing would end it if a provider held it. */
+    conn = find_udp(ct, 2);
+    execute(ct, udp(2, true), &forcing);
+    atomic_or(&conn->offload_state, CONN_OFFLOAD_ELIGIBLE, &orig);
+    see_udp(ct, conn, 2);
+    CHECK_RECORD("a add 1000\n");
+
+    ovs_assert(ct_offload_threads_start(1) == 1);
+    hang(ct, 3);
+
+    /* The same with one that was removed.  RCU frees it, so that no offload
+     * thread may get it any more. */
+    conn = find_udp(ct, 1);
+    conntrack_flush(ct, NULL);
+    atomic_or(&conn->offload_state, CONN_OFFLOAD_ELIGIBLE, &orig);
+    ct_offload_threads_get_stats(&before);
+    see_udp(ct, conn, 1);
+    ct_offload_threads_get_stats(&after);
+    ovs_assert(after.n_queued == before.n_queued);
+    ovs_assert(!(conn_offload_state(conn) & CONN_OFFLOAD_BUSY));
+
+    resume();
+    CHECK_RECORD("a add 3\n"
+                 "a del 3\n"
+                 "a del 1000\n");
+    conntrack_destroy(ct);
+    ct_offload_unregister(&a.class);
+    ct_offload_threads_stop();
+}
+
 /* The system does not allow more threads. */
 static void
 test_no_thread(struct ovs_cmdl_context *ctx OVS_UNUSED)
@@ -1770,6 +1831,7 @@ static const struct ovs_cmdl_command commands[] = {
     {"real-time", "", 0, 0, test_real_time, OVS_RO},
     {"eviction", "", 0, 0, test_eviction, OVS_RO},
     {"offload-threads", "", 0, 0, test_offload_threads, OVS_RO},
+    {"removed", "", 0, 0, test_removed, OVS_RO},
     {"no-thread", "", 0, 0, test_no_thread, OVS_RO},
     {"config", "", 0, 0, test_config, OVS_RO},
     {"seq-chk", "", 0, 0, test_seq_chk, OVS_RO},
