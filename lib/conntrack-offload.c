@@ -748,14 +748,15 @@ batch_enter(void)
     return batch;
 }
 
-/* Returns a hash of the tuple of 'conn'. */
+/* Returns a hash of the tuple of 'conn'.  It is the same for the reverse
+ * tuple: the other side may be the one that takes it over. */
 static uint32_t
 conn_hash(const struct conn *conn)
 {
     const struct conn_key *key = &conn->key_node[CT_DIR_FWD].key;
 
-    return hash_bytes(&key->src, sizeof key->src,
-                      hash_bytes(&key->dst, sizeof key->dst, key->zone));
+    return hash_int(hash_bytes(&key->src, sizeof key->src, 0)
+                    ^ hash_bytes(&key->dst, sizeof key->dst, 0), key->zone);
 }
 
 /* Gives the connections in 'batch', which the calling thread owns, to the

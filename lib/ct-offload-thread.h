@@ -21,8 +21,8 @@ struct json;
  * something pending (see conntrack-offload.h), and call the providers.  A
  * connection is handed over through a node of its own, so that nothing is
  * allocated and nobody waits; while it is queued, further events are only bits
- * in its state.  Connections with the same tuple go to the same thread, in
- * order.
+ * in its state.  Connections with the same tuple, or the reverse one, go to
+ * the same thread, in the order in which they were queued.
  *
  * A queue is bounded: it has no more entries than there are offloaded
  * connections, and new connections are not offloaded while it is full.

@@ -1794,6 +1794,75 @@ test_removed(struct ovs_cmdl_context *ctx OVS_UNUSED)
     ct_offload_threads_stop();
 }
 
+/* Threads in which the operations on connections of a client were done. */
+static struct ovs_mutex client_mutex = OVS_MUTEX_INITIALIZER;
+static unsigned int client_threads[SERVER];
+static unsigned int client_ops[SERVER];
+
+static void
+note_client(const struct ct_offload_ctx *ctx)
+{
+    unsigned int id = ovsthread_id_self();
+    struct ct_dpif_tuple tuple;
+    uint16_t client;
+
+    ct_offload_conn_get_tuple(ctx->conn, false, &tuple);
+    client = MIN(ntohs(tuple.src_port), ntohs(tuple.dst_port));
+    ovs_mutex_lock(&client_mutex);
+    if (!client_ops[client]++) {
+        client_threads[client] = id;
+    }
+    ovs_assert(client_threads[client] == id);
+    ovs_mutex_unlock(&client_mutex);
+}
+
+static int
+client_add(const struct ct_offload_ctx *ctx)
+{
+    note_client(ctx);
+    return 0;
+}
+
+static bool
+client_can_offload(const struct ct_offload_ctx *ctx OVS_UNUSED)
+{
+    return true;
+}
+
+/* A connection that takes the place of another one, in either direction, goes
+ * to the same thread: DEL and ADD are in order only there. */
+static void
+test_successors(struct ovs_cmdl_context *ctx OVS_UNUSED)
+{
+    static const struct ct_offload_class class = {
+        .name = "clients",
+        .thread_safe = true,
+        .can_offload = client_can_offload,
+        .conn_add = client_add,
+        .conn_del = note_client,
+    };
+    struct how forcing = { .force = true, .commit = true };
+    struct conntrack *ct = start();
+    enum { N = 64 };
+
+    ovs_assert(ct_offload_threads_start(4) == 4);
+    ovs_assert(!ct_offload_register(&class));
+    for (int i = 1; i <= N; i++) {
+        execute(ct, udp(i, false), &committing);
+    }
+    ct_offload_barrier();
+    for (int i = 1; i <= N; i++) {
+        execute(ct, udp(i, true), &forcing);
+    }
+    ct_offload_barrier();
+    for (int i = 1; i <= N; i++) {
+        ovs_assert(client_ops[i] == 3);
+    }
+    conntrack_destroy(ct);
+    ct_offload_unregister(&class);
+    ct_offload_threads_stop();
+}
+
 /* The system does not allow more threads. */
 static void
 test_no_thread(struct ovs_cmdl_context *ctx OVS_UNUSED)
@@ -1832,6 +1901,7 @@ static const struct ovs_cmdl_command commands[] = {
     {"eviction", "", 0, 0, test_eviction, OVS_RO},
     {"offload-threads", "", 0, 0, test_offload_threads, OVS_RO},
     {"removed", "", 0, 0, test_removed, OVS_RO},
+    {"successors", "", 0, 0, test_successors, OVS_RO},
     {"no-thread", "", 0, 0, test_no_thread, OVS_RO},
     {"config", "", 0, 0, test_config, OVS_RO},
     {"seq-chk", "", 0, 0, test_seq_chk, OVS_RO},
