@@ -1332,7 +1332,7 @@ sweep_ask(struct conn_offload_batch *batch, struct conntrack *ct,
 
             atomic_read_relaxed(&conns[j]->expiration, &expiration);
             if (batch->now >= expiration
-                && !conntrack_offload_conn_alive(conns[j])) {
+                && !conntrack_offload_alive(conns[j], batch->now)) {
                 clean(ct, conns[j]);
             }
         }

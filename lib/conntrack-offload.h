@@ -242,14 +242,24 @@ conntrack_offload_conn_forced(struct conn *conn)
     }
 }
 
-/* Is 'conn', the time of which is up in software, alive in hardware?  A
- * connection that was forced to expire is not. */
+/* The time of 'conn' is up in software at time 'now': is it alive in hardware?
+ * A connection that was forced to expire is not. */
 static inline bool
-conntrack_offload_conn_alive(const struct conn *conn)
+conntrack_offload_alive(const struct conn *conn, long long int now)
 {
-    uint32_t state = conn_offload_state(conn);
+    long long int expiration;
+    uint32_t state;
 
-    return state & CONN_OFFLOAD_HELD_MASK && !(state & CONN_OFFLOAD_FORCED);
+    atomic_read_explicit(&CONST_CAST(struct conn *, conn)->offload_state,
+                         &state, memory_order_acquire);
+    if (state & CONN_OFFLOAD_HELD_MASK) {
+        return !(state & CONN_OFFLOAD_FORCED);
+    }
+
+    /* It may have been taken back into software just now, with more time. */
+    atomic_read_relaxed(&CONST_CAST(struct conn *, conn)->expiration,
+                        &expiration);
+    return now < expiration;
 }
 
 /* May packets of 'conn' have passed that software has not seen? */

@@ -5,7 +5,7 @@
 // asked the provider when it was last used.  Its expiration is then what it
 // would have been, had software seen that packet.
 //
-// Expect: exp_alive lib/conntrack.c 1 !conntrack_offload_conn_alive(conn)
+// Expect: exp_alive lib/conntrack.c 1 !conntrack_offload_alive(conn, now)
 // Expect: exp_sweep lib/conntrack.c 1 conntrack_offload_sweep_end(offload,
 // Expect: exp_init lib/conntrack-tp.c 1 atomic_init(&conn->timeout, tm);
 // Expect: exp_update lib/conntrack-tp.c 1 atomic_store_relaxed(&conn->timeout, tm);
@@ -17,7 +17,7 @@ expression E;
  conn_expired(const struct conn *conn, long long now)
  {
 -    return E;
-+    return E && !conntrack_offload_conn_alive(conn);
++    return E && !conntrack_offload_alive(conn, now);
  }
 
 @exp_sweep@

@@ -1084,6 +1084,21 @@ test_eviction(struct ovs_cmdl_context *ctx OVS_UNUSED)
     conntrack_flush(ct, NULL);
     CHECK_RECORD("a del 4\n");
 
+    /* It is in use in hardware.  A thread that looks for it has read that its
+     * time is up in software when it goes back there. */
+    execute(ct, udp(5, false), &from_p1);
+    struct conn *conn = find_udp(ct, 5);
+    long long int ms = time_msec();
+    atomic_store_relaxed(&conn->expiration, ms);
+    a.last_used = ms;
+    ct_offload_netdev_flush(p1);
+    CHECK_RECORD("a add 5\n"
+                 "a upd 5\n"
+                 "a del 5\n");
+    ovs_assert(conntrack_offload_alive(conn, ms));
+    a.last_used = 0;
+    conntrack_flush(ct, NULL);
+
     /* A connection that could not be added, or is older than the provider. */
     a.add_error = ENOSPC;
     execute(ct, udp(1, false), &committing);
