@@ -1378,6 +1378,7 @@ flush__(void)
     struct ct_offload_op op = { .type = CT_OFFLOAD_OP_FLUSH };
 
     conntrack_offload_evict(0, NULL);
+    conntrack_offload_barrier(false);
     ct_offload_dispatch(&op, 1);
 }
 
@@ -1417,7 +1418,9 @@ ct_offload_op_batch_submit(struct ct_offload_op_batch *batch)
         if (op->type == CT_OFFLOAD_OP_FLUSH) {
             submit_run(&ops[start], i - start);
             start = i + 1;
+            conntrack_offload_leave();
             flush__();
+            conntrack_offload_enter();
         } else if (op_has_conn(op) && !conntrack_offload_own(op, false)) {
             submit_run(&ops[start], i - start);
             start = conntrack_offload_own(op, true) ? i : i + 1;
@@ -1491,9 +1494,10 @@ ct_offload_can_offload(const struct ct_offload_ctx *ctx)
     return !submit_one(CT_OFFLOAD_OP_POLICY, ctx, NULL);
 }
 
-/* Takes every connection from every provider.  Connections that other threads
- * are telling providers about just now may be taken a little later: see
- * ct_offload_barrier(). */
+/* Takes every connection from every provider, and has the providers drop what
+ * is left.  Waits for offload threads and others that are calling providers,
+ * but does not quiesce.  The caller must have made sure that no connection is
+ * offered meanwhile: 'flush' of a provider would drop it, too. */
 void
 ct_offload_flush(void)
 {

@@ -1878,6 +1878,40 @@ test_successors(struct ovs_cmdl_context *ctx OVS_UNUSED)
     ct_offload_threads_stop();
 }
 
+/* When providers are told to forget everything, they do not hold anything any
+ * more. */
+static void
+test_flush(struct ovs_cmdl_context *ctx OVS_UNUSED)
+{
+    struct conntrack *ct = start();
+    struct ct_offload_op_batch batch;
+    struct ct_offload_ctx c = { .conn = NULL };
+
+    recorder_register(&a, false);
+    execute(ct, udp(1, false), &committing);
+    ds_clear(&record);
+    ct_offload_op_batch_init(&batch);
+    ct_offload_op_batch_add(&batch, CT_OFFLOAD_OP_FLUSH, &c);
+    ct_offload_op_batch_submit(&batch);
+    ct_offload_op_batch_destroy(&batch);
+    CHECK_RECORD("a upd 1\n"
+                 "a del 1\n"
+                 "a flush\n");
+
+    ovs_assert(ct_offload_threads_start(1) == 1);
+    execute(ct, udp(2, false), &committing);
+    ct_offload_barrier();
+    ds_clear(&record);
+    ct_offload_flush();
+    CHECK_RECORD("a upd 2\n"
+                 "a del 2\n"
+                 "a flush\n");
+
+    conntrack_destroy(ct);
+    ct_offload_unregister(&a.class);
+    ct_offload_threads_stop();
+}
+
 /* The system does not allow more threads. */
 static void
 test_no_thread(struct ovs_cmdl_context *ctx OVS_UNUSED)
@@ -1917,6 +1951,7 @@ static const struct ovs_cmdl_command commands[] = {
     {"offload-threads", "", 0, 0, test_offload_threads, OVS_RO},
     {"removed", "", 0, 0, test_removed, OVS_RO},
     {"successors", "", 0, 0, test_successors, OVS_RO},
+    {"flush", "", 0, 0, test_flush, OVS_RO},
     {"no-thread", "", 0, 0, test_no_thread, OVS_RO},
     {"config", "", 0, 0, test_config, OVS_RO},
     {"seq-chk", "", 0, 0, test_seq_chk, OVS_RO},
