@@ -1375,7 +1375,6 @@ conntrack_offload_destroy(struct conntrack *ct)
 {
     struct conntrack_node *node;
 
-    ct_offload_threads_barrier(false);
     ovs_mutex_lock(&conntracks_mutex);
     LIST_FOR_EACH (node, node, &conntracks) {
         if (node->ct == ct) {
@@ -1385,6 +1384,10 @@ conntrack_offload_destroy(struct conntrack *ct)
         }
     }
     ovs_mutex_unlock(&conntracks_mutex);
+
+    /* Nobody finds connections of 'ct' any more.  Those that were queued, here
+     * or by conntrack_offload_evict() in another thread, refer to 'ct'. */
+    ct_offload_threads_barrier(false);
 }
 
 /* Does 'conn' come from 'netdev' in either direction, as far as the layer
