@@ -272,7 +272,19 @@ stats_get(void)
     return OVS_LIKELY(stats) ? stats : stats_create();
 }
 
-/* Stores the sum over all threads in '*sum'. */
+/* Makes 'counter', which went up and down, be from 0 to 'max'. */
+static void
+counter_limit(atomic_ullong *counter, unsigned long long int max)
+{
+    unsigned long long int n = counter_get(counter);
+
+    if (n > max) {
+        atomic_store_relaxed(counter, n > LLONG_MAX ? 0 : max);
+    }
+}
+
+/* Stores the sum over all threads in '*sum'.  They go on counting: one may be
+ * read before it counts an ADD, and another after it has counted the DEL. */
 static void
 stats_sum(struct thread_stats *sum)
 {
@@ -285,6 +297,13 @@ stats_sum(struct thread_stats *sum)
         stats_add(sum, stats);
     }
     ovs_mutex_unlock(&stats_mutex);
+
+    counter_limit(&sum->counters[CT_OFFLOAD_N_OFFLOADED], LLONG_MAX);
+    counter_limit(&sum->counters[CT_OFFLOAD_N_ESTABLISHED],
+                  counter_get(&sum->counters[CT_OFFLOAD_N_OFFLOADED]));
+    for (size_t i = 0; i < CT_OFFLOAD_MAX_PROVIDERS; i++) {
+        counter_limit(&sum->n_held[i], LLONG_MAX);
+    }
 }
 
 /* A provider is new in 'slot': forget what its predecessor counted. */
