@@ -30,11 +30,14 @@ Run it as one of:
                                         a tag unless VLAN is 0.  FLAGS are some
                                         of the letters FSRPA.
     repeat SECONDS ROLE ...             Do one of the above again and again.
+    vxlan DEV VNI LOCAL REMOTE          Be the end of a tunnel between two IPv4
+                                        addresses, as the tap device DEV.
 
 PROTO is "tcp" or "udp".
 """
 
 import errno
+import fcntl
 import hashlib
 import os
 import select
@@ -57,6 +60,17 @@ TCP_REPAIR_ON = 1
 TCP_REPAIR_OFF_NO_WP = -1
 TCP_RECV_QUEUE = 1
 TCP_SEND_QUEUE = 2
+
+
+# From linux/if_tun.h.
+TUNSETIFF = 0x400454ca
+IFF_TAP = 0x0002
+IFF_NO_PI = 0x1000
+
+# From RFC 7348.
+VXLAN_PORT = 4789
+VXLAN_HAS_VNI = 1 << 27
+VXLAN_HEADER = struct.Struct("!II")
 
 
 def new_socket(proto, addr):
@@ -317,6 +331,24 @@ def flood(proto, device, saddr, daddr, mac, n):
             send_waiting(sock, header + data)
 
 
+# Tunnels.
+
+def vxlan(device, vni, local, remote):
+    header = VXLAN_HEADER.pack(VXLAN_HAS_VNI, int(vni) << 8)
+    tap = os.open("/dev/net/tun", os.O_RDWR)
+    fcntl.ioctl(tap, TUNSETIFF, struct.pack("16sH", device.encode(),
+                                            IFF_TAP | IFF_NO_PI))
+    sock = new_socket("udp", local)
+    sock.bind((local, VXLAN_PORT))
+    print("ready", flush=True)
+    while True:
+        ready, _, _ = select.select([tap, sock], [], [])
+        if tap in ready:
+            sock.sendto(header + os.read(tap, CHUNK), (remote, VXLAN_PORT))
+        if sock in ready:
+            os.write(tap, sock.recv(CHUNK)[VXLAN_HEADER.size:])
+
+
 def repeat(seconds, role, *arguments):
     while True:
         ROLES[role](*arguments)
@@ -324,7 +356,7 @@ def repeat(seconds, role, *arguments):
 
 
 ROLES = {f.__name__: f for f in (serve, once, send, large, reset, hold, get,
-                                 many, flood, packet, repeat)}
+                                 many, flood, packet, repeat, vxlan)}
 
 if __name__ == "__main__":
     ROLES[sys.argv[1]](*sys.argv[2:])
