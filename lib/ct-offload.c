@@ -545,6 +545,8 @@ ct_offload_fatal_signal(void *aux OVS_UNUSED)
 
     leaving = ct_offload_leaving();
     if (leaving) {
+        /* Offload threads may be adding connections that nobody holds yet. */
+        ct_offload_threads_barrier(false);
         conntrack_offload_evict(leaving, NULL);
         ct_offload_threads_barrier(false);
     }
