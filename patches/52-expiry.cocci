@@ -5,16 +5,23 @@
 // asked the provider when it was last used.  Its expiration is then what it
 // would have been, had software seen that packet.
 //
+// conn_expired() is called in each look-up.  Compilers inline it, but not with
+// a bit more in it, unless they are told to.
+//
 // Expect: exp_alive lib/conntrack.c 1 !conntrack_offload_alive(conn, now)
 // Expect: exp_sweep lib/conntrack.c 1 conntrack_offload_sweep_end(offload,
 // Expect: exp_init lib/conntrack-tp.c 1 atomic_init(&conn->timeout, tm);
 // Expect: exp_update lib/conntrack-tp.c 1 atomic_store_relaxed(&conn->timeout, tm);
 
 @exp_alive@
+typedef bool;
+attribute name ALWAYS_INLINE;
 identifier conn, now;
 expression E;
 @@
- conn_expired(const struct conn *conn, long long now)
+ static
++inline ALWAYS_INLINE
+ bool conn_expired(const struct conn *conn, long long now)
  {
 -    return E;
 +    return E && !conntrack_offload_alive(conn, now);
