@@ -919,7 +919,7 @@ dpdk_conn_add(const struct ct_offload_ctx *ctx)
     return 0;
 }
 
-static void
+static int
 dpdk_conn_established(const struct ct_offload_ctx *ctx)
 {
     struct ovs_list destroyed = OVS_LIST_INITIALIZER(&destroyed);
@@ -942,6 +942,7 @@ dpdk_conn_established(const struct ct_offload_ctx *ctx)
     if (error) {
         log_no_rules(dc->ports[0], ctx->conn, error);
     }
+    return 0;
 }
 
 static long long int
@@ -1390,7 +1391,7 @@ dpdk_get_debug(struct ds *ds, struct json *json)
 const struct ct_offload_class ct_offload_dpdk_class = {
     .name = "dpdk",
     .thread_safe = true,
-    .est_on_handshake = true,
+    .established_only = true,
     .init = dpdk_init,
     .exit = dpdk_exit,
     .can_offload = dpdk_can_offload,

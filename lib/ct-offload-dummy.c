@@ -221,7 +221,7 @@ dummy_conn_update(const struct ct_offload_ctx *ctx)
     return last_used;
 }
 
-static void
+static int
 dummy_conn_established(const struct ct_offload_ctx *ctx)
 {
     struct dummy_conn *dc;
@@ -239,6 +239,7 @@ dummy_conn_established(const struct ct_offload_ctx *ctx)
                  dc->port_reply ? dc->port_reply : "unknown");
     }
     ovs_mutex_unlock(&mutex);
+    return 0;
 }
 
 static void

@@ -35,6 +35,7 @@ COVERAGE_DEFINE(ct_offload_add);
 COVERAGE_DEFINE(ct_offload_add_error);
 COVERAGE_DEFINE(ct_offload_del);
 COVERAGE_DEFINE(ct_offload_est);
+COVERAGE_DEFINE(ct_offload_est_error);
 COVERAGE_DEFINE(ct_offload_upd);
 
 static struct vlog_rate_limit rl = VLOG_RATE_LIMIT_INIT(5, 5);
@@ -103,6 +104,7 @@ struct thread_stats {
     struct ovs_list node;       /* In 'all_stats'. */
     unsigned int depth;         /* Callbacks that this thread is in. */
     ATOMIC(const char *) calling; /* Name of the provider, or NULL. */
+    enum ct_offload_reason reason; /* Set by ct_offload_refuse(). */
     atomic_uint credit;         /* Taken from the limit in advance. */
     atomic_ullong counters[CT_OFFLOAD_N_COUNTERS];
     atomic_ullong n_held[CT_OFFLOAD_MAX_PROVIDERS];
@@ -500,7 +502,7 @@ registry_changed(bool holding)
 
         if (p && !provider_is_leaving(p)) {
             accept = true;
-            handshake |= p->class->est_on_handshake;
+            handshake |= p->class->established_only;
         }
         if (p) {
             *(p->class->thread_safe ? &safe : &serial) |= 1u << i;
@@ -717,7 +719,7 @@ ct_offload_is_accepting(void)
     return accept;
 }
 
-/* Does any provider set 'est_on_handshake'? */
+/* Does any provider set 'established_only'? */
 bool
 ct_offload_wants_handshake(void)
 {
@@ -746,6 +748,26 @@ ct_offload_may_bypass(uint8_t held)
             return true;
         }
     }
+    return false;
+}
+
+/* Does other_config:hw-offload-ct-bypass say that hardware forwards packets of
+ * offloaded connections by itself?  For any thread. */
+bool
+ct_offload_config_bypass(void)
+{
+    bool bypass;
+
+    atomic_read_relaxed(&config_bypass, &bypass);
+    return bypass;
+}
+
+/* For a provider's 'can_offload': remembers 'reason' for the connection in
+ * question, and returns false. */
+bool
+ct_offload_refuse(enum ct_offload_reason reason)
+{
+    stats_get()->reason = reason;
     return false;
 }
 
@@ -1002,8 +1024,7 @@ ct_offload_netdev_owner(const struct netdev *netdev)
 /* Dispatch. */
 
 static void
-log_add_error(const struct provider *p, const struct ct_offload_op *op,
-              int error)
+log_error(const struct provider *p, const struct ct_offload_op *op, int error)
 {
     if (!VLOG_DROP_WARN(&rl)) {
         struct ds ds = DS_EMPTY_INITIALIZER;
@@ -1028,40 +1049,80 @@ op_preset(struct ct_offload_op *op)
     };
 
     op->last_used = 0;
+    op->uni_dir = false;
+    op->ctx.uni_dir = &op->uni_dir;
     op->error = op->type < CT_OFFLOAD_N_OPS ? errors[op->type] : EINVAL;
 }
 
-/* Is 'op' a matter for 'p'?  One function for each kind of operation. */
-
+/* Is 'op' a matter for 'p'? */
 static inline ALWAYS_INLINE bool
-add_is_for(const struct ct_offload_op *op, struct provider *p)
+op_is_for(struct ct_offload_op *op, struct provider *p,
+          struct thread_stats *stats)
 {
-    return (!(op->held & (1u << p->slot)) && !provider_is_leaving(p)
-            && ct_offload_is_accepting()
-            && p->class->can_offload(&op->ctx));
+    unsigned int slot = 1u << p->slot;
+
+    switch (op->type) {
+    case CT_OFFLOAD_OP_ADD:
+        if (op->held & slot || provider_is_leaving(p)
+            || !ct_offload_is_accepting()) {
+            return false;
+        }
+        if (p->class->established_only && !op->established) {
+            op->reason = op->reason ? op->reason : CT_OFFLOAD_NOT_ESTABLISHED;
+            return false;
+        }
+        stats->reason = CT_OFFLOAD_REFUSED;
+        if (!p->class->can_offload(&op->ctx)) {
+            op->reason = stats->reason;
+            return false;
+        }
+        return true;
+
+    case CT_OFFLOAD_OP_EST:
+        return op->held & ~op->est & slot;
+
+    case CT_OFFLOAD_OP_DEL:
+    case CT_OFFLOAD_OP_UPD:
+        return op->held & slot;
+
+    case CT_OFFLOAD_OP_POLICY:
+    case CT_OFFLOAD_OP_FLUSH:
+        return !provider_is_leaving(p);
+
+    default:
+        return false;
+    }
 }
 
-static inline ALWAYS_INLINE bool
-est_is_for(const struct ct_offload_op *op, const struct provider *p)
+/* 'p' does not hold the connection of 'op' any more. */
+static inline void
+op_unhold(struct ct_offload_op *op, const struct provider *p,
+          struct thread_stats *stats)
 {
-    return (op->held & ~op->est & (1u << p->slot)
-            && (!p->class->est_on_handshake
-                || conntrack_offload_handshake_done(op->ctx.conn)));
+    op->held &= ~(1u << p->slot);
+    op->est &= ~(1u << p->slot);
+    if (op->priv) {
+        op->priv[p->slot] = NULL;
+    }
+    counter_add(&stats->n_held[p->slot], -1);
 }
 
-/* For DEL and UPD. */
-static inline ALWAYS_INLINE bool
-held_is_for(const struct ct_offload_op *op, const struct provider *p)
+/* 'p' has failed to do its part of 'op', with 'error'. */
+static void
+op_failed(struct ct_offload_op *op, const struct provider *p, int error)
 {
-    return op->held & (1u << p->slot);
+    log_error(p, op, error);
+    op->reason = CT_OFFLOAD_ERROR;
+    if (op->priv) {
+        op->priv[p->slot] = NULL;
+    }
 }
 
-/* 'p' has done its part of 'op', with this result.  One function for each kind
- * of operation. */
-
+/* 'p' has done its part of 'op', with the result 'error' and, for UPD,
+ * 'last_used': combines that with what other providers have done. */
 static inline ALWAYS_INLINE void
-op_count(struct ct_offload_op *op, const struct provider *p,
-         struct thread_stats *stats, int error)
+op_merge(struct ct_offload_op *op, const struct provider *p,
+         struct thread_stats *stats, int error, long long int last_used)
 {
     struct op_stats *op_stats = &stats->ops[p->slot][op->type];
 
@@ -1071,61 +1132,51 @@ op_count(struct ct_offload_op *op, const struct provider *p,
     if (OVS_UNLIKELY(error)) {
         counter_add(&op_stats->errors, 1);
     }
-}
 
-static inline ALWAYS_INLINE void
-add_merge(struct ct_offload_op *op, const struct provider *p,
-          struct thread_stats *stats, int error)
-{
-    op_count(op, p, stats, error);
-    COVERAGE_INC(ct_offload_add);
-    if (!error) {
-        op->held |= 1u << p->slot;
-        counter_add(&stats->n_held[p->slot], 1);
-    } else {
+    switch (op->type) {
+    case CT_OFFLOAD_OP_ADD:
+        COVERAGE_INC(ct_offload_add);
+        if (!error) {
+            op->held |= 1u << p->slot;
+            counter_add(&stats->n_held[p->slot], 1);
+            break;
+        }
         COVERAGE_INC(ct_offload_add_error);
-        log_add_error(p, op, error);
-        if (op->priv) {
-            op->priv[p->slot] = NULL;
+        op_failed(op, p, error);
+        op->error = op->error ? op->error : error;
+        break;
+
+    case CT_OFFLOAD_OP_DEL:
+        COVERAGE_INC(ct_offload_del);
+        op_unhold(op, p, stats);
+        break;
+
+    case CT_OFFLOAD_OP_EST:
+        COVERAGE_INC(ct_offload_est);
+        if (!error) {
+            op->est |= 1u << p->slot;
+            break;
         }
-        if (!op->error) {
-            op->error = error;
+        COVERAGE_INC(ct_offload_est_error);
+        op_failed(op, p, error);
+        op_unhold(op, p, stats);
+        break;
+
+    case CT_OFFLOAD_OP_UPD:
+        COVERAGE_INC(ct_offload_upd);
+        if (!error && last_used) {
+            op->error = 0;
+            op->last_used = MAX(op->last_used, last_used);
         }
-    }
-}
+        break;
 
-static inline ALWAYS_INLINE void
-del_merge(struct ct_offload_op *op, const struct provider *p,
-          struct thread_stats *stats)
-{
-    op_count(op, p, stats, 0);
-    COVERAGE_INC(ct_offload_del);
-    op->held &= ~(1u << p->slot);
-    op->est &= ~(1u << p->slot);
-    if (op->priv) {
-        op->priv[p->slot] = NULL;
-    }
-    counter_add(&stats->n_held[p->slot], -1);
-}
+    case CT_OFFLOAD_OP_POLICY:
+        op->error = error ? op->error : 0;
+        break;
 
-static inline ALWAYS_INLINE void
-est_merge(struct ct_offload_op *op, const struct provider *p,
-          struct thread_stats *stats)
-{
-    op_count(op, p, stats, 0);
-    COVERAGE_INC(ct_offload_est);
-    op->est |= 1u << p->slot;
-}
-
-static inline ALWAYS_INLINE void
-upd_merge(struct ct_offload_op *op, const struct provider *p,
-          struct thread_stats *stats, int error, long long int last_used)
-{
-    op_count(op, p, stats, error);
-    COVERAGE_INC(ct_offload_upd);
-    if (!error) {
-        op->error = 0;
-        op->last_used = MAX(op->last_used, last_used);
+    case CT_OFFLOAD_OP_FLUSH:
+    default:
+        break;
     }
 }
 
@@ -1135,105 +1186,43 @@ provider_do(struct provider *p, struct ct_offload_op *op,
             struct thread_stats *stats)
 {
     const struct ct_offload_class *class = p->class;
-    int error;
+    long long int last_used = 0;
+    int error = 0;
 
     op->ctx.priv = op->priv ? &op->priv[p->slot] : NULL;
+    if (!op_is_for(op, p, stats)) {
+        return;
+    }
     switch (op->type) {
     case CT_OFFLOAD_OP_ADD:
-        if (add_is_for(op, p)) {
-            error = class->conn_add(&op->ctx);
-            add_merge(op, p, stats, error);
-        }
+        error = class->conn_add(&op->ctx);
         break;
     case CT_OFFLOAD_OP_DEL:
-        if (held_is_for(op, p)) {
-            class->conn_del(&op->ctx);
-            del_merge(op, p, stats);
-        }
+        class->conn_del(&op->ctx);
         break;
     case CT_OFFLOAD_OP_EST:
-        if (est_is_for(op, p)) {
-            if (class->conn_established) {
-                class->conn_established(&op->ctx);
-            }
-            est_merge(op, p, stats);
+        if (class->conn_established) {
+            error = class->conn_established(&op->ctx);
         }
         break;
     case CT_OFFLOAD_OP_UPD:
-        if (held_is_for(op, p)) {
-            long long int last_used = 0;
-
-            error = class->conn_update ? 0 : ENODATA;
-            if (!error) {
-                last_used = class->conn_update(&op->ctx);
-            }
-            upd_merge(op, p, stats, error, last_used);
+        if (class->conn_update) {
+            last_used = class->conn_update(&op->ctx);
         }
+        error = last_used ? 0 : ENODATA;
         break;
     case CT_OFFLOAD_OP_POLICY:
-        if (!provider_is_leaving(p)) {
-            error = class->can_offload(&op->ctx) ? 0 : EPERM;
-            op_count(op, p, stats, 0);
-            if (!error) {
-                op->error = 0;
-            }
-        }
+        error = class->can_offload(&op->ctx) ? 0 : EPERM;
         break;
     case CT_OFFLOAD_OP_FLUSH:
-        if (!provider_is_leaving(p)) {
-            if (class->flush) {
-                class->flush();
-            }
-            op_count(op, p, stats, 0);
+        if (class->flush) {
+            class->flush();
         }
         break;
     default:
         break;
     }
-}
-
-/* Is 'op' to be in a batch for the 'batch_submit' of 'p'? */
-static bool
-op_is_batched(const struct ct_offload_op *op, struct provider *p)
-{
-    switch (op->type) {
-    case CT_OFFLOAD_OP_ADD:
-        return add_is_for(op, p);
-    case CT_OFFLOAD_OP_DEL:
-    case CT_OFFLOAD_OP_UPD:
-        return held_is_for(op, p);
-    case CT_OFFLOAD_OP_EST:
-        return est_is_for(op, p);
-    case CT_OFFLOAD_OP_POLICY:
-    case CT_OFFLOAD_OP_FLUSH:
-    default:
-        return false;
-    }
-}
-
-/* 'p' has done its part of 'op' in a batch, where it is 'done'. */
-static void
-op_merge_batched(struct ct_offload_op *op, const struct provider *p,
-                 struct thread_stats *stats, const struct ct_offload_op *done)
-{
-    switch (op->type) {
-    case CT_OFFLOAD_OP_ADD:
-        add_merge(op, p, stats, done->error);
-        break;
-    case CT_OFFLOAD_OP_DEL:
-        del_merge(op, p, stats);
-        break;
-    case CT_OFFLOAD_OP_EST:
-        est_merge(op, p, stats);
-        break;
-    case CT_OFFLOAD_OP_UPD:
-        upd_merge(op, p, stats, done->error, done->last_used);
-        break;
-    case CT_OFFLOAD_OP_POLICY:
-    case CT_OFFLOAD_OP_FLUSH:
-    default:
-        OVS_NOT_REACHED();
-    }
+    op_merge(op, p, stats, error, last_used);
 }
 
 /* Has 'p' do its part of the 'n' operations in 'ops', at most
@@ -1252,14 +1241,16 @@ provider_do_batch(struct provider *p, struct ct_offload_op *ops, size_t n,
         if (op->skip) {
             continue;
         }
+        if (op->type == CT_OFFLOAD_OP_POLICY
+            || op->type == CT_OFFLOAD_OP_FLUSH) {
+            provider_do(p, op, stats);
+            continue;
+        }
         op->ctx.priv = op->priv ? &op->priv[p->slot] : NULL;
-        if (op_is_batched(op, p)) {
+        if (op_is_for(op, p, stats)) {
             origin[batch.n_ops] = op;
             batch.ops[batch.n_ops] = *op;
             op_preset(&batch.ops[batch.n_ops++]);
-        } else if (op->type == CT_OFFLOAD_OP_POLICY
-                   || op->type == CT_OFFLOAD_OP_FLUSH) {
-            provider_do(p, op, stats);
         }
     }
     if (!batch.n_ops) {
@@ -1268,7 +1259,8 @@ provider_do_batch(struct provider *p, struct ct_offload_op *ops, size_t n,
 
     p->class->batch_submit(&batch);
     CT_OFFLOAD_BATCH_OP_FOR_EACH (i, op, &batch) {
-        op_merge_batched(origin[i], p, stats, op);
+        origin[i]->uni_dir |= op->uni_dir;
+        op_merge(origin[i], p, stats, op->error, op->last_used);
     }
 }
 

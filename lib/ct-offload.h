@@ -134,6 +134,28 @@ enum ct_offload_vlan {
     CT_OFFLOAD_VLAN_OTHER,      /* Another one, or more of them. */
 };
 
+/* Why a connection is in software, or not in hardware yet. */
+enum ct_offload_reason {
+    CT_OFFLOAD_REASON_NONE,     /* No provider was asked yet. */
+    CT_OFFLOAD_NOT_ESTABLISHED, /* Offered when it is. */
+    CT_OFFLOAD_NO_PROVIDER,     /* Its port has no provider, or nobody knows
+                                 * what port it is. */
+    CT_OFFLOAD_NO_BYPASS,       /* It would not save software any packet. */
+    CT_OFFLOAD_NOT_ON_WIRE,     /* ct() does not see what its port received. */
+    CT_OFFLOAD_BAD_PROTOCOL,    /* Not one that the provider knows. */
+    CT_OFFLOAD_BAD_VLAN,        /* Tags that the provider cannot match. */
+    CT_OFFLOAD_HELPER,          /* Software reads its payload. */
+    CT_OFFLOAD_CLOSING,         /* A FIN or RST was seen. */
+    CT_OFFLOAD_LIMIT,           /* No room in "hw-offload-ct-size". */
+    CT_OFFLOAD_QUEUE,           /* An offload thread has too much to do. */
+    CT_OFFLOAD_PREDECESSOR,     /* Hardware still has its predecessor. */
+    CT_OFFLOAD_ERROR,           /* The provider failed. */
+    CT_OFFLOAD_TAKEN_BACK,      /* Its port stopped, or its mark, labels,
+                                 * port or the configuration have changed. */
+    CT_OFFLOAD_REFUSED,         /* The provider does not say why. */
+    CT_OFFLOAD_N_REASONS
+};
+
 /* What an operation is about. */
 struct ct_offload_ctx {
     const struct conn *conn;    /* The connection. */
@@ -151,6 +173,8 @@ struct ct_offload_ctx {
     ovs_be16 vlan_tci;          /* ADD, EST: the tag, if there is one. */
     void **priv;                /* Where a provider keeps its own state for
                                  * the connection.  Set by the layer. */
+    bool *uni_dir;              /* EST: where a provider says that hardware
+                                 * has only one direction.  False before. */
 };
 
 /* One side of a TCP connection, as the connection tracker knows it.  Sequence
@@ -184,6 +208,10 @@ struct ct_offload_op {
                                  * 0 if not known. */
 
     /* For the layer only. */
+    bool uni_dir;               /* EST: for 'ctx.uni_dir'. */
+    bool established;           /* ADD: may those who are interested in nothing
+                                 * else have it? */
+    uint8_t reason;             /* ADD, EST: why nobody took it. */
     uint8_t held;               /* Providers that hold the connection: bit N
                                  * stands for slot N. */
     uint8_t est;                /* The same for those that know that it is
@@ -224,11 +252,18 @@ struct ct_offload_class {
     /* May callbacks run in several threads at once? */
     bool thread_safe;
 
-    /* Send EST of a TCP connection only when both peers are established, and
-     * not for the first reply, which may be an answer to a SYN flood. */
-    bool est_on_handshake;
+    /* Is the provider interested in established connections only?  Then it
+     * gets ADD and EST in one go, when both peers of a TCP connection are
+     * established, or any other connection has had a valid reply, and packets
+     * of both directions have been seen since.  Until then a connection takes
+     * no room and costs nothing, so that floods of packets that nobody
+     * answers, or of answers to such, take nothing from connections that
+     * matter.  Otherwise EST is the first valid reply. */
+    bool established_only;
 
-    /* May packets of a connection that is established bypass software? */
+    /* May packets of a connection that is established bypass software?  Then
+     * software does not check sequence numbers any more, and asks the provider
+     * about its last use before the connection expires. */
     bool may_bypass;
 
     /* Called by ct_offload_register(), in its thread.  A positive errno value
@@ -240,7 +275,8 @@ struct ct_offload_class {
     void (*exit)(void);
 
     /* Mandatory.  Would the provider like to have this connection?  Should be
-     * quick: it is called for each new connection. */
+     * quick: it is called for each new connection.  To refuse, it should
+     * "return ct_offload_refuse(reason);", so that operators see why. */
     bool (*can_offload)(const struct ct_offload_ctx *);
 
     /* Mandatory.  Take the connection.  Returns 0 or a positive errno value;
@@ -254,15 +290,18 @@ struct ct_offload_class {
      * 0 if that is not known. */
     long long int (*conn_update)(const struct ct_offload_ctx *);
 
-    /* The connection is established; 'netdev_in' is the reply's port. */
-    void (*conn_established)(const struct ct_offload_ctx *);
+    /* The connection is established; 'netdev_in' is the reply's port.  Returns
+     * 0 or a positive errno value; after an error the provider holds nothing
+     * of the connection, and may be offered it again later. */
+    int (*conn_established)(const struct ct_offload_ctx *);
 
     /* Do all of the batch's operations, in order, with the results in them
      * (they are preset to what they are if nothing is done).  Instead of the
      * four callbacks above, which are then called only for single operations
      * outside of batches.  ADD operations have passed 'can_offload'.  A batch
      * has ADD, EST, UPD and DEL only, and has no operation on a connection
-     * that follows an ADD or DEL of the same connection.  'priv' of each
+     * that follows an ADD, EST or DEL of the same connection.  An error of ADD
+     * or EST goes into 'error' of the operation.  'priv' of each
      * operation's 'ctx' is the provider's. */
     void (*batch_submit)(struct ct_offload_op_batch *);
 
@@ -272,6 +311,11 @@ struct ct_offload_class {
     /* 'netdev' is about to stop or to go away: when this returns, nothing in
      * the provider refers to it.  May be called again for the same netdev. */
     void (*netdev_flush)(struct netdev *netdev);
+
+    /* Appends to 'ds' what an operator would like to know about a connection
+     * that the provider holds, for example its rules and how many packets they
+     * have seen, in a few words. */
+    void (*conn_format)(const struct ct_offload_ctx *, struct ds *);
 
     /* Appends to 'ds', or adds to the JSON object 'json' if that is nonnull,
      * what an operator would like to know about the provider. */
@@ -341,6 +385,9 @@ bool ct_offload_conn_get_tcp_peers(const struct conn *,
                                    struct ct_offload_tcp_peer peers[2]);
 void ct_offload_conn_format(const struct conn *, struct ds *);
 
+/* For a provider's 'can_offload', and what else it may want to know. */
+bool ct_offload_refuse(enum ct_offload_reason);
+bool ct_offload_config_bypass(void);
 const char *ct_offload_netdev_owner(const struct netdev *);
 
 /* For conntrack-offload.c. */

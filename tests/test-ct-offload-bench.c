@@ -191,10 +191,11 @@ provider_del(const struct ct_offload_ctx *ctx OVS_UNUSED)
     atomic_sub_relaxed(&n_held, 1, &n);
 }
 
-static void
+static int
 provider_est(const struct ct_offload_ctx *ctx OVS_UNUSED)
 {
     provider_work();
+    return 0;
 }
 
 static long long int

@@ -404,7 +404,7 @@ provider_del(struct provider *p, const struct ct_offload_ctx *ctx)
     free(h);
 }
 
-static void
+static int
 provider_est(struct provider *p, const struct ct_offload_ctx *ctx)
 {
     struct held *h;
@@ -420,6 +420,7 @@ provider_est(struct provider *p, const struct ct_offload_ctx *ctx)
     p->n_est++;
     atomic_flag_clear(&h->busy);
     ovs_mutex_unlock(&p->mutex);
+    return 0;
 }
 
 static long long int
@@ -532,10 +533,10 @@ provider_netdev_flush(struct provider *p, struct netdev *netdev)
     {                                                                       \
         provider_del(&providers[ID], ctx);                                  \
     }                                                                       \
-    static void                                                             \
+    static int                                                              \
     NAME##_est(const struct ct_offload_ctx *ctx)                            \
     {                                                                       \
-        provider_est(&providers[ID], ctx);                                  \
+        return provider_est(&providers[ID], ctx);                                  \
     }                                                                       \
     static long long int                                                    \
     NAME##_upd(const struct ct_offload_ctx *ctx)                            \
@@ -577,7 +578,7 @@ providers_init(void)
     providers[0].class = a_class;
     providers[0].class.batch_submit = NULL;
     providers[1].class = b_class;
-    providers[1].class.est_on_handshake = true;
+    providers[1].class.established_only = true;
     providers[2].class = c_class;
     providers[2].class.thread_safe = true;
     providers[2].class.may_bypass = true;
@@ -1682,13 +1683,13 @@ mconn_finish(struct mconn *m)
             struct provider *p = &providers[i];
 
             if (m->held & ~m->est & (1 << i)
-                && (!p->class.est_on_handshake || !mconn_is_tcp(m)
+                && (!p->class.established_only || !mconn_is_tcp(m)
                     || (m->tcp[0] == CT_DPIF_TCPS_ESTABLISHED
                         && m->tcp[1] == CT_DPIF_TCPS_ESTABLISHED))) {
                 expected[i].n_est++;
                 m->est |= 1 << i;
                 m->no_seq_chk |= p->class.may_bypass;
-                sum.handshakes += p->class.est_on_handshake && mconn_is_tcp(m);
+                sum.handshakes += p->class.established_only && mconn_is_tcp(m);
             }
         }
     }

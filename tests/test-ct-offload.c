@@ -101,11 +101,12 @@ note(const char *who, const char *what, const struct ct_offload_ctx *ctx,
         note(#NAME, "del", ctx, NAME.meanwhile);                            \
         ovs_assert(*ctx->priv == ctx->conn);                                \
     }                                                                       \
-    static void                                                             \
+    static int                                                              \
     NAME##_est(const struct ct_offload_ctx *ctx)                            \
     {                                                                       \
         note(#NAME, "est", ctx, NAME.meanwhile);                            \
         ovs_assert(*ctx->priv == ctx->conn);                                \
+        return 0;                                                           \
     }                                                                       \
     static long long int                                                    \
     NAME##_upd(const struct ct_offload_ctx *ctx)                            \
@@ -580,7 +581,7 @@ test_tcp(struct ovs_cmdl_context *ctx OVS_UNUSED)
     struct conntrack *ct = start();
 
     recorder_register(&a, false);
-    b.class.est_on_handshake = true;
+    b.class.established_only = true;
     recorder_register(&b, true);
 
     execute(ct, tcp(1, false, TCP_SYN, 100, 0), &committing);
@@ -1259,7 +1260,7 @@ test_seq_chk(struct ovs_cmdl_context *ctx OVS_UNUSED)
 
     /* They may: sequence numbers are checked until EST... */
     a.class.may_bypass = true;
-    a.class.est_on_handshake = true;
+    a.class.established_only = true;
     recorder_register(&a, false);
     execute(ct, tcp(2, false, TCP_SYN, 100, 0), &committing);
     execute(ct, tcp(2, true, TCP_SYN | TCP_ACK, 500, 101), &looking);
