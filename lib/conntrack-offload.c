@@ -5,17 +5,16 @@
 #include "conntrack-offload.h"
 
 #include <errno.h>
-#include <netinet/in.h>
 #include <string.h>
 
 #include "conntrack-tp.h"
 #include "coverage.h"
 #include "ct-dpif.h"
+#include "ct-offload-port.h"
 #include "ct-offload-thread.h"
 #include "dp-packet.h"
 #include "hash.h"
 #include "odp-util.h"
-#include "openvswitch/dynamic-string.h"
 #include "openvswitch/list.h"
 #include "ovs-rcu.h"
 #include "ovs-thread.h"
@@ -26,30 +25,9 @@ COVERAGE_DEFINE(ct_offload_evict);
 COVERAGE_DEFINE(ct_offload_expiry_asked);
 COVERAGE_DEFINE(ct_offload_expiry_extended);
 COVERAGE_DEFINE(ct_offload_full);
+COVERAGE_DEFINE(ct_offload_moved);
+COVERAGE_DEFINE(ct_offload_preceded);
 COVERAGE_DEFINE(ct_offload_queue_full);
-
-/* Where the packets of one direction come from. */
-struct conn_offload_side {
-    ATOMIC(struct netdev *) netdev;
-    odp_port_t port_id;
-    ovs_be16 vlan_tci;
-    uint8_t vlan;
-    bool unmodified;
-};
-
-/* What an offloaded connection needs beside its state word. */
-struct conn_offload {
-    ATOMIC(struct conntrack *) ct;  /* Where it is, or NULL if not known. */
-    struct conn_offload_side orig;  /* For the owner of the connection. */
-    struct conn_offload_side reply; /* Written by the thread that has set
-                                     * CONN_OFFLOAD_REPLY, read by the owner
-                                     * when CONN_OFFLOAD_REPLIED is set. */
-    void *priv[CT_OFFLOAD_MAX_PROVIDERS]; /* For the owner. */
-    struct ct_offload_work work;    /* To be queued for an offload thread,
-                                     * which is the owner then. */
-    struct conn *conn;              /* What this hangs off. */
-};
-BUILD_ASSERT_DECL(sizeof(struct conn_offload) <= 96);
 
 /* What one thread has to tell the providers. */
 struct conn_offload_batch {
@@ -58,17 +36,19 @@ struct conn_offload_batch {
     unsigned int depth;             /* Calls that have begun, but not ended:
                                      * only then may the thread own any
                                      * connection. */
+    bool late;                      /* One of them began without a provider. */
+    bool walking;                   /* In a list of connections: do not call
+                                     * providers before the end of it. */
     struct netdev *netdev_in;       /* Where the packets came from. */
-    long long int now;              /* Time of the sweep, or 0. */
 
     /* Connections that the thread owns, with something pending, in the order
      * in which it came to own them. */
     struct conn **conns;
     size_t n_conns, allocated_conns;
 
-    /* Connections that the thread's sweep owns, and is going to ask about. */
-    struct conn **expired;
-    size_t n_expired, allocated_expired;
+    /* Predecessors of these that the thread found and owns. */
+    struct conn **retired;
+    size_t n_retired, allocated_retired;
 
     struct ct_offload_op_batch ops; /* For conns_run(). */
 };
@@ -90,202 +70,79 @@ static struct ovs_mutex conntracks_mutex = OVS_MUTEX_INITIALIZER;
 static struct ovs_list conntracks OVS_GUARDED_BY(conntracks_mutex)
     = OVS_LIST_INITIALIZER(&conntracks);
 
-/* How conntrack frees a connection.  Known before CONN_OFFLOAD_FREE is set in
- * any. */
-static ATOMIC(void (*)(struct conn *)) conn_delete;
+/* Connections in software. */
 
-/* The state word. */
-
-static uint8_t
-state_held(uint32_t state)
-{
-    return (state & CONN_OFFLOAD_HELD_MASK) >> CONN_OFFLOAD_HELD_SHIFT;
-}
-
-static uint8_t
-state_est(uint32_t state)
-{
-    return (state & CONN_OFFLOAD_EST_MASK) >> CONN_OFFLOAD_EST_SHIFT;
-}
-
-static uint32_t
-state_phase(uint32_t state)
-{
-    return state & CONN_OFFLOAD_PHASE_MASK;
-}
-
-static bool
-state_swap(struct conn *conn, uint32_t *old, uint32_t new)
-{
-    return atomic_compare_exchange_weak_explicit(&conn->offload_state,
-                                                 old, new,
-                                                 memory_order_acq_rel,
-                                                 memory_order_acquire);
-}
-
-/* Raises 'events', CONN_OFFLOAD_PENDING_* bits, for 'conn'.  Clears the bits
- * 'clear' and sets the bits 'set' as well.  Returns true if the calling thread
- * owns 'conn' now and has to do them, false if 'conn' has an owner already,
- * which will. */
-static bool
-conn_raise(struct conn *conn, uint32_t events, uint32_t clear, uint32_t set)
-{
-    uint32_t old = conn_offload_state(conn);
-    uint32_t new;
-
-    do {
-        new = (old & ~clear) | set | events | CONN_OFFLOAD_BUSY;
-    } while (!state_swap(conn, &old, new));
-
-    return !(old & CONN_OFFLOAD_BUSY);
-}
-
-/* Returns the events that wait for the owner of 'conn', which is the calling
- * thread, and takes them from there. */
-static uint32_t
-conn_take_events(struct conn *conn)
-{
-    uint32_t state;
-
-    atomic_and_explicit(&conn->offload_state, ~CONN_OFFLOAD_PENDING_MASK,
-                        &state, memory_order_acq_rel);
-    return state & CONN_OFFLOAD_PENDING_MASK;
-}
-
-/* Makes the calling thread the owner of 'conn', or, if it has an owner, leaves
- * 'pending' to that one.  Clears the bits 'clear' either way.  Returns true if
- * the calling thread owns 'conn' now. */
-static bool
-conn_own(struct conn *conn, uint32_t pending, uint32_t clear)
-{
-    uint32_t old = conn_offload_state(conn);
-    uint32_t new;
-
-    do {
-        new = old & ~clear;
-        new |= old & CONN_OFFLOAD_BUSY ? pending : CONN_OFFLOAD_BUSY;
-    } while (!state_swap(conn, &old, new));
-
-    return !(old & CONN_OFFLOAD_BUSY);
-}
-
-/* Gives 'conn' up, unless there is something pending.  Frees it if conntrack
- * has left that to the owner; it is BUSY for ever then, so that nobody who can
- * still see it does anything with it.  Returns true if the calling thread does
- * not own 'conn' any more. */
-static bool
-conn_disown(struct conn *conn)
-{
-    uint32_t old = conn_offload_state(conn);
-    uint32_t new;
-
-    do {
-        if (old & CONN_OFFLOAD_PENDING_MASK) {
-            return false;
-        }
-        new = old & CONN_OFFLOAD_FREE ? old : old & ~CONN_OFFLOAD_BUSY;
-    } while (!state_swap(conn, &old, new));
-
-    if (old & CONN_OFFLOAD_FREE) {
-        void (*delete)(struct conn *);
-
-        atomic_read_relaxed(&conn_delete, &delete);
-        ovsrcu_postpone(delete, conn);
-    }
-    return true;
-}
-
-/* Clears the bits 'clear' and sets the bits 'set' of the state word of
- * 'conn'. */
+/* 'conn' stays in software for 'reason', or goes back there. */
 static void
-conn_set_state(struct conn *conn, uint32_t clear, uint32_t set)
+conn_set_reason(struct conn *conn, enum ct_offload_reason reason)
 {
-    uint32_t old = conn_offload_state(conn);
-
-    while (!state_swap(conn, &old, (old & ~clear) | set)) {
-        continue;
+    if (state_reason(conn_offload_state(conn)) != reason) {
+        conn_set_state(conn, CONN_OFFLOAD_REASON_MASK,
+                       state_from_reason(reason));
     }
+    ct_offload_count_reason(reason);
 }
 
-/* What hangs off a connection. */
-
-static struct conn_offload *
-conn_get_offload(const struct conn *conn)
-{
-    return ovsrcu_get(struct conn_offload *,
-                      &CONST_CAST(struct conn *, conn)->offload);
-}
-
-/* Returns the conn_offload of 'conn', allocating it if there is none.  Returns
- * NULL if there is no room for another offloaded connection.  Only for a
- * thread that owns 'conn' or that alone can see it. */
+/* Returns the block of 'conn', or a new one, with room for another offloaded
+ * connection; or NULL if there is no room. */
 static struct conn_offload *
 conn_alloc_offload(struct conn *conn)
 {
     struct conn_offload *offload = conn_get_offload(conn);
+    bool attached;
 
-    if (!offload) {
-        if (!ct_offload_threads_have_room()) {
-            COVERAGE_INC(ct_offload_queue_full);
-            ct_offload_count(CT_OFFLOAD_N_QUEUE_FULL, 1);
-            return NULL;
-        }
-        if (!ct_offload_reserve()) {
-            COVERAGE_INC(ct_offload_full);
-            ct_offload_count(CT_OFFLOAD_N_FULL, 1);
-            return NULL;
-        }
-        offload = xzalloc(sizeof *offload);
-        offload->conn = conn;
-        ovsrcu_set(&conn->offload, offload);
+    if (offload) {
+        return offload;
+    }
+    if (!ct_offload_threads_have_room()) {
+        COVERAGE_INC(ct_offload_queue_full);
+        conn_set_reason(conn, CT_OFFLOAD_QUEUE);
+        return NULL;
+    }
+    if (!ct_offload_reserve()) {
+        COVERAGE_INC(ct_offload_full);
+        conn_set_reason(conn, CT_OFFLOAD_LIMIT);
+        return NULL;
+    }
+    offload = conn_attach_offload(conn, &attached);
+    if (attached) {
+        conn_set_state(conn, 0, CONN_OFFLOAD_COUNTS);
+    } else {
+        ct_offload_unreserve();
     }
     return offload;
 }
 
-/* 'conn', in 'phase', is not held any more.  If it is gone, what hangs off it
- * is freed with it: see conntrack_offload_conn_uninit__(). */
+/* 'conn', which the calling thread owns, is not held any more, for 'reason'.
+ * If it is gone, its block is freed with it: see
+ * conntrack_offload_conn_uninit__(). */
 static void
-conn_release_offload(struct conn *conn, uint32_t phase)
+conn_release(struct conn *conn, enum ct_offload_reason reason)
 {
     struct conn_offload *offload = conn_get_offload(conn);
-
-    if (offload && phase != CONN_OFFLOAD_GONE) {
-        ovsrcu_set(&conn->offload, NULL);
-        ovsrcu_postpone(free, offload);
-    }
-}
-
-/* Returns where 'conn' is, or NULL if that is not known. */
-static struct conntrack *
-conn_get_conntrack(const struct conn *conn)
-{
-    struct conn_offload *offload = conn_get_offload(conn);
-    struct conntrack *ct = NULL;
+    uint32_t state = conn_offload_state(conn);
+    bool wait = (!(state & (CONN_OFFLOAD_GONE | CONN_OFFLOAD_CLOSED))
+                 && ct_offload_accepting(true) && !conn_is_established(conn));
 
     if (offload) {
-        atomic_read_relaxed(&offload->ct, &ct);
+        for (int dir = 0; dir < CT_DIRS; dir++) {
+            ct_offload_port_remove(offload, dir);
+        }
+        if (!(state & CONN_OFFLOAD_GONE)) {
+            conn_detach_offload(conn);
+            ovsrcu_postpone(free, offload);
+        }
     }
-    return ct;
-}
-
-/* Remembers in 'side' what 'ctx' says of a packet. */
-static void
-side_set(struct conn_offload_side *side, const struct ct_offload_ctx *ctx)
-{
-    side->port_id = ctx->input_port_id;
-    side->vlan_tci = ctx->vlan_tci;
-    side->vlan = ctx->vlan;
-    side->unmodified = ctx->unmodified;
-    atomic_store_relaxed(&side->netdev, ctx->netdev_in);
-}
-
-static struct netdev *
-side_get_netdev(struct conn_offload_side *side)
-{
-    struct netdev *netdev;
-
-    atomic_read_relaxed(&side->netdev, &netdev);
-    return netdev;
+    if (state & CONN_OFFLOAD_COUNTS) {
+        ct_offload_unreserve();
+    }
+    conn_set_state(conn,
+                   (CONN_OFFLOAD_COUNTS | CONN_OFFLOAD_AWAIT_MASK
+                    | CONN_OFFLOAD_REASON_MASK | CONN_OFFLOAD_BYPASS
+                    | CONN_OFFLOAD_UNI_DIR),
+                   (state_from_reason(reason)
+                    | (wait ? CONN_OFFLOAD_AWAIT_REPLY : 0)));
+    conn_undoom(conn);
 }
 
 /* Stores in 'ctx' the VLAN tags of 'pkt'. */
@@ -307,32 +164,22 @@ ctx_set_vlan(struct ct_offload_ctx *ctx, const struct dp_packet *pkt)
     }
 }
 
-/* Remembers in 'side' where 'pkt' came from. */
-static void
-side_set_from_packet(struct conn_offload_side *side, struct netdev *netdev,
-                     const struct dp_packet *pkt)
+/* Stores in '*ctx' what 'pkt' tells of its direction, and returns the number
+ * of the port that it came from. */
+static uint32_t
+ctx_from_packet(struct ct_offload_ctx *ctx, struct netdev *netdev,
+                const struct dp_packet *pkt)
 {
-    struct ct_offload_ctx ctx = {
-        .input_port_id = pkt->md.in_port.odp_port,
-    };
+    memset(ctx, 0, sizeof *ctx);
+    ctx->input_port_id = pkt->md.in_port.odp_port;
 
     /* A reassembled packet may have been taken from another port's burst. */
     if (!(pkt->md.ct_rewrite & CT_REWRITE_REASSEMBLED)) {
-        ctx.netdev_in = netdev;
+        ctx->netdev_in = netdev;
     }
-    ctx.unmodified = ctx.netdev_in && !pkt->md.ct_rewrite;
-    ctx_set_vlan(&ctx, pkt);
-    side_set(side, &ctx);
-}
-
-static void
-side_to_ctx(struct conn_offload_side *side, struct ct_offload_ctx *ctx)
-{
-    ctx->netdev_in = side_get_netdev(side);
-    ctx->input_port_id = side->port_id;
-    ctx->unmodified = side->unmodified;
-    ctx->vlan = side->vlan;
-    ctx->vlan_tci = side->vlan_tci;
+    ctx->unmodified = ctx->netdev_in && !pkt->md.ct_rewrite;
+    ctx_set_vlan(ctx, pkt);
+    return ct_offload_port_get(ctx->netdev_in);
 }
 
 /* Expiration. */
@@ -349,7 +196,7 @@ conn_extend(struct conntrack *ct, struct conn *conn, long long int last_used,
         .key_node[CT_DIR_FWD].key.zone = conn->key_node[CT_DIR_FWD].key.zone,
     };
     long long int new, old;
-    enum ct_timeout timeout;
+    uint8_t timeout;
 
     atomic_read_relaxed(&conn->expiration, &old);
     if (!last_used) {
@@ -379,45 +226,41 @@ op_conn(const struct ct_offload_op *op)
     return CONST_CAST(struct conn *, op->ctx.conn);
 }
 
-/* Are packets with 'key' those of a helper's control connection, going by
- * their ports? */
-static bool
-key_has_helper(const struct conn_key *key)
+/* Returns where 'conn' is, or NULL if that is not known. */
+static struct conntrack *
+conn_get_conntrack(const struct conn *conn)
 {
-    enum { FTP_PORT = 21, TFTP_PORT = 69 };
+    struct conn_offload *offload = conn_get_offload(conn);
+    struct conntrack *ct = NULL;
 
-    return ((key->nw_proto == IPPROTO_TCP
-             && (key->src.port == htons(FTP_PORT)
-                 || key->dst.port == htons(FTP_PORT)))
-            || (key->nw_proto == IPPROTO_UDP
-                && key->dst.port == htons(TFTP_PORT)));
-}
-
-/* Has 'conn' a helper?  Such connections are never offloaded: software has to
- * read and sometimes to change their payload. */
-static bool
-conn_has_helper(const struct conn *conn)
-{
-    return (conn->alg
-            || key_has_helper(&conn->key_node[CT_DIR_FWD].key)
-            || key_has_helper(&conn->key_node[CT_DIR_REV].key));
-}
-
-/* Should 'op' be dispatched at all, if 'state' is the state of its connection?
- */
-static bool
-op_is_wanted(const struct ct_offload_op *op, uint32_t state)
-{
-    const struct conn *conn = op->ctx.conn;
-
-    if (op->type != CT_OFFLOAD_OP_ADD) {
-        return op->held != 0;
+    if (offload) {
+        atomic_read_relaxed(&offload->ct, &ct);
     }
-    return !(state & (CONN_OFFLOAD_PENDING_DEL | CONN_OFFLOAD_PENDING_EVICT
-                      | CONN_OFFLOAD_FREE | CONN_OFFLOAD_CLOSED))
-           && state_phase(state) != CONN_OFFLOAD_GONE
-           && conn_get_offload(conn)
-           && !conn_has_helper(conn);
+    return ct;
+}
+
+/* Initializes '*op' with 'type', for 'conn', with what is known of it.  The
+ * calling thread owns 'conn'. */
+static void
+op_init(struct ct_offload_op *op, enum ct_offload_op_type type,
+        const struct conn *conn)
+{
+    struct conn_offload *offload = conn_get_offload(conn);
+    uint32_t port;
+
+    memset(op, 0, sizeof *op);
+    op->type = type;
+    op->ctx.conn = conn;
+    op->ctx.input_port_id = ODPP_NONE;
+    if (offload && (type == CT_OFFLOAD_OP_ADD || type == CT_OFFLOAD_OP_EST)) {
+        conn_side_get(offload,
+                      type == CT_OFFLOAD_OP_ADD ? CT_DIR_FWD : CT_DIR_REV,
+                      &op->ctx, &port);
+        op->ctx.netdev_in = ct_offload_port_get_netdev(port);
+        op->ctx.unmodified &= op->ctx.netdev_in != NULL;
+        op->established = (conn_side_is_known(offload, CT_DIR_REV)
+                           && conn_is_established(conn));
+    }
 }
 
 /* Prepares 'op' for ct_offload_dispatch().  The calling thread owns the
@@ -431,99 +274,107 @@ op_prepare(struct ct_offload_op *op)
     op->held = state_held(state) & ~op->except;
     op->est = state_est(state) & ~op->except;
     op->priv = offload ? offload->priv : NULL;
-    op->skip = !op_is_wanted(op, state);
+    op->skip = op->type == CT_OFFLOAD_OP_ADD ? !offload : !op->held;
+
+    /* Packets may bypass software before EST returns. */
+    if (op->type == CT_OFFLOAD_OP_EST && !op->skip
+        && ct_offload_may_bypass(op->held)) {
+        conn_set_state(op_conn(op), 0,
+                       CONN_OFFLOAD_BYPASS | CONN_OFFLOAD_NO_SEQ_CHK);
+    }
 }
 
-/* Initializes '*op' with 'type', for 'conn', with what is known of it.  The
- * calling thread owns 'conn'. */
+/* Counts what has become of a connection whose state word was 'old' and is
+ * 'new' now, perhaps because it has 'lapsed'. */
 static void
-op_init(struct ct_offload_op *op, enum ct_offload_op_type type,
-        const struct conn *conn)
+count_change(uint32_t old, uint32_t new, bool lapsed)
 {
-    struct conn_offload *offload = conn_get_offload(conn);
+    bool was_held = state_held(old) != 0;
+    bool held = state_held(new) != 0;
 
-    memset(op, 0, sizeof *op);
-    op->type = type;
-    op->ctx.conn = conn;
-    op->ctx.input_port_id = ODPP_NONE;
-    if (offload && type == CT_OFFLOAD_OP_ADD) {
-        side_to_ctx(&offload->orig, &op->ctx);
-    } else if (offload && type == CT_OFFLOAD_OP_EST) {
-        side_to_ctx(&offload->reply, &op->ctx);
-    }
-}
-
-static bool
-conn_is_tcp(const struct conn *conn)
-{
-    return conn->key_node[CT_DIR_FWD].key.nw_proto == IPPROTO_TCP;
-}
-
-/* Brings the state of the connection up to date with 'op', which was done or
- * found unnecessary.  'now' is the time. */
-static void
-op_finish(const struct ct_offload_op *op, long long int now)
-{
-    struct conn *conn = op_conn(op);
-    uint32_t old = conn_offload_state(conn);
-    uint32_t old_phase = state_phase(old);
-    uint8_t held = op->held | (state_held(old) & op->except);
-    uint8_t est = op->est | (state_est(old) & op->except);
-    uint32_t clear = (CONN_OFFLOAD_PHASE_MASK | CONN_OFFLOAD_HELD_MASK
-                      | CONN_OFFLOAD_EST_MASK);
-    uint32_t set = ((uint32_t) held << CONN_OFFLOAD_HELD_SHIFT
-                    | (uint32_t) est << CONN_OFFLOAD_EST_SHIFT);
-    uint32_t phase = old_phase;
-
-    if (op->type == CT_OFFLOAD_OP_UPD) {
-        struct conntrack *ct = conn_get_conntrack(conn);
-
-        if (!op->error && ct) {
-            conn_extend(ct, conn, op->last_used, now ? now : time_msec());
-        }
-        return;
-    }
-
-    if (!conn_is_tcp(conn)) {
-        clear |= CONN_OFFLOAD_AWAIT_FIN;
-    }
-    if (held) {
-        phase = est == held ? CONN_OFFLOAD_EST : CONN_OFFLOAD_ADDED;
-        /* Whatever other providers are waiting for. */
-        if (ct_offload_may_bypass(est)) {
-            set |= CONN_OFFLOAD_NO_SEQ_CHK;
-        }
-    } else {
-        clear |= (CONN_OFFLOAD_START
-                  | CONN_OFFLOAD_REPLY | CONN_OFFLOAD_REPLIED);
-        if (op->gone || old_phase == CONN_OFFLOAD_GONE) {
-            phase = CONN_OFFLOAD_GONE;
-        } else if (old_phase != CONN_OFFLOAD_NONE) {
-            phase = CONN_OFFLOAD_SOFTWARE;
-        }
-    }
-    conn_set_state(conn, clear, phase | set);
-
-    if (!held) {
-        conn_release_offload(conn, phase);
-        if (old & CONN_OFFLOAD_COUNTS) {
-            ct_offload_unreserve();
-        }
-    }
-
-    bool was_held = (old_phase == CONN_OFFLOAD_ADDED
-                     || old_phase == CONN_OFFLOAD_EST);
-
-    if (was_held != (held != 0)) {
+    if (was_held != held) {
         ct_offload_count(CT_OFFLOAD_N_OFFLOADED, held ? 1 : -1);
     }
-    if ((old_phase == CONN_OFFLOAD_EST) != (phase == CONN_OFFLOAD_EST)) {
-        ct_offload_count(CT_OFFLOAD_N_ESTABLISHED,
-                         phase == CONN_OFFLOAD_EST ? 1 : -1);
+    if (state_is_bi_dir(old) != state_is_bi_dir(new)) {
+        ct_offload_count(CT_OFFLOAD_N_BI_DIR, state_is_bi_dir(new) ? 1 : -1);
     }
-    if (was_held && !held && !op->gone && !op->lapsed) {
-        COVERAGE_INC(ct_offload_evict);
-        ct_offload_count(CT_OFFLOAD_N_EVICTED, 1);
+    if (was_held && !held) {
+        if (new & CONN_OFFLOAD_CLOSED) {
+            ct_offload_count(CT_OFFLOAD_N_CLOSED, 1);
+        } else if (!(new & CONN_OFFLOAD_GONE) && !lapsed) {
+            COVERAGE_INC(ct_offload_evict);
+            ct_offload_count(CT_OFFLOAD_N_EVICTED, 1);
+        }
+    }
+}
+
+/* Brings the state of the connection up to date with 'op', which changes who
+ * holds it, and was done or found unnecessary. */
+static void
+op_finish_held(const struct ct_offload_op *op)
+{
+    struct conn *conn = op_conn(op);
+    struct conn_offload *offload = conn_get_offload(conn);
+    uint32_t old = conn_offload_state(conn);
+    uint8_t held = op->held | (state_held(old) & op->except);
+    uint8_t est = op->est | (state_est(old) & op->except);
+    uint32_t set = ((uint32_t) held << CONN_OFFLOAD_HELD_SHIFT
+                    | (uint32_t) est << CONN_OFFLOAD_EST_SHIFT);
+    uint32_t clear = CONN_OFFLOAD_HELD_MASK | CONN_OFFLOAD_EST_MASK;
+    enum key_dir dir = (op->type == CT_OFFLOAD_OP_EST ? CT_DIR_REV
+                        : CT_DIR_FWD);
+
+    if (held && op->type != CT_OFFLOAD_OP_DEL) {
+        struct ct_offload_ctx ctx;
+        uint32_t port;
+
+        clear |= CONN_OFFLOAD_REASON_MASK;
+        set |= op->uni_dir ? CONN_OFFLOAD_UNI_DIR : 0;
+        conn_side_get(offload, dir, &ctx, &port);
+        ct_offload_port_add(port, offload, dir);
+    }
+    if (!ct_offload_may_bypass(est)) {
+        clear |= CONN_OFFLOAD_BYPASS;
+    }
+    conn_set_state(conn, clear, set);
+    count_change(old, conn_offload_state(conn), op->lapsed);
+    if (!held) {
+        enum ct_offload_reason reason = op->reason;
+
+        if (old & CONN_OFFLOAD_CLOSED) {
+            reason = CT_OFFLOAD_CLOSING;
+        } else if (op->type == CT_OFFLOAD_OP_DEL) {
+            reason = CT_OFFLOAD_TAKEN_BACK;
+        } else {
+            ct_offload_count_reason(reason);
+        }
+        conn_release(conn, reason);
+    }
+}
+
+/* Does what 'op', which was done or found unnecessary, leads to. */
+static void
+op_finish(const struct ct_offload_op *op)
+{
+    struct conn *conn = op_conn(op);
+    struct conntrack *ct;
+
+    switch (op->type) {
+    case CT_OFFLOAD_OP_UPD:
+        ct = conn_get_conntrack(conn);
+        if (!op->error && ct) {
+            conn_extend(ct, conn, op->last_used, time_msec());
+        }
+        break;
+    case CT_OFFLOAD_OP_ADD:
+    case CT_OFFLOAD_OP_DEL:
+    case CT_OFFLOAD_OP_EST:
+        op_finish_held(op);
+        break;
+    case CT_OFFLOAD_OP_POLICY:
+    case CT_OFFLOAD_OP_FLUSH:
+    default:
+        break;
     }
 }
 
@@ -539,16 +390,18 @@ static struct ct_offload_op *
 ops_add(struct ct_offload_op_batch *ops, enum ct_offload_op_type type,
         const struct conn *conn)
 {
-    struct ct_offload_op op;
+    struct ct_offload_op op, *added;
 
     op_init(&op, type, conn);
     ct_offload_op_batch_add(ops, type, &op.ctx);
-    return &ops->ops[ops->n_ops - 1];
+    added = &ops->ops[ops->n_ops - 1];
+    added->established = op.established;
+    return added;
 }
 
 /* Does the operations in 'ops'. */
 static void
-ops_run(struct ct_offload_op_batch *ops, long long int now)
+ops_run(struct ct_offload_op_batch *ops)
 {
     struct ct_offload_op *op;
     bool wanted = false;
@@ -562,23 +415,170 @@ ops_run(struct ct_offload_op_batch *ops, long long int now)
         ct_offload_dispatch(ops->ops, ops->n_ops);
     }
     CT_OFFLOAD_BATCH_OP_FOR_EACH (i, op, ops) {
-        op_finish(op, now);
+        op_finish(op);
     }
     ops->n_ops = 0;
 }
 
+/* For retire_one(). */
+struct retire_aux {
+    struct conn_offload_batch *batch;
+    const struct conn *successor;
+    long long int now;
+};
+
+/* If 'conn' is not alive, 'aux->successor' with the same tuple has taken its
+ * place: providers must give it up first. */
+static void
+retire_one(struct conn *conn, void *aux_)
+{
+    struct retire_aux *aux = aux_;
+    struct conn_offload_batch *batch = aux->batch;
+
+    if (conn == aux->successor || !conn_is_past(conn, aux->now)
+        || !conn_doom(conn)) {
+        return;
+    }
+    if (conn_raise(conn, CONN_OFFLOAD_PENDING_DEL, 0, 0)) {
+        if (batch->n_retired >= batch->allocated_retired) {
+            batch->retired = x2nrealloc(batch->retired,
+                                        &batch->allocated_retired,
+                                        sizeof *batch->retired);
+        }
+        batch->retired[batch->n_retired++] = conn;
+        conn_take_events(conn);
+        ops_add(&batch->ops, CT_OFFLOAD_OP_DEL, conn);
+    }
+}
+
+/* Has providers give up connections with the tuple of 'conn', or the reverse
+ * one, whose time is up. */
+static void
+retire_predecessors(struct conn_offload_batch *batch, const struct conn *conn)
+{
+    struct conntrack *ct = conn_get_conntrack(conn);
+    struct retire_aux aux = { batch, conn, time_msec() };
+
+    if (ct) {
+        conntrack_for_each_with_key(ct, &conn->key_node[CT_DIR_FWD].key,
+                                    retire_one, &aux);
+        if (conn->nat_action) {
+            conntrack_for_each_with_key(ct, &conn->key_node[CT_DIR_REV].key,
+                                        retire_one, &aux);
+        }
+    }
+}
+
+/* Gives up what retire_predecessors() has found, after its DEL. */
+static void
+retired_disown(struct conn_offload_batch *batch)
+{
+    for (size_t i = 0; i < batch->n_retired; i++) {
+        /* Nobody holds it, nor ever will. */
+        while (!conn_disown(batch->retired[i])) {
+            conn_take_events(batch->retired[i]);
+        }
+    }
+    batch->n_retired = 0;
+}
+
+/* May 'conn', which the calling thread owns, be offered to providers?  If so,
+ * returns CT_OFFLOAD_REASON_NONE, or CT_OFFLOAD_PREDECESSOR if it has to wait.
+ * Adds to 'batch->ops' what has to be done before. */
+static enum ct_offload_reason
+conn_check_add(struct conn_offload_batch *batch, struct conn *conn)
+{
+    struct conn_offload *offload = conn_get_offload(conn);
+    uint32_t state = conn_offload_state(conn);
+    struct ct_offload_ctx ctx;
+    uint32_t port;
+
+    if (state & (CONN_OFFLOAD_GONE | CONN_OFFLOAD_CLOSED)
+        || conn_is_past(conn, time_msec())) {
+        return CT_OFFLOAD_CLOSING;
+    }
+    if (!offload || !ct_offload_is_accepting()) {
+        return CT_OFFLOAD_TAKEN_BACK;
+    }
+    if (conn_has_helper(conn)) {
+        return CT_OFFLOAD_HELPER;
+    }
+    if (conn_is_closing(conn)) {
+        conn_set_state(conn, 0, CONN_OFFLOAD_CLOSED);
+        return CT_OFFLOAD_CLOSING;
+    }
+    conn_side_get(offload, CT_DIR_FWD, &ctx, &port);
+    if (port && !ct_offload_port_get_netdev(port)) {
+        return CT_OFFLOAD_TAKEN_BACK;
+    }
+    retire_predecessors(batch, conn);
+    return (conn_is_preceded(conn) ? CT_OFFLOAD_PREDECESSOR
+            : CT_OFFLOAD_REASON_NONE);
+}
+
+/* Offers 'conn' to the providers, as an operation in 'batch->ops'.  Returns
+ * false if it has to wait for its predecessor. */
+static bool
+conn_add_add(struct conn_offload_batch *batch, struct conn *conn)
+{
+    enum ct_offload_reason reason = conn_check_add(batch, conn);
+
+    if (reason == CT_OFFLOAD_PREDECESSOR) {
+        return false;
+    } else if (!reason) {
+        ops_add(&batch->ops, CT_OFFLOAD_OP_ADD, conn);
+    } else if (!state_held(conn_offload_state(conn))) {
+        ct_offload_count_reason(reason);
+        conn_release(conn, reason);
+    }
+    return true;
+}
+
+/* Tells those providers that hold 'conn' that it is established, as an
+ * operation in 'ops'.  If its port is not known, or has stopped, that waits
+ * for another packet. */
+static void
+conn_add_est(struct conn *conn, struct ct_offload_op_batch *ops)
+{
+    struct conn_offload *offload = conn_get_offload(conn);
+    struct ct_offload_ctx ctx;
+    uint32_t port;
+
+    if (!offload || !state_held(conn_offload_state(conn))) {
+        return;
+    }
+    if (!conn_side_get(offload, CT_DIR_REV, &ctx, &port)
+        || (port && !ct_offload_port_get_netdev(port))) {
+        conn_side_clear(offload, CT_DIR_REV);
+        conn_set_state(conn, 0, CONN_OFFLOAD_AWAIT_REPLY);
+        return;
+    }
+    ops_add(ops, CT_OFFLOAD_OP_EST, conn);
+}
+
+/* Takes 'conn' from all providers but those in 'except', by operations in
+ * 'ops'.  If it goes on in software, it should expire when it would have. */
+static void
+conn_add_del(struct conn *conn, struct ct_offload_op_batch *ops,
+             uint8_t except)
+{
+    uint32_t state = conn_offload_state(conn);
+
+    if (state & CONN_OFFLOAD_BYPASS && !(state & CONN_OFFLOAD_GONE)
+        && !ct_offload_is_exiting()) {
+        ops_add(ops, CT_OFFLOAD_OP_UPD, conn)->except = except;
+    }
+    ops_add(ops, CT_OFFLOAD_OP_DEL, conn)->except = except;
+}
+
 /* 'conn' was asked about because its time was up.  If it is not in use in
- * hardware either, adds to 'ops' what takes it from the providers; the sweep
+ * hardware either, adds to 'ops' what takes it from the providers; a sweep
  * cleans it up then. */
 static void
-conn_add_lapse(struct conn *conn, struct ct_offload_op_batch *ops,
-               long long int now)
+conn_add_lapse(struct conn *conn, struct ct_offload_op_batch *ops)
 {
-    long long int expiration;
-    bool lapsed;
+    bool lapsed = conn_is_past(conn, time_msec());
 
-    atomic_read_relaxed(&conn->expiration, &expiration);
-    lapsed = (now ? now : time_msec()) >= expiration;
     if (lapsed) {
         ops_add(ops, CT_OFFLOAD_OP_DEL, conn)->lapsed = true;
     }
@@ -588,69 +588,85 @@ conn_add_lapse(struct conn *conn, struct ct_offload_op_batch *ops,
     ct_offload_count(lapsed ? CT_OFFLOAD_N_LAPSED : CT_OFFLOAD_N_EXTENDED, 1);
 }
 
-/* Adds to 'ops' the operations that bring the first of 'events' of 'conn' to
- * the providers.  Returns the events that depend on the result of these. */
+/* Adds to 'batch->ops' the operations that bring the first of 'events' of
+ * 'conn' to the providers.  Returns the events that are left: those that
+ * depend on the result, or have to wait. */
 static uint32_t
-conn_add_ops(struct conn *conn, uint32_t events,
-             struct ct_offload_op_batch *ops, long long int now)
+conn_add_ops(struct conn_offload_batch *batch, struct conn *conn,
+             uint32_t events)
 {
-    bool del = events & CONN_OFFLOAD_PENDING_DEL;
-    bool evict = events & CONN_OFFLOAD_PENDING_EVICT;
+    struct ct_offload_op_batch *ops = &batch->ops;
 
-    /* An ADD that is followed by DEL is not sent at all. */
-    if (events & CONN_OFFLOAD_PENDING_ADD && !del && !evict) {
-        ops_add(ops, CT_OFFLOAD_OP_ADD, conn);
-        return events & ~CONN_OFFLOAD_PENDING_ADD;
+    if (events & CONN_OFFLOAD_PENDING_DEL) {
+        /* An ADD or EST that was raised before is not pending any more. */
+        conn_add_del(conn, ops, 0);
+        return events & (CONN_OFFLOAD_PENDING_ADD | CONN_OFFLOAD_PENDING_EST);
     }
-    if (events & EVENT_LAPSE) {
-        conn_add_lapse(conn, ops, now);
-        return 0;
+    if (events & CONN_OFFLOAD_PENDING_ADD) {
+        return (conn_add_add(batch, conn)
+                ? events & ~CONN_OFFLOAD_PENDING_ADD : events);
     }
     if (events & CONN_OFFLOAD_PENDING_EST) {
-        ops_add(ops, CT_OFFLOAD_OP_EST, conn);
+        conn_add_est(conn, ops);
+        return events & ~CONN_OFFLOAD_PENDING_EST;
     }
-    if (events & (CONN_OFFLOAD_PENDING_UPD | CONN_OFFLOAD_PENDING_EXPIRE)
-        || evict) {
+    if (events & EVENT_LAPSE) {
+        conn_add_lapse(conn, ops);
+        return events & ~EVENT_LAPSE;
+    }
+    if (events & CONN_OFFLOAD_PENDING_EXPIRE) {
+        if (!state_held(conn_offload_state(conn))) {
+            return events & ~CONN_OFFLOAD_PENDING_EXPIRE;
+        }
         ops_add(ops, CT_OFFLOAD_OP_UPD, conn);
+        return ((events & ~(CONN_OFFLOAD_PENDING_EXPIRE
+                            | CONN_OFFLOAD_PENDING_UPD)) | EVENT_LAPSE);
     }
-    if (del || evict) {
-        ops_add(ops, CT_OFFLOAD_OP_DEL, conn)->gone = del;
-        return 0;
+    if (events & CONN_OFFLOAD_PENDING_UPD) {
+        ops_add(ops, CT_OFFLOAD_OP_UPD, conn);
+        return events & ~CONN_OFFLOAD_PENDING_UPD;
     }
-    if (events & CONN_OFFLOAD_PENDING_LEAVE) {
-        uint8_t except = ~ct_offload_leaving();
-
-        ops_add(ops, CT_OFFLOAD_OP_UPD, conn)->except = except;
-        ops_add(ops, CT_OFFLOAD_OP_DEL, conn)->except = except;
-    }
-    return (events & CONN_OFFLOAD_PENDING_EXPIRE
-            && state_held(conn_offload_state(conn)) ? EVENT_LAPSE : 0);
+    conn_add_del(conn, ops, ~ct_offload_leaving());
+    return 0;
 }
 
 /* Does what is pending for the 'n' connections in 'conns', at most
- * CT_OFFLOAD_BATCH_INLINE, which the calling thread owns.  Of two connections
- * with the same tuple the older one comes first in 'conns': its DEL precedes
- * the ADD of its successor. */
-static void
+ * CT_OFFLOAD_BATCH_INLINE, which the calling thread owns.  What has to wait
+ * for something that another thread does stays pending.  Returns true if
+ * anything was done. */
+static bool
 conns_run(struct conn_offload_batch *batch, struct conn **conns, size_t n)
 {
     uint32_t events[CT_OFFLOAD_BATCH_INLINE];
+    bool any = false;
+    bool progress;
 
     for (size_t i = 0; i < n; i++) {
         events[i] = conn_take_events(conns[i]);
     }
     do {
+        progress = false;
         for (size_t i = 0; i < n; i++) {
             if (events[i]) {
-                events[i] = conn_add_ops(conns[i], events[i], &batch->ops,
-                                         batch->now);
+                uint32_t left = conn_add_ops(batch, conns[i], events[i]);
+
+                progress |= left != events[i];
+                events[i] = left;
             }
         }
-        if (!batch->ops.n_ops) {
-            break;
+        progress |= batch->ops.n_ops > 0;
+        any |= progress;
+        ops_run(&batch->ops);
+        retired_disown(batch);
+    } while (progress);
+
+    for (size_t i = 0; i < n; i++) {
+        if (events[i]) {
+            /* What was raised meanwhile comes after it, or cancels it. */
+            conn_put_back(conns[i], events[i]);
         }
-        ops_run(&batch->ops, batch->now);
-    } while (true);
+    }
+    return any;
 }
 
 /* Gives up those of the 'n' connections in 'conns' for which nothing is
@@ -670,18 +686,51 @@ conns_disown(struct conn **conns, size_t n)
 }
 
 /* Does what is pending for the 'n' connections in 'conns', until there is
- * nothing any more.  The calling thread owns them, but does not when this
- * returns. */
-static void
+ * nothing any more, or until all that is has to wait.  The calling thread owns
+ * them.  When this returns, it does so only for those that have to wait, which
+ * are moved to the front, and the number of which is returned. */
+static size_t
 conns_drain(struct conn_offload_batch *batch, struct conn **conns, size_t n)
 {
+    size_t n_waiting = 0;
+
     for (size_t i = 0; i < n; i += CT_OFFLOAD_BATCH_INLINE) {
         size_t left = MIN(n - i, CT_OFFLOAD_BATCH_INLINE);
+        bool progress;
 
         do {
-            conns_run(batch, &conns[i], left);
+            progress = conns_run(batch, &conns[i], left);
             left = conns_disown(&conns[i], left);
-        } while (left);
+        } while (left && progress);
+        memmove(&conns[n_waiting], &conns[i], left * sizeof *conns);
+        n_waiting += left;
+    }
+    return n_waiting;
+}
+
+/* The same, but what has to wait is left to the next packets. */
+static void
+conns_drain_all(struct conn_offload_batch *batch, struct conn **conns,
+                size_t n)
+{
+    while ((n = conns_drain(batch, conns, n))) {
+        for (size_t i = 0; i < n; i++) {
+            struct conn *conn = conns[i];
+            uint32_t state = conn_offload_state(conn);
+
+            if (!(state & CONN_OFFLOAD_PENDING_ADD)) {
+                continue;
+            }
+            COVERAGE_INC(ct_offload_preceded);
+            conn_set_state(conn, (CONN_OFFLOAD_PENDING_ADD
+                                  | CONN_OFFLOAD_PENDING_EST), 0);
+            if (!state_held(state)) {
+                conn_release(conn, CT_OFFLOAD_PREDECESSOR);
+                ct_offload_count_reason(CT_OFFLOAD_PREDECESSOR);
+            }
+            conn_set_state(conn, 0, (CONN_OFFLOAD_AWAIT_ORIG
+                                     | CONN_OFFLOAD_AWAIT_REPLY));
+        }
     }
 }
 
@@ -697,7 +746,7 @@ thread_batch_destroy(void *batch_)
     ovs_mutex_unlock(&batches_mutex);
     ct_offload_op_batch_destroy(&batch->ops);
     free(batch->conns);
-    free(batch->expired);
+    free(batch->retired);
     free_cacheline(batch);
 }
 
@@ -774,7 +823,7 @@ batch_hand_over(struct conn_offload_batch *batch)
         if (conn_get_offload(conn)) {
             batch->conns[n++] = conn;
         } else {
-            conns_drain(batch, &conn, 1);
+            conns_drain_all(batch, &conn, 1);
         }
     }
 
@@ -802,7 +851,7 @@ batch_run(struct conn_offload_batch *batch)
     if (ct_offload_n_threads()) {
         batch_hand_over(batch);
     } else {
-        conns_drain(batch, batch->conns, batch->n_conns);
+        conns_drain_all(batch, batch->conns, batch->n_conns);
     }
     batch->n_conns = 0;
 }
@@ -830,13 +879,13 @@ batch_add(struct conn_offload_batch *batch, struct conn *conn)
     batch->conns[batch->n_conns++] = conn;
 }
 
-/* Raises 'events' for 'conn', to be done with 'batch' unless 'conn' has
- * another owner. */
+/* Raises 'events' for 'conn' as conn_raise() does, to be done with 'batch'
+ * unless 'conn' has another owner. */
 static void
 batch_raise(struct conn_offload_batch *batch, struct conn *conn,
-            uint32_t events)
+            uint32_t events, uint32_t clear, uint32_t set)
 {
-    if (conn_raise(conn, events, 0, 0)) {
+    if (conn_raise(conn, events, clear, set)) {
         batch_add(batch, conn);
     }
 }
@@ -845,7 +894,8 @@ batch_raise(struct conn_offload_batch *batch, struct conn *conn,
 static void
 batch_run_if_full(struct conn_offload_batch *batch)
 {
-    if (batch->n_conns >= CT_OFFLOAD_BATCH_INLINE) {
+    if (batch->n_conns >= CT_OFFLOAD_BATCH_INLINE
+        && (!batch->walking || ct_offload_n_threads())) {
         batch_run(batch);
     }
 }
@@ -862,6 +912,13 @@ conntrack_offload_begin__(struct netdev *netdev_in)
 void
 conntrack_offload_end__(struct conn_offload_batch *batch)
 {
+    if (!batch) {
+        batch = *thread_batch_get();
+        if (!batch || !batch->late || batch->depth > 1) {
+            return;
+        }
+        batch->late = false;
+    }
     batch_leave(batch);
     batch->netdev_in = NULL;
 }
@@ -881,14 +938,21 @@ conntrack_offload_leave(void)
     batch_leave(*thread_batch_get());
 }
 
-static void
-batch_wait(struct conn_offload_batch *batch, bool quiesce)
+/* Waits until the thread of 'batch' has ended what it was doing when this was
+ * called, or until 'deadline', in ms, has passed.  Returns false in the latter
+ * case. */
+static bool
+batch_wait(struct conn_offload_batch *batch, bool quiesce,
+           long long int deadline)
 {
     unsigned int start, now;
 
     atomic_read_explicit(&batch->seq, &start, memory_order_acquire);
     now = start;
     while (start & 1 && now == start) {
+        if (time_msec() > deadline) {
+            return false;
+        }
         if (quiesce) {
             xnanosleep(100 * 1000);
         } else {
@@ -896,6 +960,22 @@ batch_wait(struct conn_offload_batch *batch, bool quiesce)
         }
         atomic_read_explicit(&batch->seq, &now, memory_order_acquire);
     }
+    return true;
+}
+
+static bool
+batches_wait(bool quiesce, long long int deadline)
+{
+    struct conn_offload_batch *own = *thread_batch_get();
+    struct conn_offload_batch *batch;
+    bool done = true;
+
+    ovs_mutex_lock(&batches_mutex);
+    LIST_FOR_EACH (batch, node, &batches) {
+        done = (batch == own || batch_wait(batch, quiesce, deadline)) && done;
+    }
+    ovs_mutex_unlock(&batches_mutex);
+    return done;
 }
 
 /* Waits until every other thread has ended what it was telling providers when
@@ -906,21 +986,27 @@ void
 conntrack_offload_barrier(bool quiesce)
 {
     struct conn_offload_batch *own = *thread_batch_get();
-    struct conn_offload_batch *batch;
 
     ovs_assert(!own || !own->depth);
-    ovs_mutex_lock(&batches_mutex);
-    LIST_FOR_EACH (batch, node, &batches) {
-        batch_wait(batch, quiesce);
-    }
-    ovs_mutex_unlock(&batches_mutex);
+    batches_wait(quiesce, LLONG_MAX);
     ct_offload_threads_barrier(quiesce);
 }
 
+/* For a fatal signal, in whatever the calling thread is: waits for the threads
+ * that call providers themselves, at most for 'ms' each.  Returns false if one
+ * did not end in that time. */
+bool
+conntrack_offload_wait(long long int ms)
+{
+    return batches_wait(false, time_msec() + ms);
+}
+
 /* For an offload thread: does what is pending for the connections of the 'n'
- * items in 'works', which the calling thread owns, but does not when this
- * returns. */
-void
+ * items in 'works', which the calling thread owns.  When this returns, it does
+ * so only for those that have to wait for what another thread does.  Their
+ * items are moved to the front of 'works', and their number is returned: they
+ * are to be tried again. */
+size_t
 conntrack_offload_run(struct ct_offload_work **works, size_t n)
 {
     struct conn_offload_batch *batch = *thread_batch_get();
@@ -932,43 +1018,109 @@ conntrack_offload_run(struct ct_offload_work **works, size_t n)
         batch_add(batch, CONTAINER_OF(works[i], struct conn_offload,
                                       work)->conn);
     }
-    conns_drain(batch, batch->conns, batch->n_conns);
+    n = conns_drain(batch, batch->conns, batch->n_conns);
+    for (size_t i = 0; i < n; i++) {
+        works[i] = &conn_get_offload(batch->conns[i])->work;
+    }
     batch->n_conns = 0;
+    return n;
 }
 
 /* Single operations from outside. */
 
-/* Prepares 'conn', which no provider holds and the calling thread owns, for
- * 'op', an ADD.  Stores in 'op->error' why it cannot be dispatched, if so. */
 static void
-own_for_add(struct conn *conn, struct ct_offload_op *op)
+find_one(struct conn *conn, void *wanted_)
 {
-    struct conn_offload *offload;
-    long long int expiration;
+    const struct conn **wanted = wanted_;
 
-    /* If its time is up, there may be another one with the same tuple. */
-    atomic_read_relaxed(&conn->expiration, &expiration);
-    if (time_msec() >= expiration
-        || state_phase(conn_offload_state(conn)) == CONN_OFFLOAD_GONE) {
-        op->error = EOPNOTSUPP;
+    if (conn == *wanted) {
+        *wanted = NULL;
+    }
+}
+
+/* Finds out where 'conn' is, for its block 'offload', unless that is known. */
+static void
+find_conntrack(const struct conn *conn, struct conn_offload *offload)
+{
+    struct conntrack_node *node;
+    struct conntrack *ct;
+
+    atomic_read_relaxed(&offload->ct, &ct);
+    if (ct) {
         return;
     }
+    ovs_mutex_lock(&conntracks_mutex);
+    LIST_FOR_EACH (node, node, &conntracks) {
+        const struct conn *wanted = conn;
 
-    offload = conn_alloc_offload(conn);
-    if (!offload) {
-        op->error = ENOSPC;
-        return;
+        conntrack_for_each_with_key(node->ct, &conn->key_node[CT_DIR_FWD].key,
+                                    find_one, &wanted);
+        if (!wanted) {
+            atomic_store_relaxed(&offload->ct, node->ct);
+        }
     }
-    side_set(&offload->orig, &op->ctx);
-    conn_set_state(conn, CONN_OFFLOAD_REPLY | CONN_OFFLOAD_REPLIED,
-                   CONN_OFFLOAD_START);
+    ovs_mutex_unlock(&conntracks_mutex);
+}
+
+/* Notes in the block of the connection of 'op', an ADD or EST, what 'op' says
+ * of its direction, unless that is known.  Returns 0 or a positive errno
+ * value. */
+static int
+api_note_side(struct conn *conn, const struct ct_offload_op *op)
+{
+    bool add = op->type == CT_OFFLOAD_OP_ADD;
+    enum key_dir dir = add ? CT_DIR_FWD : CT_DIR_REV;
+    struct conn_offload *offload = conn_get_offload(conn);
+
+    if (add && !offload) {
+        if (conn_offload_state(conn) & CONN_OFFLOAD_GONE) {
+            return EOPNOTSUPP;
+        }
+        offload = conn_alloc_offload(conn);
+        if (!offload) {
+            return ENOSPC;
+        }
+        find_conntrack(conn, offload);
+    }
+    if (offload && !conn_side_is_known(offload, dir)) {
+        conn_side_set(offload, dir, ct_offload_port_get(op->ctx.netdev_in),
+                      &op->ctx);
+    }
+    return 0;
+}
+
+/* May 'op', an ADD of a connection that the calling thread owns, be
+ * dispatched?  Returns 0 or a positive errno value. */
+static int
+api_check_add(struct conn_offload_batch *batch, struct ct_offload_op *op)
+{
+    struct conn *conn = op_conn(op);
+    enum ct_offload_reason reason;
+
+    conn_set_state(conn, 0, (CONN_OFFLOAD_AWAIT_REPLY
+                             | (conn_is_tcp(conn)
+                                ? CONN_OFFLOAD_AWAIT_FIN : 0)));
+    reason = conn_check_add(batch, conn);
+    if (batch->n_retired) {
+        ops_run(&batch->ops);
+        retired_disown(batch);
+        reason = conn_check_add(batch, conn);
+    }
+    if (reason == CT_OFFLOAD_PREDECESSOR) {
+        return EINPROGRESS;
+    }
+    op->established = (!reason
+                       && conn_side_is_known(conn_get_offload(conn),
+                                             CT_DIR_REV)
+                       && conn_is_established(conn));
+    return reason ? EOPNOTSUPP : 0;
 }
 
 /* Makes the calling thread the owner of the connection of 'op', so that 'op'
  * can be dispatched; the caller must call conntrack_offload_release() then.
  * Returns false if 'op' cannot or need not be dispatched, with the reason in
- * 'op->error'.  EINPROGRESS means that the connection has an owner; if 'leave'
- * is true, that one does the operation. */
+ * 'op->error'.  EINPROGRESS means that the connection has an owner, who does
+ * the operation if 'leave' is true, or waits for its predecessor. */
 bool
 conntrack_offload_own(struct ct_offload_op *op, bool leave)
 {
@@ -976,31 +1128,49 @@ conntrack_offload_own(struct ct_offload_op *op, bool leave)
         [CT_OFFLOAD_OP_ADD] = CONN_OFFLOAD_PENDING_ADD,
         [CT_OFFLOAD_OP_EST] = CONN_OFFLOAD_PENDING_EST,
         [CT_OFFLOAD_OP_UPD] = CONN_OFFLOAD_PENDING_UPD,
-        [CT_OFFLOAD_OP_DEL] = CONN_OFFLOAD_PENDING_EVICT,
+        [CT_OFFLOAD_OP_DEL] = CONN_OFFLOAD_PENDING_DEL,
     };
+    struct conn_offload_batch *batch = *thread_batch_get();
     struct conn *conn = op_conn(op);
+    int error = 0;
 
-    if (!conn_own(conn, leave ? pending[op->type] : 0, 0)) {
-        op->error = EINPROGRESS;
-        return false;
+    if (op->type == CT_OFFLOAD_OP_ADD || op->type == CT_OFFLOAD_OP_EST) {
+        error = api_note_side(conn, op);
+        if (error) {
+            op->error = error;
+            return false;
+        }
     }
-
-    if (op->type == CT_OFFLOAD_OP_ADD
-        && !state_held(conn_offload_state(conn))) {
-        own_for_add(conn, op);
-    } else if (op->type == CT_OFFLOAD_OP_EST) {
-        conn_set_state(conn, CONN_OFFLOAD_AWAIT_EST, 0);
-    }
-
-    op_prepare(op);
-    if (op->skip) {
-        if (op->type == CT_OFFLOAD_OP_ADD && !op->error) {
+    if (!conn_own(conn, leave ? pending[op->type] : 0)) {
+        if (conn_offload_state(conn) & CONN_OFFLOAD_BUSY) {
+            op->error = EINPROGRESS;
+        } else if (op->type == CT_OFFLOAD_OP_ADD) {
             op->error = EOPNOTSUPP;
         }
-        conntrack_offload_release(op);
         return false;
     }
-    return true;
+
+    if (op->type == CT_OFFLOAD_OP_ADD) {
+        error = api_check_add(batch, op);
+    } else if (op->type == CT_OFFLOAD_OP_EST) {
+        conn_set_state(conn, CONN_OFFLOAD_AWAIT_REPLY, 0);
+    }
+    op_prepare(op);
+    if (error == EINPROGRESS) {
+        conn_raise(conn, CONN_OFFLOAD_PENDING_ADD, 0, 0);
+        batch_add(batch, conn);
+    } else if (error || op->skip) {
+        if (op->type == CT_OFFLOAD_OP_ADD
+            && !(conn_offload_state(conn) & (CONN_OFFLOAD_HELD_MASK
+                                             | CONN_OFFLOAD_PENDING_ADD))) {
+            conn_release(conn, CT_OFFLOAD_REASON_NONE);
+        }
+        conns_drain_all(batch, &conn, 1);
+    } else {
+        return true;
+    }
+    op->error = error ? error : op->error;
+    return false;
 }
 
 /* 'op', whose connection the calling thread owns by conntrack_offload_own(),
@@ -1010,8 +1180,8 @@ conntrack_offload_release(const struct ct_offload_op *op)
 {
     struct conn *conn = op_conn(op);
 
-    op_finish(op, 0);
-    conns_drain(*thread_batch_get(), &conn, 1);
+    op_finish(op);
+    conns_drain_all(*thread_batch_get(), &conn, 1);
 }
 
 /* Events from conntrack. */
@@ -1022,22 +1192,29 @@ conntrack_offload_conn_init__(struct conntrack *ct, struct conn *conn,
 {
     struct conn_offload_batch *batch = *thread_batch_get();
     struct conn_offload *offload;
+    struct ct_offload_ctx ctx;
+    uint32_t port;
 
     /* If a provider came in the middle of conntrack_execute(), 'conn' is older
      * than the provider. */
     if (!batch || !batch->depth || !ct_offload_is_accepting()) {
         return;
     }
+    if (!ct_offload_accepting(false)) {
+        atomic_init(&conn->offload_state, CONN_OFFLOAD_AWAIT_REPLY);
+        return;
+    }
 
     offload = conn_alloc_offload(conn);
     if (offload) {
         atomic_store_relaxed(&offload->ct, ct);
-        side_set_from_packet(&offload->orig, batch->netdev_in, pkt);
+        port = ctx_from_packet(&ctx, batch->netdev_in, pkt);
+        conn_side_set(offload, CT_DIR_FWD, port, &ctx);
 
         /* The protocol of 'conn' is not known yet. */
-        atomic_init(&conn->offload_state,
-                    CONN_OFFLOAD_BUSY | CONN_OFFLOAD_START
-                    | CONN_OFFLOAD_PENDING_ADD);
+        conn_set_state(conn, 0, (CONN_OFFLOAD_BUSY | CONN_OFFLOAD_PENDING_ADD
+                                 | CONN_OFFLOAD_AWAIT_REPLY
+                                 | CONN_OFFLOAD_AWAIT_FIN));
         batch_add(batch, conn);
     }
 }
@@ -1064,85 +1241,117 @@ conntrack_offload_conn_uninit__(struct conn *conn)
     free(offload);
 }
 
-/* Are both peers of 'conn' established, or does that mean nothing for its
- * protocol? */
-bool
-conntrack_offload_handshake_done(const struct conn *conn)
-{
-    uint8_t orig, reply;
-
-    return (!ct_offload_conn_get_tcp_state(conn, &orig, &reply)
-            || (orig == CT_DPIF_TCPS_ESTABLISHED
-                && reply == CT_DPIF_TCPS_ESTABLISHED));
-}
-
-/* 'pkt', from 'conn', may be what makes it established. */
-static void
-conn_seen_reply(struct conn_offload_batch *batch, struct conn *conn,
-                const struct dp_packet *pkt, bool reply)
-{
-    struct conn_offload *offload = conn_get_offload(conn);
-    bool replied = conn_offload_state(conn) & CONN_OFFLOAD_REPLIED;
-
-    if (!offload || (!reply && !replied)) {
-        return;
-    }
-
-    /* Providers that want to hear of the first reply hear of that.  For those
-     * that want the handshake to be complete, look again later. */
-    bool done = (!ct_offload_wants_handshake()
-                 || conntrack_offload_handshake_done(conn));
-    if (replied && !done) {
-        return;
-    }
-
-    if (!replied) {
-        uint32_t orig;
-
-        atomic_or_explicit(&conn->offload_state, CONN_OFFLOAD_REPLY, &orig,
-                           memory_order_acq_rel);
-        if (orig & CONN_OFFLOAD_REPLY) {
-            return;
-        }
-        side_set_from_packet(&offload->reply, batch->netdev_in, pkt);
-    }
-    if (conn_raise(conn, CONN_OFFLOAD_PENDING_EST,
-                   done ? CONN_OFFLOAD_AWAIT_EST : 0, CONN_OFFLOAD_REPLIED)) {
-        batch_add(batch, conn);
-    }
-}
-
-/* 'conn', which was marked as eligible, has 'pkt' in original direction: offer
- * it once more. */
-static void
-conn_seen_eligible(struct conn_offload_batch *batch, struct conntrack *ct,
-                   struct conn *conn, const struct dp_packet *pkt)
+/* 'conn', which no provider holds, has 'pkt' in direction 'dir', after which
+ * it could be offered to a provider.  Returns its block, and whether the
+ * calling thread has become its owner in '*owned'; or NULL if it cannot be
+ * offered now. */
+static struct conn_offload *
+learn_get_offload(struct conn_offload_batch *batch, struct conn *conn,
+                  enum key_dir dir, bool *owned)
 {
     struct conn_offload *offload;
-    uint8_t orig, reply;
-    uint32_t state;
 
-    if (!conn_own(conn, 0, CONN_OFFLOAD_ELIGIBLE)) {
-        return;
+    *owned = false;
+    if (dir == CT_DIR_REV) {
+        /* The original direction comes first: no room is taken for what has a
+         * reply, but nothing else. */
+        conn_set_state(conn, CONN_OFFLOAD_AWAIT_REPLY,
+                       CONN_OFFLOAD_AWAIT_ORIG);
+        return NULL;
     }
+    if (conn_has_helper(conn)) {
+        conn_set_reason(conn, CT_OFFLOAD_HELPER);
+        conn_set_state(conn, CONN_OFFLOAD_AWAIT_MASK, 0);
+        return NULL;
+    }
+    if (!conn_own(conn, 0)) {
+        return NULL;
+    }
+    *owned = true;
+    batch_add(batch, conn);
 
     /* If it was removed before, then RCU frees it, whoever owns it: it must
      * not be handed over. */
-    state = conn_offload_state(conn);
-    if (ct_offload_conn_get_tcp_state(conn, &orig, &reply)
-        && MAX(orig, reply) > CT_DPIF_TCPS_ESTABLISHED) {
-        conn_set_state(conn, 0, CONN_OFFLOAD_CLOSED);
-    } else if (ct_offload_is_accepting() && !state_held(state)
-               && state_phase(state) != CONN_OFFLOAD_GONE) {
-        offload = conn_alloc_offload(conn);
-        if (offload) {
-            atomic_store_relaxed(&offload->ct, ct);
-            side_set_from_packet(&offload->orig, batch->netdev_in, pkt);
-            conn_set_state(conn, 0, (CONN_OFFLOAD_START
-                                     | CONN_OFFLOAD_PENDING_ADD));
-        }
+    offload = (conn_offload_state(conn) & CONN_OFFLOAD_GONE
+               ? NULL : conn_alloc_offload(conn));
+    if (!offload) {
+        conn_set_state(conn, CONN_OFFLOAD_AWAIT_MASK, 0);
     }
-    batch_add(batch, conn);
+    return offload;
+}
+
+/* 'pkt' is what was awaited of direction 'dir' of 'conn'. */
+static void
+conn_learn(struct conn_offload_batch *batch, struct conntrack *ct,
+           struct conn *conn, const struct dp_packet *pkt, enum key_dir dir)
+{
+    static const uint32_t await[] = {
+        [CT_DIR_FWD] = CONN_OFFLOAD_AWAIT_ORIG,
+        [CT_DIR_REV] = CONN_OFFLOAD_AWAIT_REPLY,
+    };
+    struct conn_offload *offload = conn_get_offload(conn);
+    uint32_t state = conn_offload_state(conn);
+    uint8_t any = ct_offload_accepting(false);
+    uint8_t established_only = ct_offload_accepting(true);
+    bool established = conn_is_established(conn);
+    uint8_t takers = ((any | (established ? established_only : 0))
+                      & ~state_held(state));
+    uint32_t events = 0, clear = await[dir], set = 0;
+    struct ct_offload_ctx ctx;
+    bool owned = false;
+    bool reply_known;
+    uint32_t port;
+
+    if (!state_held(state) && !takers) {
+        /* Nobody wants it before it is established, if at all. */
+        conn_set_state(conn, CONN_OFFLOAD_AWAIT_ORIG
+                             | CONN_OFFLOAD_AWAIT_REPLY,
+                       established_only ? CONN_OFFLOAD_AWAIT_REPLY : 0);
+        return;
+    }
+    if (!offload) {
+        offload = learn_get_offload(batch, conn, dir, &owned);
+        if (!offload) {
+            return;
+        }
+        atomic_store_relaxed(&offload->ct, ct);
+    }
+
+    port = ctx_from_packet(&ctx, batch->netdev_in, pkt);
+    if (!conn_side_is_known(offload, dir)) {
+        conn_side_set(offload, dir, port, &ctx);
+    } else if (state_held(state)
+               && conn_side_has_moved(offload, dir, port, &ctx)) {
+        COVERAGE_INC(ct_offload_moved);
+        batch_raise(batch, conn, CONN_OFFLOAD_PENDING_DEL, clear, 0);
+        return;
+    }
+
+    /* While 'conn' has another owner it is being offered, or will be with a
+     * later packet. */
+    reply_known = conn_side_is_known(offload, CT_DIR_REV);
+    if (takers & (any | (reply_known ? established_only : 0))
+        && (owned || !(state & CONN_OFFLOAD_BUSY))) {
+        events |= CONN_OFFLOAD_PENDING_ADD;
+    }
+    if (reply_known && (events || !state_is_established(state))) {
+        events |= CONN_OFFLOAD_PENDING_EST;
+    }
+    if (!reply_known || established_only & ~state_held(state) & ~takers) {
+        set |= CONN_OFFLOAD_AWAIT_REPLY;
+    }
+    if (events && conn_is_tcp(conn)) {
+        set |= CONN_OFFLOAD_AWAIT_FIN;
+    }
+    if (owned) {
+        conn_set_state(conn, clear & ~set, set | events);
+    } else if (events) {
+        batch_raise(batch, conn, events, clear & ~set, set);
+    } else if (state & CONN_OFFLOAD_BUSY && takers) {
+        conn_set_state(conn, 0, set);
+    } else {
+        conn_set_state(conn, clear & ~set, set);
+    }
 }
 
 void
@@ -1152,30 +1361,31 @@ conntrack_offload_conn_seen__(struct conntrack *ct, struct conn *conn,
 {
     uint32_t state = conn_offload_state(conn);
     struct conn_offload_batch *batch;
-    bool fin = false;
+    bool fin = false, await;
 
+    /* With CT_UPDATE_NEW, another connection is about to take its place. */
+    if (res == CT_UPDATE_INVALID || res == CT_UPDATE_NEW) {
+        return;
+    }
     if (state & CONN_OFFLOAD_AWAIT_FIN && conn_is_tcp(conn)) {
         const struct tcp_header *th = dp_packet_l4(pkt);
 
         fin = TCP_FLAGS(th->tcp_ctl) & (TCP_FIN | TCP_RST);
     }
-    /* With CT_UPDATE_NEW, another connection is about to take its place. */
-    if (res == CT_UPDATE_INVALID || res == CT_UPDATE_NEW
-        || !(fin || state & (CONN_OFFLOAD_AWAIT_EST
-                             | CONN_OFFLOAD_ELIGIBLE))) {
+    await = (*reply
+             ? state & CONN_OFFLOAD_AWAIT_REPLY && res == CT_UPDATE_VALID
+             : state & CONN_OFFLOAD_AWAIT_ORIG);
+    if (!fin && !await) {
         return;
     }
 
     batch = batch_enter();
-    if (state & CONN_OFFLOAD_AWAIT_EST && res == CT_UPDATE_VALID) {
-        conn_seen_reply(batch, conn, pkt, *reply);
+    if (await) {
+        conn_learn(batch, ct, conn, pkt, *reply ? CT_DIR_REV : CT_DIR_FWD);
     }
-    if (fin && conn_raise(conn, CONN_OFFLOAD_PENDING_EVICT,
-                          CONN_OFFLOAD_AWAIT_FIN, CONN_OFFLOAD_CLOSED)) {
-        batch_add(batch, conn);
-    }
-    if (state & CONN_OFFLOAD_ELIGIBLE && !*reply) {
-        conn_seen_eligible(batch, ct, conn, pkt);
+    if (fin) {
+        batch_raise(batch, conn, CONN_OFFLOAD_PENDING_DEL,
+                    CONN_OFFLOAD_AWAIT_FIN, CONN_OFFLOAD_CLOSED);
     }
     batch_run_if_full(batch);
     batch_leave(batch);
@@ -1186,20 +1396,22 @@ conntrack_offload_conn_changed__(struct conn *conn)
 {
     struct conn_offload_batch *batch = *thread_batch_get();
 
-    /* Outside of conntrack_offload_begin() there is no provider, or the last
-     * one is just leaving and takes 'conn' with it. */
+    /* If the first provider came in the middle of conntrack_execute(), this
+     * makes up for conntrack_offload_begin(). */
     if (!batch || !batch->depth) {
-        return;
+        batch = batch_enter();
+        batch->late = true;
     }
 
     /* The commit that creates a connection sets its mark and labels, too. */
     if (batch->n_conns && batch->conns[batch->n_conns - 1] == conn
-        && conn_offload_state(conn) & CONN_OFFLOAD_PENDING_ADD) {
+        && conn_offload_state(conn) & CONN_OFFLOAD_PENDING_ADD
+        && !state_held(conn_offload_state(conn))) {
         return;
     }
 
     /* Locks are held: only add to the batch. */
-    batch_raise(batch, conn, CONN_OFFLOAD_PENDING_EVICT);
+    batch_raise(batch, conn, CONN_OFFLOAD_PENDING_DEL, 0, 0);
 }
 
 void
@@ -1207,70 +1419,93 @@ conntrack_offload_conn_forced__(struct conn *conn)
 {
     struct conn_offload_batch *batch = batch_enter();
 
-    /* The successor of 'conn', with the same tuple, comes after 'conn' in the
-     * batch and in the queue. */
-    if (conn_raise(conn, CONN_OFFLOAD_PENDING_DEL, 0, CONN_OFFLOAD_FORCED)) {
-        batch_add(batch, conn);
+    if (conn_doom(conn)) {
+        batch_raise(batch, conn, CONN_OFFLOAD_PENDING_DEL, 0, 0);
+        batch_run_if_full(batch);
     }
-    batch_run_if_full(batch);
     batch_leave(batch);
 }
 
-/* 'conn' was removed from conntrack.  Has 'delete' called for it, as by
- * ovsrcu_postpone(), when the providers are done with it.  No lock may be
- * held. */
+/* 'conn' is about to be removed from conntrack's tables, after which there may
+ * be another connection with its tuple.  No lock may be held. */
+void
+conntrack_offload_conn_removing(struct conn *conn)
+{
+    uint32_t state = 0;
+
+    if (OVS_UNLIKELY(!atomic_compare_exchange_strong(&conn->offload_state,
+                                                     &state,
+                                                     CONN_OFFLOAD_GONE))) {
+        conn_doom(conn);
+    }
+}
+
+/* 'conn' was removed from conntrack, after conntrack_offload_conn_removing().
+ * Has 'delete' called for it, as by ovsrcu_postpone(), when the providers are
+ * done with it.  No lock may be held. */
 void
 conntrack_offload_conn_postpone(void (*delete)(struct conn *),
                                 struct conn *conn)
 {
-    uint32_t state = CONN_OFFLOAD_NONE;
-    struct conn_offload_batch *batch;
-    void (*old_delete)(struct conn *);
+    if (OVS_UNLIKELY(conn_raise_free(conn, delete))) {
+        struct conn_offload_batch *batch = batch_enter();
 
-    if (OVS_LIKELY(atomic_compare_exchange_strong(&conn->offload_state, &state,
-                                                  CONN_OFFLOAD_GONE))) {
-        ovsrcu_postpone(delete, conn);
-        return;
-    }
-
-    atomic_read_relaxed(&conn_delete, &old_delete);
-    if (old_delete != delete) {
-        atomic_store_relaxed(&conn_delete, delete);
-    }
-    batch = batch_enter();
-    if (conn_raise(conn, CONN_OFFLOAD_PENDING_DEL, 0, CONN_OFFLOAD_FREE)) {
         batch_add(batch, conn);
         batch_run_if_full(batch);
+        batch_leave(batch);
     }
-    batch_leave(batch);
+}
+
+/* The time of 'conn' is up in software, but packets may bypass that, or could
+ * until just now: is 'conn' alive at time 'now'? */
+bool
+conntrack_offload_alive__(const struct conn *conn, long long int now)
+{
+    long long int expiration;
+    uint32_t state;
+
+    /* If it was taken back into software just now, it got more time before
+     * that. */
+    atomic_read_explicit(&CONST_CAST(struct conn *, conn)->offload_state,
+                         &state, memory_order_acquire);
+    atomic_read_relaxed(&CONST_CAST(struct conn *, conn)->expiration,
+                        &expiration);
+    return state & CONN_OFFLOAD_BYPASS ? expiration != 0 : now < expiration;
 }
 
 /* Returns the CT_DPIF_STATUS_* flags that tell of 'conn' being offloaded. */
 uint32_t
 conntrack_offload_conn_status(const struct conn *conn)
 {
-    switch (state_phase(conn_offload_state(conn))) {
-    case CONN_OFFLOAD_ADDED:
-        return CT_DPIF_STATUS_OFFLOAD;
-    case CONN_OFFLOAD_EST:
-        return CT_DPIF_STATUS_OFFLOAD | CT_DPIF_STATUS_HW_OFFLOAD;
-    default:
-        return 0;
-    }
+    uint32_t state = conn_offload_state(conn);
+
+    return ((state_held(state) ? CT_DPIF_STATUS_OFFLOAD : 0)
+            | (state_is_bi_dir(state) ? CT_DPIF_STATUS_HW_OFFLOAD : 0));
 }
 
 /* The sweep. */
 
-/* Should 'conn', with this state word, be offered to the providers once more?
- */
-static bool
-sweep_is_eligible(const struct conn *conn, uint32_t state)
+/* Returns what to await of packets of 'conn', with this state word, which is
+ * alive: those that show where it comes from, if it could be offered to a
+ * provider, or is held and may have moved. */
+static uint32_t
+sweep_await(const struct conn *conn, uint32_t state)
 {
-    return ((state_phase(state) == CONN_OFFLOAD_NONE
-             || state_phase(state) == CONN_OFFLOAD_SOFTWARE)
-            && !(state & (CONN_OFFLOAD_BUSY | CONN_OFFLOAD_CLOSED
-                          | CONN_OFFLOAD_ELIGIBLE))
-            && !conn_has_helper(conn));
+    uint32_t both = CONN_OFFLOAD_AWAIT_ORIG | CONN_OFFLOAD_AWAIT_REPLY;
+
+    if (state & (CONN_OFFLOAD_BUSY | CONN_OFFLOAD_CLOSED | CONN_OFFLOAD_GONE)
+        || (state & both) == both) {
+        return 0;
+    }
+    if (state_held(state)) {
+        return both;
+    }
+    if (!ct_offload_is_accepting() || !ct_offload_has_room()
+        || conn_has_helper(conn)) {
+        return 0;
+    }
+    return (ct_offload_accepting(false) || conn_is_established(conn)
+            ? both : CONN_OFFLOAD_AWAIT_REPLY);
 }
 
 void
@@ -1279,78 +1514,43 @@ conntrack_offload_sweep_conn__(struct conn_offload_batch *batch,
                                long long int now)
 {
     uint32_t state = conn_offload_state(conn);
-    long long int expiration;
+    struct conn_offload *offload;
 
-    atomic_read_relaxed(&conn->expiration, &expiration);
-    if (state & CONN_OFFLOAD_HELD_MASK) {
-        struct conn_offload *offload = conn_get_offload(conn);
-
-        if (now < expiration || !expiration) {
-            return;
-        }
-        if (offload) {
-            /* What was added by ct_offload_conn_add() does not know. */
-            atomic_store_relaxed(&offload->ct, ct);
-        }
-        if (ct_offload_n_threads()) {
-            batch_raise(batch, conn, CONN_OFFLOAD_PENDING_EXPIRE);
-            batch_run_if_full(batch);
-        } else if (conn_own(conn, 0, 0)) {
-            if (batch->n_expired >= batch->allocated_expired) {
-                batch->expired = x2nrealloc(batch->expired,
-                                            &batch->allocated_expired,
-                                            sizeof *batch->expired);
+    batch->walking = true;
+    if (conn_is_past(conn, now)) {
+        if (state & CONN_OFFLOAD_BYPASS && !(state & CONN_OFFLOAD_GONE)) {
+            offload = conn_get_offload(conn);
+            if (offload) {
+                /* What was added by ct_offload_conn_add() may not know. */
+                atomic_store_relaxed(&offload->ct, ct);
             }
-            batch->expired[batch->n_expired++] = conn;
-            batch->now = now;
+            batch_raise(batch, conn, CONN_OFFLOAD_PENDING_EXPIRE, 0, 0);
+            batch_run_if_full(batch);
         }
-    } else if (now < expiration && sweep_is_eligible(conn, state)
-               && ct_offload_is_accepting() && ct_offload_has_room()) {
-        conn_set_state(conn, 0, CONN_OFFLOAD_ELIGIBLE);
+    } else {
+        uint32_t await = sweep_await(conn, state) & ~state;
+
+        if (await) {
+            conn_set_state(conn, 0, await);
+        }
     }
 }
 
-/* Asks the providers about connections in use, at the end of a sweep.  Cleans
- * up those that are not by calling 'clean', unless that is NULL. */
-static void
-sweep_ask(struct conn_offload_batch *batch, struct conntrack *ct,
-          void (*clean)(struct conntrack *, struct conn *))
+/* Ends what conntrack_offload_begin() began, at the end of a sweep. */
+void
+conntrack_offload_sweep_end__(struct conn_offload_batch *batch)
 {
     /* Connections that this thread owns are not freed, so that it may quiesce
      * before it goes on to the next ones: hardware can be slow. */
-    for (size_t i = 0; i < batch->n_expired; i += CT_OFFLOAD_BATCH_INLINE) {
-        size_t n = MIN(batch->n_expired - i, CT_OFFLOAD_BATCH_INLINE);
-        struct conn *conns[CT_OFFLOAD_BATCH_INLINE];
-
-        for (size_t j = 0; j < n; j++) {
-            conns[j] = batch->expired[i + j];
-            conn_raise(conns[j], CONN_OFFLOAD_PENDING_EXPIRE, 0, 0);
+    batch->walking = false;
+    if (!ct_offload_n_threads()) {
+        for (size_t i = 0; i < batch->n_conns; i += CT_OFFLOAD_BATCH_INLINE) {
+            conns_drain_all(batch, &batch->conns[i],
+                            MIN(batch->n_conns - i, CT_OFFLOAD_BATCH_INLINE));
+            ovsrcu_quiesce();
         }
-        conns_drain(batch, &batch->expired[i], n);
-        for (size_t j = 0; clean && j < n; j++) {
-            long long int expiration;
-
-            atomic_read_relaxed(&conns[j]->expiration, &expiration);
-            if (batch->now >= expiration
-                && !conntrack_offload_alive(conns[j], batch->now)) {
-                clean(ct, conns[j]);
-            }
-        }
-        batch_run_if_full(batch);
-        ovsrcu_quiesce();
+        batch->n_conns = 0;
     }
-    batch->n_expired = 0;
-    batch->now = 0;
-}
-
-/* Ends what conntrack_offload_begin() began, at the end of a sweep of 'ct'
- * that has called conntrack_offload_sweep_conn() for each connection. */
-void
-conntrack_offload_sweep_end__(struct conn_offload_batch *batch,
-                              struct conntrack *ct,
-                              void (*clean)(struct conntrack *, struct conn *))
-{
-    sweep_ask(batch, ct, clean);
     batch_leave(batch);
     ct_offload_collect_credit();
 }
@@ -1390,20 +1590,10 @@ conntrack_offload_destroy(struct conntrack *ct)
     ct_offload_threads_barrier(false);
 }
 
-/* Does 'conn' come from 'netdev' in either direction, as far as the layer
- * knows? */
-static bool
-conn_is_on_netdev(const struct conn *conn, const struct netdev *netdev)
-{
-    struct conn_offload *offload = conn_get_offload(conn);
-
-    return offload && (side_get_netdev(&offload->orig) == netdev
-                       || side_get_netdev(&offload->reply) == netdev);
-}
-
+/* Has all connections of 'ct' taken back into software, or those that one of
+ * the providers in 'leaving' holds from these only. */
 static void
-conntrack_evict(struct conntrack *ct, uint8_t leaving,
-                const struct netdev *netdev)
+conntrack_evict(struct conntrack *ct, uint8_t leaving)
 {
     struct conn_offload_batch *batch = batch_enter();
 
@@ -1413,13 +1603,10 @@ conntrack_evict(struct conntrack *ct, uint8_t leaving,
         RCULIST_FOR_EACH (conn, node, &ct->exp_lists[i]) {
             uint32_t state = conn_offload_state(conn);
 
-            if (leaving) {
-                if (state_held(state) & leaving) {
-                    batch_raise(batch, conn, CONN_OFFLOAD_PENDING_LEAVE);
-                }
-            } else if (state & (CONN_OFFLOAD_HELD_MASK | CONN_OFFLOAD_BUSY)
-                       && (!netdev || conn_is_on_netdev(conn, netdev))) {
-                batch_raise(batch, conn, CONN_OFFLOAD_PENDING_EVICT);
+            if (leaving ? state_held(state) & leaving
+                : state & (CONN_OFFLOAD_HELD_MASK | CONN_OFFLOAD_BUSY)) {
+                batch_raise(batch, conn, (leaving ? CONN_OFFLOAD_PENDING_LEAVE
+                                          : CONN_OFFLOAD_PENDING_DEL), 0, 0);
             }
             batch_run_if_full(batch);
         }
@@ -1427,185 +1614,51 @@ conntrack_evict(struct conntrack *ct, uint8_t leaving,
     batch_leave(batch);
 }
 
-/* Takes connections back into software:
- *
- *     - if 'leaving' is not 0, those that one of the providers in 'leaving',
- *       which are being unregistered, holds, and from these only;
- *
- *     - otherwise from all providers, and, if 'netdev' is nonnull, those which
- *       have 'netdev' as port.
+/* Takes connections back into software: if 'leaving' is not 0, those that one
+ * of the providers in 'leaving', which are being unregistered, holds, and from
+ * these only; otherwise all of them.
  *
  * Connections that have another owner just now are done when that one has
  * ended what it is doing: see conntrack_offload_barrier(). */
 void
-conntrack_offload_evict(uint8_t leaving, const struct netdev *netdev)
+conntrack_offload_evict(uint8_t leaving)
 {
     struct conntrack_node *node;
 
     ovs_mutex_lock(&conntracks_mutex);
     LIST_FOR_EACH (node, node, &conntracks) {
-        conntrack_evict(node->ct, leaving, netdev);
+        conntrack_evict(node->ct, leaving);
     }
     ovs_mutex_unlock(&conntracks_mutex);
 }
 
-/* What providers may ask. */
-
-/* Is 'conn' held by any provider? */
-bool
-ct_offload_conn_is_offloaded(const struct conn *conn)
-{
-    return state_held(conn_offload_state(conn)) != 0;
-}
-
-/* Has every provider that holds 'conn' been told of its establishment? */
-bool
-ct_offload_conn_is_established(const struct conn *conn)
-{
-    return state_phase(conn_offload_state(conn)) == CONN_OFFLOAD_EST;
-}
-
-static void
-endpoint_to_inet_addr(const struct ct_endpoint *endpoint, bool ipv6,
-                      union ct_dpif_inet_addr *addr)
-{
-    if (ipv6) {
-        addr->in6 = endpoint->addr.ipv6;
-    } else {
-        addr->ip = endpoint->addr.ipv4;
-    }
-}
-
-/* Stores in '*tuple' the original or reply tuple of 'conn', addresses and
- * ports in network byte order. */
+/* Takes the connections on 'netdev', which is about to stop, back into
+ * software.  When this returns, no provider holds one, and none is being
+ * offered.  Costs in proportion to these connections. */
 void
-ct_offload_conn_get_tuple(const struct conn *conn, bool reply,
-                          struct ct_dpif_tuple *tuple)
+conntrack_offload_stop_port(const struct netdev *netdev)
 {
-    const struct conn_key *key
-        = &conn->key_node[reply ? CT_DIR_REV : CT_DIR_FWD].key;
-    bool ipv6 = key->dl_type == htons(ETH_TYPE_IPV6);
+    uint32_t port = ct_offload_port_stop(netdev);
+    struct conn **conns;
+    size_t n;
 
-    memset(tuple, 0, sizeof *tuple);
-    tuple->l3_type = ipv6 ? AF_INET6 : AF_INET;
-    tuple->ip_proto = key->nw_proto;
-    endpoint_to_inet_addr(&key->src, ipv6, &tuple->src);
-    endpoint_to_inet_addr(&key->dst, ipv6, &tuple->dst);
-    if (key->nw_proto == IPPROTO_ICMP || key->nw_proto == IPPROTO_ICMPV6) {
-        tuple->icmp_id = key->src.icmp_id;
-        tuple->icmp_type = key->src.icmp_type;
-        tuple->icmp_code = key->src.icmp_code;
-    } else {
-        tuple->src_port = key->src.port;
-        tuple->dst_port = key->dst.port;
-    }
-}
-
-/* Returns the zone of 'conn'. */
-uint16_t
-ct_offload_conn_get_zone(const struct conn *conn)
-{
-    return conn->key_node[CT_DIR_FWD].key.zone;
-}
-
-/* Returns the mark of 'conn'. */
-uint32_t
-ct_offload_conn_get_mark(const struct conn *conn)
-{
-    uint32_t mark;
-
-    ovs_mutex_lock(&conn->lock);
-    mark = conn->mark;
-    ovs_mutex_unlock(&conn->lock);
-
-    return mark;
-}
-
-/* Returns the labels of 'conn'. */
-ovs_u128
-ct_offload_conn_get_labels(const struct conn *conn)
-{
-    ovs_u128 labels;
-
-    ovs_mutex_lock(&conn->lock);
-    labels = conn->label;
-    ovs_mutex_unlock(&conn->lock);
-
-    return labels;
-}
-
-/* Does NAT change the source of packets of 'conn' in original direction? */
-bool
-ct_offload_conn_is_snat(const struct conn *conn)
-{
-    return conn->nat_action & NAT_ACTION_SRC;
-}
-
-/* Does NAT change the destination of packets of 'conn' in original direction?
- */
-bool
-ct_offload_conn_is_dnat(const struct conn *conn)
-{
-    return conn->nat_action & NAT_ACTION_DST;
-}
-
-/* If 'conn' is a TCP connection, stores the states of the peer that sends in
- * original direction and of the one that sends in reply direction in '*orig'
- * and '*reply' (enum ct_dpif_tcp_state) and returns true.  Otherwise returns
- * false. */
-bool
-ct_offload_conn_get_tcp_state(const struct conn *conn, uint8_t *orig,
-                              uint8_t *reply)
-{
-    struct ct_dpif_protoinfo info;
-
-    if (!conn_is_tcp(conn)) {
-        return false;
+    if (!port) {
+        return;
     }
 
-    ovs_mutex_lock(&conn->lock);
-    ct_proto_tcp.conn_get_protoinfo(conn, &info);
-    ovs_mutex_unlock(&conn->lock);
+    /* Whoever has found 'netdev' before may be adding connections. */
+    conntrack_offload_barrier(false);
+    n = ct_offload_port_get_conns(port, &conns);
+    if (n) {
+        struct conn_offload_batch *batch = batch_enter();
 
-    *orig = info.tcp.state_orig;
-    *reply = info.tcp.state_reply;
-    return true;
-}
-
-/* If 'conn' is a TCP connection, stores what is known of the peer that sends
- * in original direction in 'peers[0]' and of the other one in 'peers[1]' and
- * returns true.  Otherwise returns false. */
-bool
-ct_offload_conn_get_tcp_peers(const struct conn *conn,
-                              struct ct_offload_tcp_peer peers[2])
-{
-    if (!conn_is_tcp(conn)) {
-        return false;
+        for (size_t i = 0; i < n; i++) {
+            batch_raise(batch, conns[i], CONN_OFFLOAD_PENDING_DEL, 0, 0);
+            batch_run_if_full(batch);
+        }
+        batch_leave(batch);
+        conntrack_offload_barrier(false);
     }
-
-    ovs_mutex_lock(&conn->lock);
-    conntrack_tcp_get_peers(conn, peers);
-    ovs_mutex_unlock(&conn->lock);
-    return true;
-}
-
-/* Appends to 'ds' what identifies 'conn', in the style of
- * "dpctl/dump-conntrack". */
-void
-ct_offload_conn_format(const struct conn *conn, struct ds *ds)
-{
-    struct ct_dpif_tuple tuple;
-    uint16_t zone = ct_offload_conn_get_zone(conn);
-
-    ct_offload_conn_get_tuple(conn, false, &tuple);
-    ct_dpif_format_ipproto(ds, tuple.ip_proto);
-    ds_put_cstr(ds, ",orig=(");
-    ct_dpif_format_tuple(ds, &tuple);
-    ds_put_cstr(ds, "),reply=(");
-    ct_offload_conn_get_tuple(conn, true, &tuple);
-    ct_dpif_format_tuple(ds, &tuple);
-    ds_put_char(ds, ')');
-    if (zone) {
-        ds_put_format(ds, ",zone=%"PRIu16, zone);
-    }
+    free(conns);
+    ct_offload_port_free(port);
 }

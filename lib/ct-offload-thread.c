@@ -6,8 +6,12 @@
 
 #include <errno.h>
 
+#include <poll.h>
+
 #include "conntrack-offload.h"
+#include "coverage.h"
 #include "ct-offload.h"
+#include "latch.h"
 #include "mov-avg.h"
 #include "openvswitch/dynamic-string.h"
 #include "openvswitch/json.h"
@@ -38,6 +42,9 @@ enum { SLEEP_MIN_MS = 1, SLEEP_MAX_MS = 8 };
  * the next ones are smaller. */
 #define BATCH_MAX_US 5000
 
+/* Most passes of a barrier through the queues. */
+#define MAX_PASSES 4
+
 /* Number of connections that make up most of the exponential average, as for
  * the offload of flows. */
 #define EMA_N 100
@@ -46,6 +53,9 @@ struct offload_thread {
     /* Written by all threads. */
     struct mpsc_queue queue;
     atomic_uint n_queued;       /* Connections in 'queue', or being done. */
+    atomic_uint n_waiting;      /* Those of them that have to wait for what
+                                 * another thread does. */
+    struct latch wake;          /* Set to have the thread not sleep. */
 
     PADDED_MEMBERS(CACHE_LINE_SIZE,
         pthread_t pthread;
@@ -175,22 +185,52 @@ barrier_wait(struct barrier *barrier, struct offload_thread *thread,
     }
 }
 
-/* Waits until the offload threads have done all that was queued when this was
- * called.  If 'quiesce', the calling thread may quiesce. */
-void
-ct_offload_threads_barrier(bool quiesce)
+static void
+barrier_pass(unsigned int n_threads, bool quiesce)
 {
     struct barrier barriers[CT_OFFLOAD_MAX_THREADS];
-    unsigned int n_threads = ct_offload_n_threads();
 
     for (size_t i = 0; i < n_threads; i++) {
         atomic_init(&barriers[i].passed, false);
         barriers[i].work.queued = 0;
         ct_offload_thread_expect(i, 1);
         mpsc_queue_insert(&threads[i]->queue, &barriers[i].work.node);
+        latch_set(&threads[i]->wake);
     }
     for (size_t i = 0; i < n_threads; i++) {
         barrier_wait(&barriers[i], threads[i], quiesce);
+    }
+}
+
+/* Is there anything that has to wait for what another thread does? */
+static bool
+threads_are_waiting(unsigned int n_threads)
+{
+    for (size_t i = 0; i < n_threads; i++) {
+        unsigned int n;
+
+        atomic_read_explicit(&threads[i]->n_waiting, &n, memory_order_acquire);
+        if (n) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Waits until the offload threads have done all that was queued when this was
+ * called.  If 'quiesce', the calling thread may quiesce. */
+void
+ct_offload_threads_barrier(bool quiesce)
+{
+    unsigned int n_threads = ct_offload_n_threads();
+
+    /* What had to wait in one pass waited for something that was queued then.
+     * Others may come to wait all the time, so there is a limit. */
+    for (int i = 0; i < MAX_PASSES; i++) {
+        barrier_pass(n_threads, quiesce);
+        if (!threads_are_waiting(n_threads)) {
+            break;
+        }
     }
 }
 
@@ -204,6 +244,20 @@ thread_done(struct offload_thread *thread, unsigned int n)
     atomic_sub_relaxed(&thread->n_queued, n, &orig);
 }
 
+/* Queues the 'n' items in 'works', which have to wait, once more. */
+static void
+thread_requeue(struct offload_thread *thread, struct ct_offload_work **works,
+               size_t n)
+{
+    unsigned int orig;
+
+    atomic_add_explicit(&thread->n_waiting, n, &orig, memory_order_acq_rel);
+    for (size_t i = 0; i < n; i++) {
+        works[i]->queued = CT_OFFLOAD_WORK_WAITED;
+        mpsc_queue_insert(&thread->queue, &works[i]->node);
+    }
+}
+
 /* Has the providers told what is pending for the connections of the 'n' items
  * in 'works'.  Returns how long that took, in us. */
 static long long int
@@ -212,21 +266,28 @@ thread_run(struct offload_thread *thread, struct ct_offload_work **works,
 {
     long long int queued[CT_OFFLOAD_BATCH_INLINE];
     long long int start = time_usec();
+    unsigned int n_waited = 0;
     long long int end;
+    size_t n_waiting;
+    unsigned int orig;
 
     /* The items may be freed when they are done. */
     for (size_t i = 0; i < n; i++) {
         queued[i] = works[i]->queued;
+        n_waited += queued[i] == CT_OFFLOAD_WORK_WAITED;
     }
     atomic_store_relaxed(&thread->busy_since, start / 1000);
-    conntrack_offload_run(works, n);
-    thread_done(thread, n);
+    n_waiting = conntrack_offload_run(works, n);
+    thread_requeue(thread, works, n_waiting);
+    atomic_sub_explicit(&thread->n_waiting, n_waited, &orig,
+                        memory_order_acq_rel);
+    thread_done(thread, n - n_waiting);
     atomic_store_relaxed(&thread->busy_since, 0);
     end = time_usec();
 
     ovs_mutex_lock(&thread->mutex);
     for (size_t i = 0; i < n; i++) {
-        if (queued[i] != CT_OFFLOAD_WORK_UNTIMED) {
+        if (queued[i] > CT_OFFLOAD_WORK_WAITED) {
             mov_avg_cma_update(&thread->cma, end - queued[i]);
             mov_avg_ema_update(&thread->ema, end - queued[i]);
         }
@@ -277,6 +338,19 @@ thread_run_batch(struct offload_thread *thread, size_t *max)
     return n + (barrier != NULL);
 }
 
+/* Sleeps for 'ms', unless somebody waits for the thread. */
+static void
+thread_sleep(struct offload_thread *thread, int ms)
+{
+    struct pollfd pfd = { .fd = thread->wake.fds[0], .events = POLLIN };
+
+    ovsrcu_quiesce_start();
+    if (poll(&pfd, 1, ms) > 0) {
+        latch_poll(&thread->wake);
+    }
+    ovsrcu_quiesce_end();
+}
+
 /* Has done what is queued now.  Returns true if there was anything. */
 static bool
 thread_run_queue(struct offload_thread *thread, size_t *max)
@@ -302,7 +376,7 @@ thread_main(void *thread_)
 {
     struct offload_thread *thread = thread_;
     size_t max = CT_OFFLOAD_BATCH_INLINE;
-    long long int sleep = SLEEP_MIN_MS;
+    int sleep = SLEEP_MIN_MS;
     unsigned int n_queued;
     bool exit, idle;
 
@@ -313,8 +387,9 @@ thread_main(void *thread_)
         atomic_read_relaxed(&thread->n_queued, &n_queued);
         if (n_queued < BUSY_QUEUE_SIZE && !exit) {
             sleep = idle ? MIN(sleep * 2, SLEEP_MAX_MS) : SLEEP_MIN_MS;
-            xnanosleep(sleep * 1000 * 1000);
+            thread_sleep(thread, sleep);
         }
+        coverage_try_clear();
     } while (!exit || !idle);
     mpsc_queue_release(&thread->queue);
 
@@ -349,6 +424,8 @@ thread_create(unsigned int index)
 
     mpsc_queue_init(&thread->queue);
     atomic_init(&thread->n_queued, 0);
+    atomic_init(&thread->n_waiting, 0);
+    latch_init(&thread->wake);
     atomic_init(&thread->exit, false);
     atomic_init(&thread->busy_since, 0);
     thread->index = index;
@@ -404,8 +481,10 @@ ct_offload_threads_stop(void)
         struct offload_thread *thread = threads[i];
 
         atomic_store_explicit(&thread->exit, true, memory_order_release);
+        latch_set(&thread->wake);
         pthread_join(thread->pthread, NULL);
         mpsc_queue_destroy(&thread->queue);
+        latch_destroy(&thread->wake);
         ovs_mutex_destroy(&thread->mutex);
         free_cacheline(thread);
         threads[i] = NULL;

@@ -40,11 +40,14 @@ struct json;
 /* Most items are not timed: reading the clock takes longer than queueing. */
 #define CT_OFFLOAD_WORK_UNTIMED 1
 
+/* An item that had to wait is not timed, either. */
+#define CT_OFFLOAD_WORK_WAITED 2
+
 /* An item for an offload thread. */
 struct ct_offload_work {
     struct mpsc_queue_node node;
     long long int queued;       /* When, in us as time_usec() counts, or
-                                 * CT_OFFLOAD_WORK_UNTIMED; 0 for what
+                                 * one of the values above; 0 for what
                                  * ct_offload_threads_barrier() queues. */
 };
 

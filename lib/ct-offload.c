@@ -64,11 +64,13 @@ static OVSRCU_TYPE(struct provider *) providers[CT_OFFLOAD_MAX_PROVIDERS];
 /* Is there any provider, and may it hold connections? */
 atomic_bool ct_offload_active = false;
 
-/* Does any provider accept new connections? */
-static atomic_bool accepting = false;
+/* Slots of the providers that accept new connections, as a bit for each: those
+ * that want any connection, and those that set 'established_only'. */
+static atomic_uint8_t accepting_any = 0;
+static atomic_uint8_t accepting_established = 0;
 
-/* Is any of them interested in the TCP handshake? */
-static atomic_bool wants_handshake = false;
+/* Are the built-in providers being unregistered because the program ends? */
+static atomic_bool exiting = false;
 
 /* Slots of those that are not thread-safe, and of those that are, as a bit for
  * each. */
@@ -107,6 +109,7 @@ struct thread_stats {
     enum ct_offload_reason reason; /* Set by ct_offload_refuse(). */
     atomic_uint credit;         /* Taken from the limit in advance. */
     atomic_ullong counters[CT_OFFLOAD_N_COUNTERS];
+    atomic_ullong reasons[CT_OFFLOAD_N_REASONS];
     atomic_ullong n_held[CT_OFFLOAD_MAX_PROVIDERS];
     struct op_stats ops[CT_OFFLOAD_MAX_PROVIDERS][CT_OFFLOAD_N_OPS];
 };
@@ -222,6 +225,9 @@ stats_add(struct thread_stats *dst, const struct thread_stats *src)
     for (size_t i = 0; i < CT_OFFLOAD_N_COUNTERS; i++) {
         counter_add(&dst->counters[i], counter_get(&src->counters[i]));
     }
+    for (size_t i = 0; i < CT_OFFLOAD_N_REASONS; i++) {
+        counter_add(&dst->reasons[i], counter_get(&src->reasons[i]));
+    }
     for (size_t i = 0; i < CT_OFFLOAD_MAX_PROVIDERS; i++) {
         counter_add(&dst->n_held[i], counter_get(&src->n_held[i]));
         for (size_t j = 0; j < CT_OFFLOAD_N_OPS; j++) {
@@ -301,7 +307,7 @@ stats_sum(struct thread_stats *sum)
     ovs_mutex_unlock(&stats_mutex);
 
     counter_limit(&sum->counters[CT_OFFLOAD_N_OFFLOADED], LLONG_MAX);
-    counter_limit(&sum->counters[CT_OFFLOAD_N_ESTABLISHED],
+    counter_limit(&sum->counters[CT_OFFLOAD_N_BI_DIR],
                   counter_get(&sum->counters[CT_OFFLOAD_N_OFFLOADED]));
     for (size_t i = 0; i < CT_OFFLOAD_MAX_PROVIDERS; i++) {
         counter_limit(&sum->n_held[i], LLONG_MAX);
@@ -352,6 +358,38 @@ void
 ct_offload_count(enum ct_offload_counter counter, int n)
 {
     counter_add(&stats_get()->counters[counter], n);
+}
+
+/* Counts a connection that stays in software for 'reason'. */
+void
+ct_offload_count_reason(enum ct_offload_reason reason)
+{
+    counter_add(&stats_get()->reasons[reason], 1);
+}
+
+/* Returns 'reason' in words, for people. */
+const char *
+ct_offload_reason_to_string(enum ct_offload_reason reason)
+{
+    static const char *const strings[CT_OFFLOAD_N_REASONS] = {
+        [CT_OFFLOAD_REASON_NONE] = "not offered yet",
+        [CT_OFFLOAD_NOT_ESTABLISHED] = "not established yet",
+        [CT_OFFLOAD_NO_PROVIDER] = "port without provider",
+        [CT_OFFLOAD_NO_BYPASS] = "hw-offload-ct-bypass is false",
+        [CT_OFFLOAD_NOT_ON_WIRE] = "tuple not on the wire",
+        [CT_OFFLOAD_BAD_PROTOCOL] = "protocol",
+        [CT_OFFLOAD_BAD_VLAN] = "VLAN tags",
+        [CT_OFFLOAD_HELPER] = "helper",
+        [CT_OFFLOAD_CLOSING] = "closing",
+        [CT_OFFLOAD_LIMIT] = "limit reached",
+        [CT_OFFLOAD_QUEUE] = "queue full",
+        [CT_OFFLOAD_PREDECESSOR] = "predecessor in hardware",
+        [CT_OFFLOAD_ERROR] = "error of the provider",
+        [CT_OFFLOAD_TAKEN_BACK] = "taken back",
+        [CT_OFFLOAD_REFUSED] = "refused by the provider",
+    };
+
+    return strings[reason];
 }
 
 /* The limit on the number of offloaded connections. */
@@ -492,8 +530,7 @@ static void
 registry_changed(bool holding)
     OVS_REQUIRES(registry_mutex)
 {
-    bool handshake = false;
-    bool accept = false;
+    uint8_t any = 0, established = 0;
     unsigned int serial = 0, safe = 0;
     unsigned int max;
 
@@ -501,21 +538,22 @@ registry_changed(bool holding)
         struct provider *p = provider_get(i);
 
         if (p && !provider_is_leaving(p)) {
-            accept = true;
-            handshake |= p->class->established_only;
+            *(p->class->established_only ? &established : &any) |= 1u << i;
         }
         if (p) {
             *(p->class->thread_safe ? &safe : &serial) |= 1u << i;
         }
     }
     atomic_read_relaxed(&max_conns, &max);
-    accept = accept && config_enabled && max;
+    if (!config_enabled || !max) {
+        any = established = 0;
+    }
 
-    atomic_store_relaxed(&wants_handshake, handshake);
     atomic_store_relaxed(&serial_slots, serial);
     atomic_store_relaxed(&safe_slots, safe);
-    atomic_store_relaxed(&accepting, accept);
-    atomic_store_relaxed(&ct_offload_active, accept || holding);
+    atomic_store_relaxed(&accepting_any, any);
+    atomic_store_relaxed(&accepting_established, established);
+    atomic_store_relaxed(&ct_offload_active, any || established || holding);
 }
 
 /* Providers that are built in, and active when hardware offload is enabled.
@@ -526,6 +564,9 @@ static const struct ct_offload_class *const builtin_classes[] = {
 #endif
     &ct_offload_dummy_class,
 };
+
+/* How long a fatal signal waits for another thread that calls a provider. */
+#define FATAL_WAIT_MS 1000
 
 /* A fatal signal is about to end the process.  Other threads may be waiting
  * for the caller, so do not wait for them to quiesce. */
@@ -545,11 +586,14 @@ ct_offload_fatal_signal(void *aux OVS_UNUSED)
     registry_changed(true);
     ovs_mutex_unlock(&registry_mutex);
 
+    atomic_store_relaxed(&exiting, true);
     leaving = ct_offload_leaving();
     if (leaving) {
-        /* Offload threads may be adding connections that nobody holds yet. */
+        /* Other threads may be adding connections that nobody holds yet. */
+        conntrack_offload_wait(FATAL_WAIT_MS);
         ct_offload_threads_barrier(false);
-        conntrack_offload_evict(leaving, NULL);
+        conntrack_offload_evict(leaving);
+        conntrack_offload_wait(FATAL_WAIT_MS);
         ct_offload_threads_barrier(false);
     }
 }
@@ -674,7 +718,7 @@ ct_offload_unregister(const struct ct_offload_class *class)
      * as well. */
     ovsrcu_synchronize();
     conntrack_offload_barrier(true);
-    conntrack_offload_evict(1u << p->slot, NULL);
+    conntrack_offload_evict(1u << p->slot);
     conntrack_offload_barrier(true);
     ovsrcu_synchronize();
 
@@ -709,24 +753,34 @@ ct_offload_leaving(void)
     return leaving;
 }
 
+/* Returns the providers that accept new connections, as a bit for each slot:
+ * those that set 'established_only', or the others. */
+uint8_t
+ct_offload_accepting(bool established_only)
+{
+    uint8_t slots;
+
+    atomic_read_relaxed(established_only ? &accepting_established
+                        : &accepting_any, &slots);
+    return slots;
+}
+
 /* Does any provider accept new connections? */
 bool
 ct_offload_is_accepting(void)
 {
-    bool accept;
-
-    atomic_read_relaxed(&accepting, &accept);
-    return accept;
+    return ct_offload_accepting(false) || ct_offload_accepting(true);
 }
 
-/* Does any provider set 'established_only'? */
+/* Is the program about to end?  What becomes of connections does not matter
+ * then. */
 bool
-ct_offload_wants_handshake(void)
+ct_offload_is_exiting(void)
 {
-    bool wants;
+    bool exits;
 
-    atomic_read_relaxed(&wants_handshake, &wants);
-    return wants;
+    atomic_read_relaxed(&exiting, &exits);
+    return exits;
 }
 
 /* May packets of a connection that is established in the providers 'held'
@@ -788,16 +842,7 @@ ct_offload_barrier(void)
 void
 ct_offload_netdev_flush(struct netdev *netdev)
 {
-    unsigned int n;
-
-    /* Nothing is held if no connection counts. */
-    atomic_read_relaxed(&n_conns, &n);
-    if (n) {
-        conntrack_offload_barrier(false);
-        conntrack_offload_evict(0, netdev);
-        conntrack_offload_barrier(false);
-    }
-
+    conntrack_offload_stop_port(netdev);
     for (size_t i = 0; i < CT_OFFLOAD_MAX_PROVIDERS; i++) {
         struct provider *p = provider_get(i);
 
@@ -978,7 +1023,7 @@ ct_offload_set_config(const struct smap *config)
     if (was_accepting && !ct_offload_is_accepting()) {
         /* Threads may still be telling providers of new connections. */
         conntrack_offload_barrier(true);
-        conntrack_offload_evict(0, NULL);
+        conntrack_offload_evict(0);
         conntrack_offload_barrier(true);
 
         ovs_mutex_lock(&registry_mutex);
@@ -992,6 +1037,7 @@ ct_offload_set_config(const struct smap *config)
 void
 ct_offload_exit(void)
 {
+    atomic_store_relaxed(&exiting, true);
     for (size_t i = 0; i < ARRAY_SIZE(builtin_classes); i++) {
         bool registered;
 
@@ -1390,7 +1436,7 @@ flush__(void)
 {
     struct ct_offload_op op = { .type = CT_OFFLOAD_OP_FLUSH };
 
-    conntrack_offload_evict(0, NULL);
+    conntrack_offload_evict(0);
     conntrack_offload_barrier(false);
     ct_offload_dispatch(&op, 1);
 }
@@ -1536,7 +1582,7 @@ ct_offload_get_stats(struct netdev_custom_stats *stats)
     ct_offload_threads_get_stats(&threads);
 
     uint64_t n = counter_get(&sum.counters[CT_OFFLOAD_N_OFFLOADED]);
-    uint64_t n_est = counter_get(&sum.counters[CT_OFFLOAD_N_ESTABLISHED]);
+    uint64_t n_est = counter_get(&sum.counters[CT_OFFLOAD_N_BI_DIR]);
     const struct {
         const char *name;
         uint64_t value;
@@ -1627,10 +1673,9 @@ counters_to_json(const struct thread_stats *sum)
 {
     static const char *const names[CT_OFFLOAD_N_COUNTERS] = {
         [CT_OFFLOAD_N_OFFLOADED] = "offloaded",
-        [CT_OFFLOAD_N_ESTABLISHED] = "established",
-        [CT_OFFLOAD_N_FULL] = "refused-full",
-        [CT_OFFLOAD_N_QUEUE_FULL] = "refused-queue-full",
-        [CT_OFFLOAD_N_EVICTED] = "evicted",
+        [CT_OFFLOAD_N_BI_DIR] = "bi-dir",
+        [CT_OFFLOAD_N_CLOSED] = "closed",
+        [CT_OFFLOAD_N_EVICTED] = "taken-back",
         [CT_OFFLOAD_N_ASKED] = "expiry-asked",
         [CT_OFFLOAD_N_EXTENDED] = "expiry-extended",
         [CT_OFFLOAD_N_LAPSED] = "expiry-lapsed",
@@ -1653,14 +1698,14 @@ counters_format(const struct thread_stats *sum, struct ds *ds)
     unsigned int max;
 
     atomic_read_relaxed(&max_conns, &max);
-    ds_put_format(ds, "connections: %llu offloaded, %llu established\n",
+    ds_put_format(ds, "connections: %llu offloaded, %llu bi-dir\n",
                   counter_get(&sum->counters[CT_OFFLOAD_N_OFFLOADED]),
-                  counter_get(&sum->counters[CT_OFFLOAD_N_ESTABLISHED]));
+                  counter_get(&sum->counters[CT_OFFLOAD_N_BI_DIR]));
     ds_put_format(ds, "  limit %u, refused because of it: %llu\n", max,
-                  counter_get(&sum->counters[CT_OFFLOAD_N_FULL]));
+                  counter_get(&sum->reasons[CT_OFFLOAD_LIMIT]));
     if (ct_offload_n_threads()) {
         ds_put_format(ds, "  refused because too many were queued: %llu\n",
-                      counter_get(&sum->counters[CT_OFFLOAD_N_QUEUE_FULL]));
+                      counter_get(&sum->reasons[CT_OFFLOAD_QUEUE]));
     }
     ds_put_format(ds, "  taken back into software: %llu\n",
                   counter_get(&sum->counters[CT_OFFLOAD_N_EVICTED]));

@@ -397,11 +397,9 @@ extern atomic_bool ct_offload_active;
 /* What is counted, beside the operations of each provider. */
 enum ct_offload_counter {
     CT_OFFLOAD_N_OFFLOADED,     /* Connections held by a provider. */
-    CT_OFFLOAD_N_ESTABLISHED,   /* And established there. */
-    CT_OFFLOAD_N_FULL,          /* Refused for want of room. */
-    CT_OFFLOAD_N_QUEUE_FULL,    /* Refused because an offload thread has too
-                                 * much to do. */
-    CT_OFFLOAD_N_EVICTED,       /* Taken back into software. */
+    CT_OFFLOAD_N_BI_DIR,        /* Hardware has both directions of them. */
+    CT_OFFLOAD_N_CLOSED,        /* Taken back upon FIN or RST. */
+    CT_OFFLOAD_N_EVICTED,       /* Taken back for another reason. */
     CT_OFFLOAD_N_ASKED,         /* Out of time, but perhaps in use. */
     CT_OFFLOAD_N_EXTENDED,      /* Still in use. */
     CT_OFFLOAD_N_LAPSED,        /* Not in use any more. */
@@ -410,8 +408,9 @@ enum ct_offload_counter {
 
 void ct_offload_dispatch(struct ct_offload_op *, size_t n);
 uint8_t ct_offload_leaving(void);
+uint8_t ct_offload_accepting(bool established_only);
 bool ct_offload_is_accepting(void);
-bool ct_offload_wants_handshake(void);
+bool ct_offload_is_exiting(void);
 bool ct_offload_may_bypass(uint8_t held);
 bool ct_offload_reserve(void);
 void ct_offload_unreserve(void);
@@ -419,6 +418,8 @@ bool ct_offload_has_room(void);
 void ct_offload_collect_credit(void);
 void ct_offload_format_calls(struct ds *);
 void ct_offload_count(enum ct_offload_counter, int n);
+void ct_offload_count_reason(enum ct_offload_reason);
+const char *ct_offload_reason_to_string(enum ct_offload_reason);
 
 /* May connections be offloaded, or held by a provider?  Costs next to nothing.
  */

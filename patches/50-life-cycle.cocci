@@ -7,6 +7,8 @@
 //
 // Overlay: lib/ct-offload.c lib/ct-offload.h
 // Overlay: lib/conntrack-offload.c lib/conntrack-offload.h
+// Overlay: lib/conntrack-offload-state.c lib/conntrack-offload-state.h
+// Overlay: lib/ct-offload-port.c lib/ct-offload-port.h
 // Overlay: lib/ct-offload-thread.c lib/ct-offload-thread.h
 // Overlay: lib/ct-offload-dummy.c lib/ct-offload-dummy.h
 //
@@ -23,6 +25,7 @@
 // Expect: ct_seen lib/conntrack.c 1 conntrack_offload_conn_seen(
 // Expect: ct_seen_assigned lib/conntrack.c 0 conntrack_offload_conn_seen(
 // Expect: ct_forced lib/conntrack.c 2 conntrack_offload_conn_forced(
+// Expect: ct_removing lib/conntrack.c 1 conntrack_offload_conn_removing(conn);
 // Expect: ct_gone lib/conntrack.c 1 conntrack_offload_conn_postpone(delete_conn,
 // Expect: ct_status lib/conntrack.c 1 = conntrack_offload_conn_status(
 
@@ -127,6 +130,18 @@ expression conn;
 @@
  conn_force_expire(conn);
 +conntrack_offload_conn_forced(conn);
+
+@ct_removing@
+identifier ct, conn;
+expression lock;
+@@
+ conn_clean(struct conntrack *ct, struct conn *conn)
+ {
+ ...
++conntrack_offload_conn_removing(conn);
+ ovs_mutex_lock(lock);
+ ...
+ }
 
 @ct_gone@
 expression conn;

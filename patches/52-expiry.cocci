@@ -9,7 +9,7 @@
 // a bit more in it, unless they are told to.
 //
 // Expect: exp_alive lib/conntrack.c 1 !conntrack_offload_alive(conn, now)
-// Expect: exp_sweep lib/conntrack.c 1 conntrack_offload_sweep_end(offload,
+// Expect: exp_sweep lib/conntrack.c 1 conntrack_offload_sweep_end(offload);
 // Expect: exp_init lib/conntrack-tp.c 1 atomic_init(&conn->timeout, tm);
 // Expect: exp_update lib/conntrack-tp.c 1 atomic_store_relaxed(&conn->timeout, tm);
 
@@ -41,7 +41,7 @@ expression conn, node;
 +    conntrack_offload_sweep_conn(offload, ct, conn, now);
      ...
  }
-+conntrack_offload_sweep_end(offload, ct, conn_clean);
++conntrack_offload_sweep_end(offload);
  ...
  }
 

@@ -375,7 +375,7 @@ sweep(struct conntrack *ct)
         RCULIST_FOR_EACH (conn, node, &ct->exp_lists[i]) {
             conntrack_offload_sweep_conn(batch, ct, conn, now);
         }
-        conntrack_offload_sweep_end(batch, ct, NULL);
+        conntrack_offload_sweep_end(batch);
     }
 }
 
@@ -1783,7 +1783,7 @@ test_removed(struct ovs_cmdl_context *ctx OVS_UNUSED)
      * of it.  Nothing would end it if a provider held it. */
     conn = find_udp(ct, 2);
     execute(ct, udp(2, true), &forcing);
-    atomic_or(&conn->offload_state, CONN_OFFLOAD_ELIGIBLE, &orig);
+    atomic_or(&conn->offload_state, CONN_OFFLOAD_AWAIT_ORIG, &orig);
     see_udp(ct, conn, 2);
     CHECK_RECORD("a add 1000\n");
 
@@ -1794,7 +1794,7 @@ test_removed(struct ovs_cmdl_context *ctx OVS_UNUSED)
      * thread may get it any more. */
     conn = find_udp(ct, 1);
     conntrack_flush(ct, NULL);
-    atomic_or(&conn->offload_state, CONN_OFFLOAD_ELIGIBLE, &orig);
+    atomic_or(&conn->offload_state, CONN_OFFLOAD_AWAIT_ORIG, &orig);
     ct_offload_threads_get_stats(&before);
     see_udp(ct, conn, 1);
     ct_offload_threads_get_stats(&after);

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+#ifndef CT_OFFLOAD_PORT_H
+#define CT_OFFLOAD_PORT_H 1
+
+#include "conntrack-offload-state.h"
+
+/* Ports, and the offloaded connections on each
+ * ============================================
+ *
+ * A connection remembers its ports as numbers, each of which is used only
+ * once: a number never leads to a netdev that has stopped since, however old
+ * it is.  For each port there is a list of the connections that providers hold
+ * and that have it as port of either direction, so that a port that stops
+ * costs no more than these do.
+ *
+ * When a port stops, ct_offload_port_stop() makes its number lead nowhere.
+ * Threads that found the netdev before must have ended what they were doing
+ * before the caller goes on: see conntrack_offload_barrier().  The list is
+ * complete then, and ct_offload_port_free() frees it when it is empty.
+ *
+ * Any thread may call these functions.  A netdev is valid until the thread
+ * leaves conntrack_offload_end(), that is, until a barrier can be passed. */
+
+uint32_t ct_offload_port_get(struct netdev *);
+struct netdev *ct_offload_port_get_netdev(uint32_t port);
+
+void ct_offload_port_add(uint32_t port, struct conn_offload *, enum key_dir);
+void ct_offload_port_remove(struct conn_offload *, enum key_dir);
+
+uint32_t ct_offload_port_stop(const struct netdev *);
+size_t ct_offload_port_get_conns(uint32_t port, struct conn ***);
+void ct_offload_port_free(uint32_t port);
+
+#endif /* ct-offload-port.h */
