@@ -11,10 +11,13 @@
 #include "coverage.h"
 #include "ct-dpif.h"
 #include "ct-offload-port.h"
+#include "ct-offload-room.h"
+#include "ct-offload-stats.h"
 #include "ct-offload-thread.h"
 #include "dp-packet.h"
 #include "hash.h"
 #include "odp-util.h"
+#include "openvswitch/dynamic-string.h"
 #include "openvswitch/list.h"
 #include "ovs-rcu.h"
 #include "ovs-thread.h"
@@ -1500,8 +1503,8 @@ sweep_await(const struct conn *conn, uint32_t state)
     if (state_held(state)) {
         return both;
     }
-    if (!ct_offload_is_accepting() || !ct_offload_has_room()
-        || conn_has_helper(conn)) {
+    if (!ct_offload_is_accepting() || !ct_offload_room_is_left()
+        || !ct_offload_threads_have_room() || conn_has_helper(conn)) {
         return 0;
     }
     return (ct_offload_accepting(false) || conn_is_established(conn)
@@ -1552,7 +1555,7 @@ conntrack_offload_sweep_end__(struct conn_offload_batch *batch)
         batch->n_conns = 0;
     }
     batch_leave(batch);
-    ct_offload_collect_credit();
+    ct_offload_room_collect();
 }
 
 /* All connections. */
@@ -1661,4 +1664,64 @@ conntrack_offload_stop_port(const struct netdev *netdev)
     }
     free(conns);
     ct_offload_port_free(port);
+}
+
+/* Calls 'cb' with 'aux' for each connection that is known to conntrack, and
+ * alive.  It must not remove any. */
+void
+conntrack_offload_for_each(void (*cb)(struct conn *, void *aux), void *aux)
+{
+    long long int now = time_msec();
+    struct conntrack_node *node;
+
+    ovs_mutex_lock(&conntracks_mutex);
+    LIST_FOR_EACH (node, node, &conntracks) {
+        for (size_t i = 0; i < N_EXP_LISTS; i++) {
+            struct conn *conn;
+
+            RCULIST_FOR_EACH (conn, node, &node->ct->exp_lists[i]) {
+                if (!conn_is_past(conn, now)
+                    || conntrack_offload_alive(conn, now)) {
+                    cb(conn, aux);
+                }
+            }
+        }
+    }
+    ovs_mutex_unlock(&conntracks_mutex);
+}
+
+/* Appends to 'ds' what there is to say of 'conn': who holds it, or why nobody
+ * does. */
+void
+conntrack_offload_explain(struct conn *conn, struct ds *ds)
+{
+    struct conn_offload_batch *batch = batch_enter();
+    uint32_t state = conn_offload_state(conn);
+
+    ct_offload_conn_format(conn, ds);
+    if (state_held(state)) {
+        ds_put_format(ds, "\n  in hardware: %s\n",
+                      state_is_bi_dir(state) ? "bi-dir"
+                      : state_is_established(state) ? "uni-dir"
+                      : "not established");
+        if (conn_own(conn, 0)) {
+            struct conn_offload *offload = conn_get_offload(conn);
+
+            if (offload) {
+                ct_offload_format_held(conn,
+                                       state_held(conn_offload_state(conn)),
+                                       offload->priv, ds);
+            }
+            batch_add(batch, conn);
+        } else {
+            ds_put_cstr(ds, "  an operation is running, no details\n");
+        }
+    } else if (state & CONN_OFFLOAD_BUSY) {
+        ds_put_cstr(ds, "\n  in software: being offered\n");
+    } else {
+        ds_put_format(ds, "\n  in software: %s\n",
+                      ct_offload_reason_to_string(state_reason(state)));
+    }
+    batch_run_if_full(batch);
+    batch_leave(batch);
 }

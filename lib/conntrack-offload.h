@@ -222,5 +222,8 @@ void conntrack_offload_stop_port(const struct netdev *);
 void conntrack_offload_barrier(bool quiesce);
 bool conntrack_offload_wait(long long int ms);
 size_t conntrack_offload_run(struct ct_offload_work **, size_t n);
+void conntrack_offload_for_each(void (*cb)(struct conn *, void *aux),
+                                void *aux);
+void conntrack_offload_explain(struct conn *, struct ds *);
 
 #endif /* conntrack-offload.h */

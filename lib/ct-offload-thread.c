@@ -10,6 +10,7 @@
 
 #include "conntrack-offload.h"
 #include "coverage.h"
+#include "ct-offload-stats.h"
 #include "ct-offload.h"
 #include "latch.h"
 #include "mov-avg.h"
@@ -135,7 +136,7 @@ thread_format_busy(struct offload_thread *thread, struct ds *ds)
     atomic_read_relaxed(&thread->busy_since, &since);
     ms = time_msec() - since;
     if (since && ms >= LONG_MS) {
-        ct_offload_format_calls(&calls);
+        ct_offload_stats_format_calls(&calls);
         ds_put_format(ds, ", busy for %lld ms with %s", ms,
                       calls.length ? ds_cstr(&calls) : "nothing");
     }

@@ -394,32 +394,25 @@ const char *ct_offload_netdev_owner(const struct netdev *);
 
 extern atomic_bool ct_offload_active;
 
-/* What is counted, beside the operations of each provider. */
-enum ct_offload_counter {
-    CT_OFFLOAD_N_OFFLOADED,     /* Connections held by a provider. */
-    CT_OFFLOAD_N_BI_DIR,        /* Hardware has both directions of them. */
-    CT_OFFLOAD_N_CLOSED,        /* Taken back upon FIN or RST. */
-    CT_OFFLOAD_N_EVICTED,       /* Taken back for another reason. */
-    CT_OFFLOAD_N_ASKED,         /* Out of time, but perhaps in use. */
-    CT_OFFLOAD_N_EXTENDED,      /* Still in use. */
-    CT_OFFLOAD_N_LAPSED,        /* Not in use any more. */
-    CT_OFFLOAD_N_COUNTERS
-};
-
 void ct_offload_dispatch(struct ct_offload_op *, size_t n);
 uint8_t ct_offload_leaving(void);
 uint8_t ct_offload_accepting(bool established_only);
 bool ct_offload_is_accepting(void);
 bool ct_offload_is_exiting(void);
 bool ct_offload_may_bypass(uint8_t held);
-bool ct_offload_reserve(void);
-void ct_offload_unreserve(void);
-bool ct_offload_has_room(void);
-void ct_offload_collect_credit(void);
-void ct_offload_format_calls(struct ds *);
-void ct_offload_count(enum ct_offload_counter, int n);
-void ct_offload_count_reason(enum ct_offload_reason);
-const char *ct_offload_reason_to_string(enum ct_offload_reason);
+void ct_offload_format_held(const struct conn *, uint8_t held, void **priv,
+                            struct ds *);
+
+/* For ct-offload-module.c. */
+
+bool ct_offload_is_registered(const struct ct_offload_class *);
+void ct_offload_set_leaving(const struct ct_offload_class *);
+void ct_offload_set_exiting(void);
+void ct_offload_configure(bool enabled, bool bypass);
+void ct_offload_providers_netdev_flush(struct netdev *);
+const struct ct_offload_class *ct_offload_provider_get(size_t slot,
+                                                       bool *leaving);
+bool ct_offload_provider_get_debug(size_t slot, struct ds *, struct json *);
 
 /* May connections be offloaded, or held by a provider?  Costs next to nothing.
  */

@@ -6,6 +6,9 @@
 // sees a reply, or goes.
 //
 // Overlay: lib/ct-offload.c lib/ct-offload.h
+// Overlay: lib/ct-offload-module.c
+// Overlay: lib/ct-offload-room.c lib/ct-offload-room.h
+// Overlay: lib/ct-offload-stats.c lib/ct-offload-stats.h
 // Overlay: lib/conntrack-offload.c lib/conntrack-offload.h
 // Overlay: lib/conntrack-offload-state.c lib/conntrack-offload-state.h
 // Overlay: lib/ct-offload-port.c lib/ct-offload-port.h
