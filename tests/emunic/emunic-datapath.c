@@ -436,6 +436,20 @@ rx_some(struct emu_port *port, uint16_t queue, struct rte_mbuf **mbufs,
     return n_software;
 }
 
+/* Receives up to 'n' packets from queues that the application does not know
+ * of. */
+static uint16_t
+rx_unknown_queues(struct emu_port *port, struct rte_mbuf **mbufs, uint16_t n)
+{
+    uint16_t received = 0;
+
+    for (uint16_t i = port->n_rxq; i < port->n_driver_rxq; i++) {
+        received += rte_eth_rx_burst(port->id, i, &mbufs[received],
+                                     n - received);
+    }
+    return received;
+}
+
 /* What DPDK calls with the packets of a queue before the application sees
  * them. */
 static uint16_t
@@ -457,6 +471,10 @@ rx_callback(uint16_t port_id, uint16_t queue, struct rte_mbuf **mbufs,
     if (n_software) {
         emu_count(port, EMU_TO_SOFTWARE, n_software);
     }
+    if (!queue) {
+        n_software += rx_unknown_queues(port, &mbufs[n_software],
+                                        max - n_software);
+    }
     return n_software;
 }
 
@@ -464,7 +482,7 @@ rx_callback(uint16_t port_id, uint16_t queue, struct rte_mbuf **mbufs,
 void
 emu_datapath_start(struct emu_port *port)
 {
-    uint16_t n_rxq = RTE_MIN(port->n_rxq, EMU_MAX_QUEUES);
+    uint16_t n_rxq = RTE_MIN(port->n_driver_rxq, EMU_MAX_QUEUES);
 
     for (uint16_t i = 0; i < n_rxq; i++) {
         if (n_rxq > 1 && !port->steer[i]) {
@@ -479,9 +497,9 @@ emu_datapath_start(struct emu_port *port)
             emu_log("port %u: no callback for queue %u", port->id, i);
         }
     }
-    if (port->n_rxq > EMU_MAX_QUEUES) {
+    if (port->n_driver_rxq > EMU_MAX_QUEUES) {
         emu_log("port %u: only the first %d of %u queues are looked at",
-                port->id, EMU_MAX_QUEUES, port->n_rxq);
+                port->id, EMU_MAX_QUEUES, port->n_driver_rxq);
     }
     tx_wrap(port);
 

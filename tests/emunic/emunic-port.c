@@ -263,7 +263,7 @@ emu_port_claim(struct emu_port *port)
             snprintf(port->name, sizeof port->name, "port%u", port->id);
         }
         if (!rte_eth_dev_info_get(port->id, &info)) {
-            port->n_rxq = info.nb_rx_queues;
+            port->n_rxq = port->n_driver_rxq = info.nb_rx_queues;
             port->n_txq = info.nb_tx_queues;
         }
         pthread_rwlock_wrlock(&port->lock);

@@ -665,6 +665,7 @@ rte_eth_dev_info_get(uint16_t port_id, struct rte_eth_dev_info *info)
     /* Not emu_port_get(), which comes here. */
     if (!retval && port_id < RTE_MAX_ETHPORTS
         && emu_ports[port_id].state == EMU_PORT_CLAIMED) {
+        info->nb_rx_queues = emu_ports[port_id].n_rxq;
         info->dev_capa |= RTE_ETH_DEV_CAPA_FLOW_SHARED_OBJECT_KEEP;
         info->dev_capa &= ~(uint64_t) RTE_ETH_DEV_CAPA_FLOW_RULE_KEEP;
     }
@@ -688,26 +689,63 @@ rte_eth_rx_metadata_negotiate(uint16_t port_id, uint64_t *features)
     return 0;
 }
 
+/* Do packets come to all queues that the driver has, however few of them are
+ * configured?  They do not in a NIC.  (net_af_packet has a socket for each
+ * queue.  The kernel chooses among them by a hash that differs each time that
+ * it is booted.) */
+static bool
+driver_uses_all_queues(const struct rte_eth_dev_info *info)
+{
+    return (!strcmp(info->driver_name, "net_af_packet")
+            || !strcmp(info->driver_name, "net_ring"));
+}
+
 EMU_EXPORT int
 rte_eth_dev_configure(uint16_t port_id, uint16_t nb_rx_queue,
                       uint16_t nb_tx_queue, const struct rte_eth_conf *conf)
 {
-    int retval = REAL(rte_eth_dev_configure)(port_id, nb_rx_queue,
-                                             nb_tx_queue, conf);
     struct emu_port *port = emu_port_get(port_id);
+    uint16_t n_driver_rxq = nb_rx_queue;
+    struct rte_eth_dev_info info;
+    int retval;
 
+    if (port && nb_rx_queue && !REAL(rte_eth_dev_info_get)(port_id, &info)
+        && driver_uses_all_queues(&info)) {
+        n_driver_rxq = RTE_MAX(nb_rx_queue, info.max_rx_queues);
+    }
+    retval = REAL(rte_eth_dev_configure)(port_id, n_driver_rxq, nb_tx_queue,
+                                         conf);
     if (port && !retval) {
-        struct rte_eth_dev_info info;
-
         /* With 0 and 0 it is DPDK that decides. */
         if (!REAL(rte_eth_dev_info_get)(port_id, &info)) {
-            nb_rx_queue = info.nb_rx_queues;
+            n_driver_rxq = info.nb_rx_queues;
             nb_tx_queue = info.nb_tx_queues;
         }
         pthread_rwlock_wrlock(&port->lock);
-        port->n_rxq = nb_rx_queue;
+        port->n_rxq = nb_rx_queue ? nb_rx_queue : n_driver_rxq;
+        port->n_driver_rxq = n_driver_rxq;
         port->n_txq = nb_tx_queue;
         pthread_rwlock_unlock(&port->lock);
+    }
+    return retval;
+}
+
+EMU_EXPORT int
+rte_eth_rx_queue_setup(uint16_t port_id, uint16_t queue, uint16_t n_desc,
+                       unsigned int socket, const struct rte_eth_rxconf *conf,
+                       struct rte_mempool *pool)
+{
+    struct emu_port *port = emu_port_get(port_id);
+    int retval = REAL(rte_eth_rx_queue_setup)(port_id, queue, n_desc, socket,
+                                              conf, pool);
+
+    /* What the application does not know of is set up as the first one. */
+    if (port && !queue) {
+        for (uint16_t i = port->n_rxq; !retval && i < port->n_driver_rxq;
+             i++) {
+            retval = REAL(rte_eth_rx_queue_setup)(port_id, i, n_desc, socket,
+                                                  conf, pool);
+        }
     }
     return retval;
 }

@@ -389,6 +389,7 @@ struct emu_port {
     bool negotiated;            /* Metadata was, ... */
     uint64_t metadata;          /* ...and this is what it came to. */
     uint16_t n_rxq, n_txq;
+    uint16_t n_driver_rxq;      /* At least 'n_rxq'. */
     struct emu_config config;
     struct emu_map rules;
     struct emu_map groups;

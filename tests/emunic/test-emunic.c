@@ -2340,9 +2340,19 @@ test_ct_ipv6(void)
 
 /* A port's life. */
 
+/* Puts a packet into the driver's queue 'driver_queue'.  Returns true if queue
+ * 0 of 'port' has it then. */
+static bool
+arrives(const struct port *port, uint16_t driver_queue)
+{
+    assert(!rte_ring_enqueue(port->rx[driver_queue], build(&tcp_packet)));
+    return receive(port, 0, NULL) == 1;
+}
+
 static void
 test_stop(void)
 {
+    struct rte_eth_dev_info info;
     struct rte_flow_action_handle *handle = HANDLE(&A, COUNT, NULL);
     struct rte_flow_error error = { .message = NULL };
     struct rule rule = rule_in(0, 0);
@@ -2374,13 +2384,26 @@ test_stop(void)
     /* Fewer queues, and more again. */
     CHECK_INT(start_port(&A, 1), 0);
     CHECK(shown(A.id, "\"n_rxq\": 1"));
+    CHECK_INT(rte_eth_dev_info_get(A.id, &info), 0);
+    CHECK_INT(info.nb_rx_queues, 1);
     CHECK(to_software(&A, &tcp_packet));
+    CHECK(arrives(&A, 1));
     flow = CREATE(&A, &rule);
     CHECK(!to_software(&A, &tcp_packet));
-    CHECK_INT(count(&A, flow), 2);
+    CHECK(!arrives(&A, 1));
+    CHECK_INT(count(&A, flow), 3);
+    CHECK_INT(rte_flow_destroy(A.id, flow, &error), 0);
+    rule.n_actions = 0;
+    ACTION(&rule, QUEUE, &(struct rte_flow_action_queue) { 0 });
+    flow = CREATE(&A, &rule);
+    CHECK(!arrives(&A, 1));
+    CHECK_INT(report(A.id, "steered"), 1);
+    CHECK_INT(receive(&A, 0, NULL), 1);
     CHECK_INT(rte_eth_dev_stop(A.id), 0);
     CHECK_INT(start_port(&A, N_QUEUES), 0);
     CHECK(to_software(&A, &tcp_packet));
+    CHECK(!arrives(&A, 1));
+    CHECK_INT(receive(&A, 1, NULL), 1);
     CHECK_INT(rte_flow_action_handle_destroy(A.id, handle, &error), 0);
     CTL_OK("reset-counters");
 }
