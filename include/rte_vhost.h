@@ -4,24 +4,29 @@
 #define COMPAT_RTE_VHOST_H 1
 
 /* Open vSwitch limits the number of queues of VDUSE devices with
- * rte_vhost_driver_set_max_queue_num(), which DPDK has since 23.11.  It calls
- * it for VDUSE devices only, which 22.11 does not know, so that there it is
- * enough that the function exists.  This header comes first in the search
- * path, and adds what the header of the same name in DPDK lacks. */
+ * rte_vhost_driver_set_max_queue_num().  It calls it for VDUSE devices only,
+ * and a DPDK that does not have it does not know these, so that there it is
+ * enough that the call compiles.  This header comes first in the search path,
+ * and lets the linker find out whether DPDK has the function. */
 
 #include_next <rte_vhost.h>
 
 #include <errno.h>
-#include <rte_version.h>
+#include <stdint.h>
 
-#if RTE_VERSION < RTE_VERSION_NUM(23, 11, 0, 0)
+int rte_vhost_driver_set_max_queue_num(const char *path,
+                                       uint32_t max_queue_pairs)
+    __attribute__((weak));
+
 static inline int
-rte_vhost_driver_set_max_queue_num(const char *path, uint32_t max_queue_pairs)
+compat_vhost_driver_set_max_queue_num(const char *path,
+                                      uint32_t max_queue_pairs)
 {
-    (void) path;
-    (void) max_queue_pairs;
-    return -ENOTSUP;
+    return (rte_vhost_driver_set_max_queue_num
+            ? rte_vhost_driver_set_max_queue_num(path, max_queue_pairs)
+            : -ENOTSUP);
 }
-#endif
+#define rte_vhost_driver_set_max_queue_num \
+    compat_vhost_driver_set_max_queue_num
 
 #endif /* COMPAT_RTE_VHOST_H */

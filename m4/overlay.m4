@@ -54,7 +54,7 @@ AC_DEFUN([OVERLAY_CHECK_DPDK],
        if $PKG_CONFIG --atleast-version=22.11 libdpdk; then
          DPDK=$with_dpdk
          if test "$DPDK" = auto; then DPDK=shared; fi
-         $PKG_CONFIG --atleast-version=23.11 libdpdk || DPDK_COMPAT=yes
+         $PKG_CONFIG --atleast-version=23.07 libdpdk || DPDK_COMPAT=yes
        else
          AC_MSG_ERROR(m4_normalize([DPDK $dpdk_version is too old, 22.11 or
            later is needed (package libdpdk-dev), or --with-dpdk=no]))
