@@ -1137,6 +1137,10 @@ conntrack_offload_own(struct ct_offload_op *op, bool leave)
     struct conn *conn = op_conn(op);
     int error = 0;
 
+    if (op->type == CT_OFFLOAD_OP_ADD && !ct_offload_is_accepting()) {
+        /* There is nobody to offer it to, which is no error. */
+        return false;
+    }
     if (op->type == CT_OFFLOAD_OP_ADD || op->type == CT_OFFLOAD_OP_EST) {
         error = api_note_side(conn, op);
         if (error) {
