@@ -120,6 +120,13 @@ dummy_free(struct dummy_conn *dc)
     free(dc);
 }
 
+static int
+dummy_init(void)
+{
+    ct_offload_dummy_reset_counters();
+    return 0;
+}
+
 static bool
 dummy_can_offload(const struct ct_offload_ctx *ctx)
 {
@@ -290,6 +297,7 @@ dummy_get_debug(struct ds *ds, struct json *json)
 const struct ct_offload_class ct_offload_dummy_class = {
     .name = "dummy",
     .thread_safe = true,
+    .init = dummy_init,
     .can_offload = dummy_can_offload,
     .conn_add = dummy_conn_add,
     .conn_del = dummy_conn_del,
@@ -299,8 +307,8 @@ const struct ct_offload_class ct_offload_dummy_class = {
     .get_debug = dummy_get_debug,
 };
 
-/* Registers a dummy provider that accepts every connection.  Returns 0 if
- * successful, otherwise a positive errno value. */
+/* Registers a dummy provider that accepts every connection, with all counters
+ * at 0.  Returns 0 if successful, otherwise a positive errno value. */
 int
 ct_offload_dummy_register(void)
 {
