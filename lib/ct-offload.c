@@ -840,13 +840,14 @@ ct_offload_op_batch_init(struct ct_offload_op_batch *batch)
     batch->allocated = ARRAY_SIZE(batch->inline_ops);
 }
 
-/* Frees what 'batch' uses, except for 'batch' itself. */
+/* Frees what 'batch' uses, except for 'batch' itself, which is empty then. */
 void
 ct_offload_op_batch_destroy(struct ct_offload_op_batch *batch)
 {
     if (batch->ops != batch->inline_ops) {
         free(batch->ops);
     }
+    ct_offload_op_batch_init(batch);
 }
 
 /* Appends an operation of 'type' with a copy of 'ctx' to 'batch'. */
@@ -939,6 +940,7 @@ ct_offload_op_batch_submit(struct ct_offload_op_batch *batch)
             conntrack_offload_enter();
         } else if (op_has_conn(op) && !conntrack_offload_own(op, false)) {
             submit_run(&ops[start], i - start);
+            op_preset(op);
             start = conntrack_offload_own(op, true) ? i : i + 1;
         }
     }
