@@ -529,6 +529,15 @@ test_life_cycle(struct ovs_cmdl_context *ctx OVS_UNUSED)
     ovs_assert(ct_offload_dummy_n_added() == ct_offload_dummy_n_deleted());
     ovs_assert(!ct_offload_dummy_n_misused());
     ct_offload_dummy_unregister();
+
+    /* Whoever registers it finds its counters at 0. */
+    ovs_assert(ct_offload_dummy_n_added() && ct_offload_dummy_n_deleted()
+               && ct_offload_dummy_n_established());
+    ovs_assert(!ct_offload_dummy_register());
+    ovs_assert(ct_offload_dummy_register() == EEXIST);
+    ovs_assert(!ct_offload_dummy_n_added() && !ct_offload_dummy_n_deleted()
+               && !ct_offload_dummy_n_established());
+    ct_offload_dummy_unregister();
 }
 
 static void
@@ -854,8 +863,101 @@ test_batch(struct ovs_cmdl_context *ctx OVS_UNUSED)
     CT_OFFLOAD_BATCH_OP_FOR_EACH (i, op, &batch) {
         ovs_assert(op->error == EPERM);
     }
-    ct_offload_op_batch_destroy(&batch);
     CHECK_RECORD("");
+
+    /* What was destroyed is empty, and may be destroyed once more, or used. */
+    ct_offload_op_batch_destroy(&batch);
+    ct_offload_op_batch_destroy(&batch);
+    ovs_assert(!ct_offload_op_batch_len(&batch));
+    ovs_assert(ct_offload_op_batch_size(&batch) == CT_OFFLOAD_BATCH_INLINE);
+    CT_OFFLOAD_BATCH_OP_FOR_EACH (i, op, &batch) {
+        OVS_NOT_REACHED();
+    }
+    a.refuse = b.refuse = false;
+    a.add_error = 0;
+
+    /* Operations on one connection: nobody knows anything of a connection that
+     * is gone again, nor does a provider that says 0. */
+    static const enum ct_offload_op_type types[] = {
+        CT_OFFLOAD_OP_ADD, CT_OFFLOAD_OP_DEL, CT_OFFLOAD_OP_UPD,
+        CT_OFFLOAD_OP_ADD, CT_OFFLOAD_OP_UPD, CT_OFFLOAD_OP_EST,
+        CT_OFFLOAD_OP_UPD, CT_OFFLOAD_OP_DEL,
+    };
+    static const int results[] = { 0, 0, ENODATA, 0, ENODATA, 0, ENODATA, 0 };
+    b.last_used = 0;
+    for (size_t i = 0; i < ARRAY_SIZE(types); i++) {
+        ct_offload_op_batch_add(&batch, types[i], &c[0]);
+    }
+    ct_offload_op_batch_submit(&batch);
+    CT_OFFLOAD_BATCH_OP_FOR_EACH (i, op, &batch) {
+        if (op->error != results[i] || op->last_used) {
+            ovs_fatal(0, "op %"PRIuSIZE": error %d instead of %d",
+                      i, op->error, results[i]);
+        }
+    }
+    ct_offload_op_batch_destroy(&batch);
+    CHECK_RECORD("a add 1\n"
+                 "b add 1\n"
+                 "a del 1\n"
+                 "b del 1\n"
+                 "a add 1\n"
+                 "b add 1\n"
+                 "a upd 1\n"
+                 "b upd 1\n"
+                 "a est 1\n"
+                 "b est 1\n"
+                 "a upd 1\n"
+                 "b upd 1\n"
+                 "a del 1\n"
+                 "b del 1\n");
+
+    /* The same in two operations of a native batch. */
+    for (size_t i = 0; i < ARRAY_SIZE(c); i++) {
+        ct_offload_op_batch_add(&batch, CT_OFFLOAD_OP_ADD, &c[i]);
+    }
+    ct_offload_op_batch_submit(&batch);
+    ct_offload_op_batch_destroy(&batch);
+    for (size_t i = 0; i < ARRAY_SIZE(c); i++) {
+        ct_offload_op_batch_add(&batch, CT_OFFLOAD_OP_UPD, &c[i]);
+    }
+    ct_offload_op_batch_submit(&batch);
+    CT_OFFLOAD_BATCH_OP_FOR_EACH (i, op, &batch) {
+        ovs_assert(op->error == ENODATA && !op->last_used);
+    }
+    ct_offload_op_batch_destroy(&batch);
+    CHECK_RECORD("a add 1\n"
+                 "a add 2\n"
+                 "b batch 2\n"
+                 "b add 1\n"
+                 "b add 2\n"
+                 "a upd 1\n"
+                 "a upd 2\n"
+                 "b batch 2\n"
+                 "b upd 1\n"
+                 "b upd 2\n");
+
+    /* Everything is forgotten after other operations, and before others. */
+    ct_offload_op_batch_add(&batch, CT_OFFLOAD_OP_DEL, &c[0]);
+    ct_offload_op_batch_add(&batch, CT_OFFLOAD_OP_EST, &c[1]);
+    ct_offload_op_batch_add(&batch, CT_OFFLOAD_OP_FLUSH, &c[1]);
+    ct_offload_op_batch_add(&batch, CT_OFFLOAD_OP_UPD, &c[1]);
+    ct_offload_op_batch_add(&batch, CT_OFFLOAD_OP_ADD, &c[0]);
+    ct_offload_op_batch_submit(&batch);
+    CT_OFFLOAD_BATCH_OP_FOR_EACH (i, op, &batch) {
+        ovs_assert(op->error == (i == 3 ? ENODATA : 0));
+    }
+    ct_offload_op_batch_destroy(&batch);
+    CHECK_RECORD("a del 1\n"
+                 "a est 2\n"
+                 "b batch 2\n"
+                 "b del 1\n"
+                 "b est 2\n"
+                 "a del 2\n"
+                 "b del 2\n"
+                 "a flush\n"
+                 "b flush\n"
+                 "a add 1\n"
+                 "b add 1\n");
 
     ct_offload_unregister(&a.class);
     ct_offload_unregister(&b.class);
@@ -1653,11 +1755,23 @@ flush_thread(void *worker_)
     return NULL;
 }
 
+/* Checks that the dummy provider was used as it should, and holds nothing. */
+static void
+check_dummy(void)
+{
+    ovs_assert(!ct_offload_dummy_n_misused());
+    ovs_assert(!ct_offload_dummy_n_held());
+    ovs_assert(ct_offload_dummy_n_added() == ct_offload_dummy_n_deleted());
+    ovs_assert(ct_offload_dummy_n_established()
+               <= ct_offload_dummy_n_added());
+}
+
 static void
 test_threads(struct ovs_cmdl_context *ctx OVS_UNUSED)
 {
     struct conntrack *ct = start();
     struct worker workers[5];
+    unsigned int n_added = 0;
 
     ovs_assert(!ct_offload_dummy_register());
     for (size_t i = 0; i < ARRAY_SIZE(workers); i++) {
@@ -1671,7 +1785,8 @@ test_threads(struct ovs_cmdl_context *ctx OVS_UNUSED)
     /* Providers come and go meanwhile. */
     for (int i = 0; i < 50; i++) {
         ct_offload_dummy_unregister();
-        ovs_assert(!ct_offload_dummy_n_held());
+        check_dummy();
+        n_added += ct_offload_dummy_n_added();
         ovs_assert(!ct_offload_dummy_register());
         xnanosleep(2 * 1000 * 1000);
     }
@@ -1683,12 +1798,9 @@ test_threads(struct ovs_cmdl_context *ctx OVS_UNUSED)
     xpthread_join(workers[0].thread, NULL);
 
     conntrack_destroy(ct);
-    ovs_assert(!ct_offload_dummy_n_misused());
-    ovs_assert(!ct_offload_dummy_n_held());
-    ovs_assert(ct_offload_dummy_n_added() > N_CLIENTS);
-    ovs_assert(ct_offload_dummy_n_added() == ct_offload_dummy_n_deleted());
-    ovs_assert(ct_offload_dummy_n_established()
-               <= ct_offload_dummy_n_added());
+    check_dummy();
+    n_added += ct_offload_dummy_n_added();
+    ovs_assert(n_added > N_CLIENTS);
     ct_offload_dummy_unregister();
 }
 
