@@ -14,6 +14,7 @@
 #include "ct-offload-room.h"
 #include "ct-offload-stats.h"
 #include "ct-offload-thread.h"
+#include "ct-offload-wire.h"
 #include "dp-packet.h"
 #include "hash.h"
 #include "odp-util.h"
@@ -176,11 +177,12 @@ ctx_from_packet(struct ct_offload_ctx *ctx, struct netdev *netdev,
     memset(ctx, 0, sizeof *ctx);
     ctx->input_port_id = pkt->md.in_port.odp_port;
 
-    /* A reassembled packet may have been taken from another port's burst. */
-    if (!(pkt->md.ct_rewrite & CT_REWRITE_REASSEMBLED)) {
+    /* What was made here has no port.  (A reassembled packet may even have
+     * been taken from another port's burst.) */
+    if (ct_offload_wire_is_known(pkt)) {
         ctx->netdev_in = netdev;
     }
-    ctx->unmodified = ctx->netdev_in && !pkt->md.ct_rewrite;
+    ctx->unmodified = ctx->netdev_in && ct_offload_wire_is_same(pkt);
     ctx_set_vlan(ctx, pkt);
     return ct_offload_port_get(ctx->netdev_in);
 }

@@ -30,6 +30,8 @@ struct dummy_conn {
     char *port_orig;                /* Name of the original direction's port,
                                      * or NULL. */
     char *port_reply;               /* The same for the reply direction. */
+    bool modified_orig;             /* Were packets modified before ct()? */
+    bool modified_reply;
     bool established;
     long long int last_used;        /* By "ct-offload-dummy/touch", or 0. */
 };
@@ -167,6 +169,7 @@ dummy_conn_add(const struct ct_offload_ctx *ctx)
         dc->conn = ctx->conn;
         dc->name = xstrdup(ds_cstr(&ds));
         dc->port_orig = netdev_name_copy(ctx->netdev_in);
+        dc->modified_orig = ctx->netdev_in && !ctx->unmodified;
         hmap_insert(&conns, &dc->node, hash_pointer(dc->conn, 0));
         *ctx->priv = dc;
         counters[DUMMY_ADDED]++;
@@ -241,6 +244,7 @@ dummy_conn_established(const struct ct_offload_ctx *ctx)
     } else if (dc) {
         dc->established = true;
         dc->port_reply = netdev_name_copy(ctx->netdev_in);
+        dc->modified_reply = ctx->netdev_in && !ctx->unmodified;
         counters[DUMMY_ESTABLISHED]++;
         VLOG_DBG("est %s, port %s", dc->name,
                  dc->port_reply ? dc->port_reply : "unknown");
@@ -479,9 +483,11 @@ dummy_unixctl_dump(struct unixctl_conn *conn, int argc OVS_UNUSED,
     ovs_mutex_lock(&mutex);
     lines = xmalloc(hmap_count(&conns) * sizeof *lines);
     HMAP_FOR_EACH (dc, node, &conns) {
-        lines[n++] = xasprintf("%s,ports=%s/%s%s", dc->name,
+        lines[n++] = xasprintf("%s,ports=%s%s/%s%s%s", dc->name,
                                dc->port_orig ? dc->port_orig : "unknown",
+                               dc->modified_orig ? ",modified" : "",
                                dc->port_reply ? dc->port_reply : "unknown",
+                               dc->modified_reply ? ",modified" : "",
                                dc->established ? ",established" : "");
     }
     ovs_mutex_unlock(&mutex);

@@ -120,13 +120,6 @@ struct smap;
 /* The most providers that can be registered at once. */
 #define CT_OFFLOAD_MAX_PROVIDERS 4
 
-/* How a packet differs from what its port received: bits in
- * 'pkt->md.ct_rewrite'. */
-enum ct_rewrite {
-    CT_REWRITE_HEADERS = 1 << 0,     /* Headers were set, pushed or popped. */
-    CT_REWRITE_REASSEMBLED = 1 << 1, /* Put together from fragments. */
-};
-
 /* The VLAN tags of a packet. */
 enum ct_offload_vlan {
     CT_OFFLOAD_VLAN_NONE,       /* No tag. */
@@ -168,7 +161,8 @@ struct ct_offload_ctx {
     odp_port_t input_port_id;   /* Datapath port number of 'netdev_in', or
                                  * ODPP_NONE. */
     bool unmodified;            /* ADD, EST: has the packet come to ct() as its
-                                 * port received it? */
+                                 * port received it, as far as hardware can
+                                 * match it?  See ct-offload-wire.h. */
     uint8_t vlan;               /* ADD, EST: 'enum ct_offload_vlan'. */
     ovs_be16 vlan_tci;          /* ADD, EST: the tag, if there is one. */
     void **priv;                /* Where a provider keeps its own state for

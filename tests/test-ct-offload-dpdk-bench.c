@@ -15,6 +15,7 @@
 #include "conntrack.h"
 #include "ct-offload-dpdk-flow.h"
 #include "ct-offload-dpdk.h"
+#include "ct-offload-wire.h"
 #include "ct-offload.h"
 #include "dp-packet.h"
 #include "dpdk.h"
@@ -118,6 +119,7 @@ conns_commit(struct conntrack *ct, struct netdev *netdev, uint32_t first,
         packet = dp_packet_new(0);
         flow_compose(packet, &flow, NULL, 64, false);
         pkt_metadata_init(&packet->md, u32_to_odp(1));
+        ct_offload_wire_receive(packet, true);
         dp_packet_batch_add(&packets, packet);
     }
     conntrack_execute(ct, &packets, htons(ETH_TYPE_IP), false, true, 0, NULL,

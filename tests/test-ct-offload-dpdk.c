@@ -16,6 +16,7 @@
 #include "conntrack.h"
 #include "csum.h"
 #include "ct-offload-dpdk.h"
+#include "ct-offload-wire.h"
 #include "ct-offload.h"
 #include "dp-packet.h"
 #include "dpdk.h"
@@ -242,6 +243,7 @@ packet_create(uint8_t proto, uint16_t client, bool reply)
     flow.tp_dst = htons(reply ? client : 80);
     flow_compose(packet, &flow, payload, sizeof payload, false);
     pkt_metadata_init(&packet->md, u32_to_odp(1));
+    ct_offload_wire_receive(packet, true);
     return packet;
 }
 

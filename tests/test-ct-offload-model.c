@@ -25,6 +25,7 @@
 #include "conntrack-tp.h"
 #include "csum.h"
 #include "ct-dpif.h"
+#include "ct-offload-wire.h"
 #include "ct-offload.h"
 #include "dp-packet.h"
 #include "dpif-offload.h"
@@ -1314,6 +1315,7 @@ compose_plain(const struct packet *p)
         icmp->icmp_csum = 0;
         icmp->icmp_csum = csum(icmp, ICMP_HEADER_LEN);
     }
+    ct_offload_wire_receive(pkt, true);
     return pkt;
 }
 

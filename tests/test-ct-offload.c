@@ -18,6 +18,7 @@
 #include "ct-offload.h"
 #include "ct-offload-dummy.h"
 #include "ct-offload-thread.h"
+#include "ct-offload-wire.h"
 #include "dp-packet.h"
 #include "flow.h"
 #include "netdev.h"
@@ -220,6 +221,7 @@ packet(uint8_t proto, bool ipv6, uint16_t src, uint16_t dst)
     flow.tp_dst = htons(dst);
     flow_compose(pkt, &flow, data, sizeof data, false);
     pkt_metadata_init(&pkt->md, u32_to_odp(1));
+    ct_offload_wire_receive(pkt, true);
     return pkt;
 }
 
