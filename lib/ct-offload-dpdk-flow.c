@@ -568,6 +568,11 @@ pattern_add_l2(struct pattern *pattern, const struct dpdk_flow_key *key)
 {
     pattern->eth.has_vlan = key->tagged;
     pattern->eth_mask.has_vlan = 1;
+    if (key->tagged) {
+        /* The type is that of the tag: there are others, with the same ids. */
+        pattern->eth.hdr.ether_type = htons(ETH_TYPE_VLAN_8021Q);
+        pattern->eth_mask.hdr.ether_type = OVS_BE16_MAX;
+    }
     pattern_add(pattern, RTE_FLOW_ITEM_TYPE_ETH, &pattern->eth,
                 &pattern->eth_mask);
     if (key->tagged) {

@@ -369,6 +369,32 @@ test_sharing(void)
     check_empty(true);
 }
 
+/* The rules of a connection in a VLAN match the type of the tag, too. */
+static void
+test_vlan(void)
+{
+    const char *pattern = "eth type is 0x8100 has_vlan is 1 "
+                          "/ vlan tci is 0x0005 mask 0x0fff";
+    char *answer, *p;
+    int n = 0;
+
+    for (int i = 0; i < 2; i++) {
+        struct dp_packet *packet = packet_create(IPPROTO_UDP, 1, i);
+
+        eth_push_vlan(packet, htons(ETH_TYPE_VLAN_8021Q), htons(5));
+        ct_offload_wire_receive(packet, true);
+        execute(packet, netdevs[i], 0);
+    }
+    answer = nic("json");
+    for (p = answer; (p = strstr(p, pattern)); p++) {
+        n++;
+    }
+    free(answer);
+    ovs_assert(n == 2);
+    conns_flush(NULL);
+    check_empty(true);
+}
+
 /* Ports that do not share handles count the packets of a connection, and those
  * of one that is on one of them is tracked. */
 static void
@@ -580,6 +606,7 @@ test_ct_offload_dpdk_main(int argc OVS_UNUSED, char *argv[])
 
     test_established();
     test_sharing();
+    test_vlan();
     test_not_sharing();
     test_dead();
     test_ingress_group();

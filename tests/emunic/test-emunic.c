@@ -237,6 +237,8 @@ open_port(struct port *port, const char *name)
 
 struct spec {
     int vlan, vlan2;            /* Ids; 0 for none. */
+    uint16_t tpid;              /* Of 'vlan'; 0 means 802.1Q or, before another
+                                 * tag, 802.1ad. */
     bool ipv6;
     uint8_t ext;                /* IPv6 extension header, or 0. */
     uint16_t fragment;          /* IPv4: the field; IPv6: frag_data. */
@@ -388,7 +390,8 @@ build(const struct spec *s)
         if (vid) {
             struct rte_vlan_hdr *vlan = (void *) p;
 
-            value = htons(i || !s->vlan2 ? RTE_ETHER_TYPE_VLAN
+            value = htons(!i && s->tpid ? s->tpid
+                          : i || !s->vlan2 ? RTE_ETHER_TYPE_VLAN
                           : RTE_ETHER_TYPE_QINQ);
             memcpy(type, &value, sizeof value);
             vlan->vlan_tci = htons(vid);
@@ -801,6 +804,34 @@ test_item_vlan(void)
     HITS(&rule, { .protocol = IPPROTO_TCP, .vlan = 5, .vlan2 = 6 });
     MISSES(&rule, { .ipv6 = true, .protocol = IPPROTO_TCP, .vlan = 5,
                     .vlan2 = 6 });
+}
+
+/* The type of an ETH item before a VLAN item is that of the tag. */
+static void
+test_item_tpid(void)
+{
+    struct rte_flow_item_eth eth = { .has_vlan = 1 };
+    struct rte_flow_item_eth eth_mask = {
+        .hdr.ether_type = 0xffff, .has_vlan = 1,
+    };
+    struct rte_flow_item_vlan vlan = { .hdr.vlan_tci = htons(5) };
+    struct rule rule = rule_in(0, 0);
+
+    ITEM(&rule, ETH, &eth, &eth_mask);
+    ITEM(&rule, VLAN, &vlan, NULL);
+    ITEM(&rule, IPV4, NULL, NULL);
+    eth.hdr.ether_type = htons(RTE_ETHER_TYPE_VLAN);
+    HITS(&rule, { .protocol = IPPROTO_UDP, .vlan = 5 });
+    MISSES(&rule, { .protocol = IPPROTO_UDP, .vlan = 5,
+                    .tpid = RTE_ETHER_TYPE_QINQ });
+    eth.hdr.ether_type = htons(RTE_ETHER_TYPE_QINQ);
+    MISSES(&rule, { .protocol = IPPROTO_UDP, .vlan = 5 });
+    HITS(&rule, { .protocol = IPPROTO_UDP, .vlan = 5,
+                  .tpid = RTE_ETHER_TYPE_QINQ });
+    eth_mask.hdr.ether_type = 0;
+    HITS(&rule, { .protocol = IPPROTO_UDP, .vlan = 5 });
+    HITS(&rule, { .protocol = IPPROTO_UDP, .vlan = 5,
+                  .tpid = RTE_ETHER_TYPE_QINQ });
 }
 
 static void
@@ -3209,6 +3240,7 @@ static const struct test tests[] = {
     { "groups, priorities, JUMP, MARK and RSS", test_groups },
     { "item ETH", test_item_eth },
     { "item VLAN", test_item_vlan },
+    { "item ETH with the type of a tag", test_item_tpid },
     { "item IPV4", test_item_ipv4 },
     { "items IPV6 and IPV6_FRAG_EXT", test_item_ipv6 },
     { "items TCP, UDP, SCTP, ICMP and ICMP6", test_item_l4 },
