@@ -64,6 +64,12 @@ hash_l2(uint32_t *hash, struct rest *rest, ovs_be16 *type)
     return true;
 }
 
+static void
+hash_addr(uint32_t *hash, const ovs_16aligned_be32 *addr)
+{
+    *hash = hash_add(*hash, (OVS_FORCE uint32_t) get_16aligned_be32(addr));
+}
+
 static bool
 hash_ipv4(uint32_t *hash, struct rest *rest, uint8_t *proto)
 {
@@ -79,8 +85,8 @@ hash_ipv4(uint32_t *hash, struct rest *rest, uint8_t *proto)
         return false;
     }
     *proto = ip->ip_proto;
-    *hash = hash_add(*hash, get_16aligned_u32(&ip->ip_src));
-    *hash = hash_add(*hash, get_16aligned_u32(&ip->ip_dst));
+    hash_addr(hash, &ip->ip_src);
+    hash_addr(hash, &ip->ip_dst);
     return true;
 }
 
@@ -94,8 +100,8 @@ hash_ipv6(uint32_t *hash, struct rest *rest, uint8_t *proto)
     }
     *proto = ip->ip6_nxt;
     for (int i = 0; i < 4; i++) {
-        *hash = hash_add(*hash, get_16aligned_u32(&ip->ip6_src.be32[i]));
-        *hash = hash_add(*hash, get_16aligned_u32(&ip->ip6_dst.be32[i]));
+        hash_addr(hash, &ip->ip6_src.be32[i]);
+        hash_addr(hash, &ip->ip6_dst.be32[i]);
     }
     return true;
 }
