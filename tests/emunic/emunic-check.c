@@ -185,6 +185,12 @@ check_values(struct check *check, const struct rte_flow_item *item,
         }
     }
 
+    if (!check->config->tcp_flags && class->type == RTE_FLOW_ITEM_TYPE_TCP
+        && mask[offsetof(struct rte_tcp_hdr, tcp_flags)]) {
+        return refuse(check, ENOTSUP, RTE_FLOW_ERROR_TYPE_ITEM_MASK, item,
+                      "TCP flags are not supported");
+    }
+
     for (size_t i = 0; i < class->size; i++) {
         rule->mask.bytes[offset + i] = mask[i];
         rule->key.bytes[offset + i] = spec[i] & mask[i];

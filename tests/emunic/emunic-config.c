@@ -65,6 +65,7 @@ set_profile(struct emu_config *c, const char *name)
     c->ct_anywhere = !mlx5;
     c->ct_with_age = !mlx5;
     c->any_mask = !mlx5;
+    c->tcp_flags = true;
     c->ranges = !mlx5;
     c->share_handles = strcmp(name, "mlx5-hws");
     c->miss_drop = mlx5;
@@ -160,6 +161,7 @@ static const struct {
     SWITCH("conntrack-anywhere", ct_anywhere, "on", "off"),
     SWITCH("conntrack-with-age", ct_with_age, "on", "off"),
     SWITCH("any-mask", any_mask, "on", "off"),
+    SWITCH("tcp-flags", tcp_flags, "on", "off"),
     SWITCH("ranges", ranges, "on", "off"),
     SWITCH("share-handles", share_handles, "on", "off"),
     SWITCH("miss", miss_drop, "drop", "software"),

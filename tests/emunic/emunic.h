@@ -323,6 +323,7 @@ struct emu_config {
     bool ct_anywhere;           /* Direct, any protocol, group, place. */
     bool ct_with_age;
     bool any_mask;              /* Else those of 'mlx5_mask'. */
+    bool tcp_flags;             /* Can be matched. */
     bool ranges;
     bool share_handles;         /* With the peer port of a connection. */
     bool miss_drop;             /* What a group without a match does. */

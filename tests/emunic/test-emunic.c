@@ -992,6 +992,9 @@ test_item_l4(void)
                                           };
     HITS(&rule, { .protocol = IPPROTO_TCP, .flags = RTE_TCP_ACK_FLAG });
     MISSES(&rule, { .protocol = IPPROTO_TCP, .flags = RTE_TCP_SYN_FLAG });
+    CTL_OK("set tcp-flags off");
+    REFUSED(&A, &rule, ENOTSUP, "TCP flags");
+    CTL_OK("set tcp-flags on");
 
     rule.n_items = 2;
     ITEM(&rule, UDP, &udp, &udp_mask);
