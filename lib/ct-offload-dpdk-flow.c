@@ -23,6 +23,9 @@
 enum {
     PRIORITY_ROOT = 1,
     PRIORITY_ROOT_ALL = 2,
+    PRIORITY_TRACKED = 0,
+    PRIORITY_UNTRACKED = 1,
+    PRIORITY_CONNS_ALL = 2,
     PRIORITY_FIRST = 0,
     PRIORITY_ALL = 1,
 };
@@ -34,6 +37,10 @@ enum {
 /* Nobody waits for a rule to age out: only the time since the last hit is of
  * interest.  So this is as long as 24 bits of seconds can say. */
 #define AGE_TIMEOUT ((1u << 24) - 1)
+
+/* Segments with one of these are for software: they begin or end a connection,
+ * or come from a peer that knows nothing of it any more. */
+#define TCP_NOT_MATCHED (TCP_SYN | TCP_FIN | TCP_RST)
 
 /* Returns the positive errno value of a call that failed. */
 static int
@@ -96,24 +103,52 @@ dpdk_flow_rule_destroy(uint16_t port_id, struct rte_flow *rule,
     return rte_flow_destroy(port_id, rule, error) ? flow_errno() : 0;
 }
 
-/* How often to try at once again. */
-enum {
-    N_TRIES = 4,                /* To create something. */
-    N_LAST_TRIES = 64,          /* To destroy it. */
-};
+/* How often to try to create something. */
+#define N_TRIES 4
 
-/* Destroys 'rule', and tries for long.  Returns 0 or, like rte_flow_destroy(),
- * a negative errno value. */
-int
-dpdk_flow_rule_get_rid(uint16_t port_id, struct rte_flow *rule,
-                       struct rte_flow_error *error)
+/* 'n' calls, one after the other, have failed, the last one with 'error'.  If
+ * another one may work soon, waits a little, longer each time and less than a
+ * millisecond in all, and returns true. */
+static bool
+wait_to_retry(int error, unsigned int n)
 {
-    int retval, n = 0;
+    static const unsigned int pauses_us[] = { 50, 100, 200, 400 };
+
+    if (!error_is_momentary(error) || n > ARRAY_SIZE(pauses_us)) {
+        return false;
+    }
+    xnanosleep_no_quiesce(pauses_us[n - 1] * 1000);
+    return true;
+}
+
+/* Destroys 'rule', and tries again for up to a millisecond if that fails.  If
+ * it fails for good the rule is still there. */
+int
+dpdk_flow_rule_destroy_retry(uint16_t port_id, struct rte_flow *rule,
+                             struct rte_flow_error *error)
+{
+    unsigned int n = 0;
+    int retval;
 
     do {
         retval = dpdk_flow_rule_destroy(port_id, rule, error);
-    } while (retval && error_is_momentary(retval) && ++n < N_LAST_TRIES);
-    return -retval;
+    } while (retval && wait_to_retry(retval, ++n));
+    return retval;
+}
+
+/* The same for 'handle', which no rule uses any more. */
+int
+dpdk_flow_handle_destroy_retry(uint16_t port_id,
+                               struct rte_flow_action_handle *handle,
+                               struct rte_flow_error *error)
+{
+    unsigned int n = 0;
+    int retval;
+
+    do {
+        retval = dpdk_flow_handle_destroy(port_id, handle, error);
+    } while (retval && wait_to_retry(retval, ++n));
+    return retval;
 }
 
 /* The layout. */
@@ -134,7 +169,7 @@ static int
 layout_drop_rule(struct dpdk_flow_layout *layout, struct rte_flow *rule,
                  struct rte_flow_error *error)
 {
-    int retval = -dpdk_flow_rule_get_rid(layout->port_id, rule, error);
+    int retval = dpdk_flow_rule_destroy_retry(layout->port_id, rule, error);
 
     if (retval) {
         layout_keep_rule(layout, rule);
@@ -148,11 +183,9 @@ layout_drop_handle(struct dpdk_flow_layout *layout,
                    struct rte_flow_action_handle *handle,
                    struct rte_flow_error *error)
 {
-    int retval, n = 0;
+    int retval = dpdk_flow_handle_destroy_retry(layout->port_id, handle,
+                                                error);
 
-    do {
-        retval = dpdk_flow_handle_destroy(layout->port_id, handle, error);
-    } while (retval && error_is_momentary(retval) && ++n < N_LAST_TRIES);
     if (retval) {
         if (layout->n_handles >= layout->allocated_handles) {
             layout->handles = x2nrealloc(layout->handles,
@@ -468,6 +501,18 @@ probe_use(struct dpdk_flow_layout *layout, struct rte_flow_error *error)
     return retval;
 }
 
+/* Finds out whether 'layout' can match TCP segments by their flags. */
+static int
+probe_tcp(struct dpdk_flow_layout *layout, struct rte_flow_error *error)
+{
+    int retval = probe_rule(layout, IPPROTO_TCP, error);
+
+    if (!retval) {
+        layout->caps |= DPDK_FLOW_TCP;
+    }
+    return dpdk_flow_error_is_transient(retval) ? retval : 0;
+}
+
 /* Finds out whether 'layout' can track connections, and extends it if so. */
 static int
 probe_conntrack(struct dpdk_flow_layout *layout, struct rte_flow_error *error)
@@ -496,13 +541,18 @@ layout_fill(struct dpdk_flow_layout *layout, unsigned int n_rxq,
      * group without its last rule. */
     retval = layout_add_flows(layout, n_rxq, error);
     if (!retval) {
-        retval = layout_add_all(layout, DPDK_FLOW_GROUP_CONNS, PRIORITY_ALL,
-                                DPDK_FLOW_GROUP_FLOWS, error);
+        retval = layout_add_all(layout, DPDK_FLOW_GROUP_CONNS,
+                                PRIORITY_CONNS_ALL, DPDK_FLOW_GROUP_FLOWS,
+                                error);
     }
     if (!retval) {
         retval = probe_use(layout, error);
     }
-    if (!retval && layout->caps & DPDK_FLOW_COUNT) {
+    if (!retval) {
+        retval = probe_tcp(layout, error);
+    }
+    if (!retval && layout->caps & DPDK_FLOW_TCP
+        && layout->caps & DPDK_FLOW_COUNT) {
         retval = probe_conntrack(layout, error);
     }
     if (!retval) {
@@ -622,6 +672,7 @@ pattern_add_l4(struct pattern *pattern, const struct dpdk_flow_key *key)
         pattern->l4.tcp.hdr.dst_port = key->dst_port;
         pattern->l4_mask.tcp.hdr.src_port = OVS_BE16_MAX;
         pattern->l4_mask.tcp.hdr.dst_port = OVS_BE16_MAX;
+        pattern->l4_mask.tcp.hdr.tcp_flags = TCP_NOT_MATCHED;
         pattern_add(pattern, RTE_FLOW_ITEM_TYPE_TCP, &pattern->l4.tcp,
                     &pattern->l4_mask.tcp);
     } else {
@@ -634,7 +685,8 @@ pattern_add_l4(struct pattern *pattern, const struct dpdk_flow_key *key)
     }
 }
 
-/* Makes 'pattern' match exactly the packets of 'key'. */
+/* Makes 'pattern' match the packets of 'key', but for TCP segments that are
+ * for software. */
 static void
 pattern_init(struct pattern *pattern, const struct dpdk_flow_key *key)
 {
@@ -659,7 +711,8 @@ dpdk_flow_rule_has_age(const struct dpdk_flow_layout *layout,
 }
 
 /* Creates a rule for packets of 'key' on the port of 'layout' and stores it in
- * '*rule'.  If 'handle' is nonnull, it tracks the connection. */
+ * '*rule'.  If 'handle' is nonnull, it tracks the connection, and comes before
+ * one that does not. */
 int
 dpdk_flow_rule_create(const struct dpdk_flow_layout *layout,
                       const struct dpdk_flow_key *key,
@@ -698,7 +751,8 @@ dpdk_flow_rule_create(const struct dpdk_flow_layout *layout,
     };
 
     pattern_init(&pattern, key);
-    return rule_create(layout->port_id, DPDK_FLOW_GROUP_CONNS, PRIORITY_FIRST,
+    return rule_create(layout->port_id, DPDK_FLOW_GROUP_CONNS,
+                       handle ? PRIORITY_TRACKED : PRIORITY_UNTRACKED,
                        pattern.items, actions, rule, error);
 }
 

@@ -23,7 +23,8 @@
  *     -----    -------------------------------    -----------------------
  *     ROOT     eth / ip / tcp or udp: to CONNS    any: to FLOWS
  *     CONNS    one connection, one direction:     any: to FLOWS
- *              count, track, to STATE; or count,
+ *              count, track, to STATE; then
+ *              those that do not track: count,
  *              age, to FLOWS
  *     STATE    valid in its connection: to FLOWS  any: count, to FLOWS
  *     FLOWS    rules of dpif-offload-dpdk         any: to software
@@ -31,6 +32,16 @@
  * STATE is there only if hardware tracks connections.  Hardware needs a rule
  * that matches everything in each group: what becomes of a packet that matches
  * none is not defined.
+ *
+ * What a rule in CONNS counts is taken for use of its connection.  So SYN, FIN
+ * and RST match none of them: software judges them, and a peer that begins
+ * anew does not keep its old connection alive.  Of what is left, hardware that
+ * does not insist on TCP windows finds only segments without ACK or with wrong
+ * lengths or checksums invalid, and no TCP sends those.  If it is told to
+ * insist, it finds some invalid that software, which does not check sequence
+ * numbers while packets may bypass it, takes for use of the connection just
+ * the same.  That is why the count is not behind STATE, where it would take a
+ * second rule for each direction.
  *
  * These functions know ports by their DPDK port number.  They keep no state,
  * so that they may be called from any thread; the port must be started, and
@@ -47,7 +58,9 @@ enum dpdk_flow_group {
 enum dpdk_flow_cap {
     DPDK_FLOW_COUNT = 1 << 0,       /* Counts the packets of a rule. */
     DPDK_FLOW_AGE = 1 << 1,         /* Knows when a rule was last hit. */
-    DPDK_FLOW_CONNTRACK = 1 << 2,   /* Tracks TCP connections. */
+    DPDK_FLOW_TCP = 1 << 2,         /* Tells TCP segments by their flags:
+                                     * without that, no rules for TCP. */
+    DPDK_FLOW_CONNTRACK = 1 << 3,   /* Tracks TCP connections. */
 };
 
 /* What packets of one direction of a connection look like on the wire.  Must
@@ -95,8 +108,8 @@ int dpdk_flow_rule_create(const struct dpdk_flow_layout *,
                           struct rte_flow_error *);
 int dpdk_flow_rule_destroy(uint16_t port_id, struct rte_flow *,
                            struct rte_flow_error *);
-int dpdk_flow_rule_get_rid(uint16_t port_id, struct rte_flow *,
-                           struct rte_flow_error *);
+int dpdk_flow_rule_destroy_retry(uint16_t port_id, struct rte_flow *,
+                                 struct rte_flow_error *);
 int dpdk_flow_rule_get_hits(uint16_t port_id, struct rte_flow *,
                             uint64_t *hits, struct rte_flow_error *);
 int dpdk_flow_rule_get_idle(uint16_t port_id, struct rte_flow *,
@@ -115,6 +128,9 @@ int dpdk_flow_handle_set_direction(uint16_t port_id,
 int dpdk_flow_handle_destroy(uint16_t port_id,
                              struct rte_flow_action_handle *,
                              struct rte_flow_error *);
+int dpdk_flow_handle_destroy_retry(uint16_t port_id,
+                                   struct rte_flow_action_handle *,
+                                   struct rte_flow_error *);
 int dpdk_flow_probe_sharing(struct dpdk_flow_layout *,
                             struct dpdk_flow_layout *peer,
                             struct rte_flow_error *);

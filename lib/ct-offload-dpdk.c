@@ -37,17 +37,29 @@ static struct vlog_rate_limit rl = VLOG_RATE_LIMIT_INIT(5, 5);
 /* Overview
  * ========
  *
+ * All of this is for hardware that forwards packets of connections by itself
+ * once it has rules for them.  Ingress rules alone see what software sees and
+ * buy nothing, so that nothing is programmed unless the operator says that
+ * there is such hardware: other_config:hw-offload-ct-bypass.  What every port
+ * needs for that, its layout, stays until the port stops, since
+ * dpif-offload-dpdk's rules depend on it.
+ *
  * A connection that is established gets one rule for each direction, on the
  * port that packets of the direction arrive at: see ct-offload-dpdk-flow.h for
  * what a rule does.  A direction whose port cannot have one is left out; the
  * connection is "uni-dir" then.  If anything fails, the connection has no rule
- * at all: it goes on in software.
- *
- * Connections with the same packets, in two zones, share rules.
+ * at all, and the provider does not hold it: it goes on in software.
  *
  * A TCP connection that has both directions on one port, or on ports that can
  * share the handle of a tracked connection, is tracked by hardware.  Rules
  * that share such a handle are created and destroyed with both ports locked.
+ *
+ * Connections with the same packets, in two zones, share rules, but a
+ * connection that is tracked does not share any with one that is not: with
+ * SNAT, one zone may see both directions as they are on the wire, and another
+ * only one.  So what rules there are does not depend on which of them came
+ * first.  There can be two rules for the same packets then.  Hardware follows
+ * the one that tracks, and its packets count as use of both.
  *
  * Threads
  * =======
@@ -83,24 +95,29 @@ static const char *const call_names[N_CALLS] = {
     [CALL_HANDLE_DESTROY] = "handle-destroy",
 };
 
-/* How often a call that takes something back is tried. */
-enum {
-    N_TRIES = 4,                /* It can be tried again later. */
-    N_LAST_TRIES = 64,          /* It cannot. */
-};
+/* How often a call that takes something back is tried at once, if it can be
+ * tried again later. */
+#define N_TRIES 4
 
 /* How long to wait before a port that failed is tried again, in ms. */
 #define RETRY_INTERVAL 1000
+
+/* What is known of a port. */
+enum dpdk_port_state {
+    PORT_UNKNOWN,                   /* Nothing yet. */
+    PORT_REFUSED,                   /* Cannot do anything. */
+    PORT_UDP_ONLY,                  /* 'layout' is there, without TCP. */
+    PORT_READY,                     /* 'layout' is there. */
+};
 
 struct dpdk_port {
     struct cmap_node node;          /* In 'ports', by 'netdev'. */
     struct netdev *netdev;          /* Valid until the port is 'gone'. */
     char *name;
-    atomic_bool refused;            /* Cannot do anything. */
+    ATOMIC(enum dpdk_port_state) state; /* Written with 'mutex'. */
 
     struct ovs_mutex mutex;         /* For all that follows. */
     bool gone;                      /* Not in 'ports' any more. */
-    bool ready;                     /* 'layout' is there. */
     bool verified;                  /* A rule has counted packets. */
     long long int retry_at;         /* When to try to make 'layout' again. */
     struct dpdk_flow_layout layout;
@@ -113,7 +130,8 @@ struct dpdk_port {
 
     /* Statistics. */
     unsigned int n_handles;
-    unsigned int n_conns[3];        /* With that many rules, established. */
+    unsigned int n_bi_dir;          /* Connections with two rules... */
+    unsigned int n_uni_dir;         /* ...or one, that began here. */
     unsigned long long int n_shared; /* Times that a rule was shared. */
     unsigned long long int errors[N_CALLS];
 };
@@ -149,8 +167,11 @@ struct dpdk_rule {
     struct ovs_list handle_node;    /* In 'handle->rules'. */
     bool reply;                     /* Direction, as 'handle' knows it. */
     bool has_age;
-    uint64_t hits;                  /* When they were counted last... */
-    long long int used;             /* ...and had changed, or 0. */
+    bool counted;                   /* Is 'hits' valid? */
+    uint64_t hits;                  /* When they were counted last. */
+    long long int used;             /* When 'hits' was found to have changed
+                                     * since then, or 0.  What was counted
+                                     * before may have been long ago. */
 };
 
 /* What '*ctx->priv' points to. */
@@ -160,7 +181,6 @@ struct dpdk_conn {
     struct dpdk_rule *rules[2];     /* The same. */
     ovs_be16 vlan_vid;              /* Of the original direction. */
     bool tagged;
-    bool established;               /* Counts in 'ports[0]->n_conns'. */
 };
 
 static struct ovs_mutex ports_mutex = OVS_MUTEX_INITIALIZER;
@@ -224,7 +244,7 @@ port_create(struct netdev *netdev)
 
     port->netdev = netdev;
     port->name = xstrdup(netdev_get_name(netdev));
-    atomic_init(&port->refused, false);
+    atomic_init(&port->state, PORT_UNKNOWN);
     ovs_mutex_init(&port->mutex);
     hmap_init(&port->rules);
     ovs_list_init(&port->dead_rules);
@@ -268,28 +288,52 @@ port_get(struct netdev *netdev)
     return port;
 }
 
-static bool
-port_is_refused(struct dpdk_port *port)
+/* The same, but for a 'netdev' that may be NULL or not one of ours. */
+static struct dpdk_port *
+port_get_ours(struct netdev *netdev)
 {
-    bool refused;
+    return netdev_is_ours(netdev) ? port_get(netdev) : NULL;
+}
 
-    atomic_read_relaxed(&port->refused, &refused);
-    return refused;
+static enum dpdk_port_state
+port_get_state(struct dpdk_port *port)
+{
+    enum dpdk_port_state state;
+
+    atomic_read_relaxed(&port->state, &state);
+    return state;
+}
+
+/* Does 'port' have its layout? */
+static bool
+port_is_ready(struct dpdk_port *port)
+{
+    return port_get_state(port) >= PORT_UDP_ONLY;
+}
+
+/* Can 'port', which is ready, have rules for 'ip_proto'? */
+static bool
+port_can_match(struct dpdk_port *port, uint8_t ip_proto)
+{
+    return ip_proto == IPPROTO_UDP || port_get_state(port) == PORT_READY;
 }
 
 static const char *
 caps_to_string(unsigned int caps)
 {
+    unsigned int use = caps & (DPDK_FLOW_COUNT | DPDK_FLOW_AGE);
+
     return (caps & DPDK_FLOW_CONNTRACK ? "conntrack"
-            : caps == (DPDK_FLOW_COUNT | DPDK_FLOW_AGE) ? "count+age"
-            : caps == DPDK_FLOW_COUNT ? "count"
-            : caps == DPDK_FLOW_AGE ? "age"
+            : use == (DPDK_FLOW_COUNT | DPDK_FLOW_AGE) ? "count+age"
+            : use == DPDK_FLOW_COUNT ? "count"
+            : use == DPDK_FLOW_AGE ? "age"
             : "none");
 }
 
-/* Sees to it that 'port' has its layout.  Returns false if it cannot have one,
- * or not now. */
-static bool
+/* Sees to it that 'port' has its layout.  Returns 0 or a positive errno value,
+ * one for which dpdk_flow_error_is_transient() is true if it may have one
+ * later. */
+static int
 port_make_ready(struct dpdk_port *port)
     OVS_REQUIRES(port->mutex)
 {
@@ -297,13 +341,15 @@ port_make_ready(struct dpdk_port *port)
     uint16_t port_id;
     int retval;
 
-    if (port->ready) {
-        return true;
+    if (port_is_ready(port)) {
+        return 0;
     }
-    if (port->gone || port_is_refused(port)
-        || time_msec() < port->retry_at
+    if (port->gone || port_get_state(port) == PORT_REFUSED) {
+        return ENODEV;
+    }
+    if (time_msec() < port->retry_at
         || !netdev_dpdk_get_started_port(port->netdev, &port_id)) {
-        return false;
+        return EAGAIN;
     }
 
     error.message = NULL;
@@ -311,20 +357,22 @@ port_make_ready(struct dpdk_port *port)
               : dpdk_flow_layout_create(&port->layout, port_id,
                                         netdev_n_rxq(port->netdev), &error));
     if (!retval) {
-        port->ready = true;
-        VLOG_INFO("%s: can offload connections (%s)", port->name,
-                  caps_to_string(port->layout.caps));
+        bool tcp = port->layout.caps & DPDK_FLOW_TCP;
+
+        atomic_store_relaxed(&port->state, tcp ? PORT_READY : PORT_UDP_ONLY);
+        VLOG_INFO("%s: can offload connections (%s%s)", port->name,
+                  caps_to_string(port->layout.caps), tcp ? "" : ", UDP only");
     } else if (dpdk_flow_error_is_transient(retval)) {
         port_count_error(port, CALL_LAYOUT, &error, retval);
         port->retry_at = time_msec() + RETRY_INTERVAL;
     } else {
-        atomic_store_relaxed(&port->refused, true);
+        atomic_store_relaxed(&port->state, PORT_REFUSED);
         VLOG_INFO("%s: cannot offload connections: %s%s%s%s", port->name,
                   ovs_strerror(retval), error.message ? " (" : "",
                   error.message ? error.message : "",
                   error.message ? ")" : "");
     }
-    return port->ready;
+    return retval;
 }
 
 /* Locks 'a' and 'b', either of which may be NULL, and which may be the same.
@@ -402,6 +450,16 @@ ports_share_handles(struct dpdk_port *a, struct dpdk_port *b)
 
 /* Handles. */
 
+/* Frees 'handle' of 'port'. */
+static void
+handle_forget(struct dpdk_port *port, struct dpdk_handle *handle)
+    OVS_REQUIRES(port->mutex)
+{
+    ovs_list_remove(&handle->node);
+    port->n_handles--;
+    free(handle);
+}
+
 /* Destroys 'handle' of 'port', which no rule uses.  Returns false if that
  * fails. */
 static bool
@@ -423,9 +481,7 @@ handle_destroy(struct dpdk_port *port, struct dpdk_handle *handle, int n_tries)
     if (retval) {
         return false;
     }
-    ovs_list_remove(&handle->node);
-    port->n_handles--;
-    free(handle);
+    handle_forget(port, handle);
     return true;
 }
 
@@ -486,14 +542,18 @@ key_hash(const struct dpdk_flow_key *key)
     return hash_bytes(key, sizeof *key, 0);
 }
 
+/* Returns the rule of 'port' for 'key' that tracks a connection or, unless
+ * 'tracked', the one that does not.  Returns NULL if there is none. */
 static struct dpdk_rule *
-rule_find(struct dpdk_port *port, const struct dpdk_flow_key *key)
+rule_find(struct dpdk_port *port, const struct dpdk_flow_key *key,
+          bool tracked)
     OVS_REQUIRES(port->mutex)
 {
     struct dpdk_rule *rule;
 
     HMAP_FOR_EACH_WITH_HASH (rule, node, key_hash(key), &port->rules) {
-        if (!memcmp(&rule->key, key, sizeof *key)) {
+        if (!rule->handle == !tracked
+            && !memcmp(&rule->key, key, sizeof *key)) {
             return rule;
         }
     }
@@ -537,18 +597,6 @@ rule_destroy(struct dpdk_port *port, struct dpdk_rule *rule, int n_tries,
     return true;
 }
 
-/* A connection does not have 'rule' of 'port' any more: destroys it if no
- * other one has it, or leaves that to port_bury_dead().  Appends to
- * 'destroyed' what rules_free() is to be called for. */
-static void
-rule_release(struct dpdk_port *port, struct dpdk_rule *rule,
-             struct ovs_list *destroyed)
-    OVS_REQUIRES(port->mutex)
-{
-    if (!--rule->n_conns && !rule_destroy(port, rule, N_TRIES, destroyed)) {
-        ovs_list_push_back(&port->dead_rules, &rule->list_node);
-    }
-}
 
 /* Frees the rules in 'destroyed', and destroys the handles that no rule uses
  * any more.  No port may be locked. */
@@ -574,27 +622,22 @@ rules_free(struct ovs_list *destroyed)
     }
 }
 
-/* If 'port' has a rule for 'key', returns it, for one more connection.  If it
- * has one that it should not have any more, and cannot get rid of, stores an
- * error in '*errorp'. */
-static struct dpdk_rule *
-rule_share(struct dpdk_port *port, const struct dpdk_flow_key *key,
-           struct ovs_list *destroyed, int *errorp)
+/* Destroys those rules of 'port' for 'key' that no connection has any more.
+ * Returns 0 or, if that fails, EBUSY: they would take the packets of others. */
+static int
+rule_bury(struct dpdk_port *port, const struct dpdk_flow_key *key,
+          struct ovs_list *destroyed)
     OVS_REQUIRES(port->mutex)
 {
-    struct dpdk_rule *rule = rule_find(port, key);
+    for (int tracked = 0; tracked < 2; tracked++) {
+        struct dpdk_rule *rule = rule_find(port, key, tracked);
 
-    if (rule && !rule->n_conns) {
-        if (!rule_destroy(port, rule, 1, destroyed)) {
-            *errorp = EBUSY;
+        if (rule && !rule->n_conns
+            && !rule_destroy(port, rule, 1, destroyed)) {
+            return EBUSY;
         }
-        return NULL;
     }
-    if (rule) {
-        rule->n_conns++;
-        port->n_shared++;
-    }
-    return rule;
+    return 0;
 }
 
 /* Creates a rule on 'port' for 'key', which tracks the connection of 'handle',
@@ -663,19 +706,24 @@ rule_count(struct dpdk_port *port, struct dpdk_rule *rule, long long int now)
                                      &error);
     if (retval) {
         port_count_error(port, CALL_QUERY, &error, retval);
-    } else if (hits != rule->hits) {
-        rule->hits = hits;
+        return;
+    }
+    if (rule->counted && hits != rule->hits) {
         rule->used = now;
-        if (rule->handle || !(port->layout.caps & DPDK_FLOW_CONNTRACK)) {
-            port->verified = true;
-        }
+    }
+    rule->counted = true;
+    rule->hits = hits;
+    if (hits && (rule->handle
+                 || !(port->layout.caps & DPDK_FLOW_CONNTRACK))) {
+        port->verified = true;
     }
 }
 
-/* Returns when 'rule' of 'port' was last used, or 0 if that is not known. */
+/* Returns when hardware has last followed 'rule' of 'port', or 0 if that is
+ * not known. */
 static long long int
-rule_last_used(struct dpdk_port *port, struct dpdk_rule *rule,
-               long long int now)
+rule_last_hit(struct dpdk_port *port, struct dpdk_rule *rule,
+              long long int now)
     OVS_REQUIRES(port->mutex)
 {
     struct rte_flow_error error;
@@ -692,9 +740,53 @@ rule_last_used(struct dpdk_port *port, struct dpdk_rule *rule,
                                      &seconds, &error);
     if (retval) {
         port_count_error(port, CALL_QUERY, &error, retval);
-        return 0;
+        return rule->used;
     }
-    return seconds == UINT_MAX ? 0 : MAX(now - seconds * 1000LL, 0LL);
+    return (seconds == UINT_MAX ? rule->used
+            : MAX(rule->used, now - seconds * 1000LL));
+}
+
+/* Returns when a packet that 'rule' of 'port' is for has last passed, or 0 if
+ * that is not known: as long as there is a rule for the same packets that
+ * tracks, hardware follows that one. */
+static long long int
+rule_last_used(struct dpdk_port *port, struct dpdk_rule *rule,
+               long long int now)
+    OVS_REQUIRES(port->mutex)
+{
+    long long int used = rule_last_hit(port, rule, now);
+
+    if (!rule->handle) {
+        struct dpdk_rule *other = rule_find(port, &rule->key, true);
+
+        if (other) {
+            used = MAX(used, rule_last_hit(port, other, now));
+        }
+    }
+    return used;
+}
+
+/* A connection does not have 'rule' of 'port' any more: destroys it if no
+ * other one has it, or leaves that to port_bury_dead().  Appends to
+ * 'destroyed' what rules_free() is to be called for. */
+static void
+rule_release(struct dpdk_port *port, struct dpdk_rule *rule,
+             struct ovs_list *destroyed)
+    OVS_REQUIRES(port->mutex)
+{
+    if (--rule->n_conns) {
+        return;
+    }
+    if (rule->handle) {
+        struct dpdk_rule *other = rule_find(port, &rule->key, false);
+
+        if (other && other->n_conns) {
+            other->used = rule_last_used(port, other, time_msec());
+        }
+    }
+    if (!rule_destroy(port, rule, N_TRIES, destroyed)) {
+        ovs_list_push_back(&port->dead_rules, &rule->list_node);
+    }
 }
 
 /* Tries to get rid of what could not be destroyed before on 'port'.  Appends
@@ -719,14 +811,29 @@ port_bury_dead(struct dpdk_port *port, struct ovs_list *destroyed)
     }
 }
 
+/* Appends to 'ds' what there is to say about 'rule' of 'port'. */
+static void
+rule_format(struct dpdk_port *port, struct dpdk_rule *rule, struct ds *ds)
+    OVS_REQUIRES(port->mutex)
+{
+    ds_put_format(ds, "port %s, %s", port->name,
+                  rule->handle ? "tracked" : "not tracked");
+    if (port->layout.caps & DPDK_FLOW_COUNT) {
+        rule_count(port, rule, time_msec());
+        ds_put_format(ds, ", %"PRIu64" packets", rule->hits);
+    }
+    if (rule->n_conns > 1) {
+        ds_put_format(ds, ", shared by %u connections", rule->n_conns);
+    }
+}
+
 /* Connections. */
 
 /* Can packets be matched that are as 'ctx' says? */
 static bool
 ctx_is_matchable(const struct ct_offload_ctx *ctx)
 {
-    return (ctx->netdev_in && ctx->unmodified
-            && ctx->vlan != CT_OFFLOAD_VLAN_OTHER);
+    return ctx->unmodified && ctx->vlan != CT_OFFLOAD_VLAN_OTHER;
 }
 
 /* Stores in '*key' what packets of 'conn' look like in one direction. */
@@ -753,17 +860,27 @@ key_init(struct dpdk_flow_key *key, const struct conn *conn, bool reply,
     key->vlan_vid = tagged ? vlan_vid : 0;
 }
 
-static void
-log_no_rules(const struct dpdk_port *port, const struct conn *conn, int error)
+/* Says in '*trackedp' whether 'dc' can be tracked, with 'keys', and returns a
+ * handle if it takes a new one.  Returns NULL if not, with an error in
+ * '*errorp' if there is one.  The ports are locked. */
+static struct dpdk_handle *
+conn_track(struct dpdk_conn *dc, const struct conn *conn,
+           const struct dpdk_flow_key keys[2], bool *trackedp, int *errorp)
+    OVS_NO_THREAD_SAFETY_ANALYSIS
 {
-    if (!VLOG_DROP_WARN(&rl)) {
-        struct ds ds = DS_EMPTY_INITIALIZER;
+    struct dpdk_rule *orig = rule_find(dc->ports[0], &keys[0], true);
+    struct dpdk_rule *reply = rule_find(dc->ports[1], &keys[1], true);
 
-        ct_offload_conn_format(conn, &ds);
-        VLOG_WARN("%s: no rules for connection %s, it goes on in software: %s",
-                  port->name, ds_cstr(&ds), ovs_strerror(error));
-        ds_destroy(&ds);
+    if (orig || reply) {
+        /* No two connections that can be tracked have one direction in common
+         * and the other one not: NAT hides it from one of them. */
+        *trackedp = orig && reply && orig->handle == reply->handle;
+        return NULL;
     }
+    *trackedp = ports_share_handles(dc->ports[0], dc->ports[1]);
+    return (*trackedp
+            ? handle_create(dc->ports[0], dc->ports[1], conn, errorp)
+            : NULL);
 }
 
 /* Creates, or finds, the rules of 'dc' with 'keys', for the directions that
@@ -776,21 +893,26 @@ conn_create_rules(struct dpdk_conn *dc, const struct conn *conn,
     OVS_NO_THREAD_SAFETY_ANALYSIS
 {
     struct dpdk_handle *handle = NULL;
+    bool tracked = false;
     int error = 0;
 
     for (int i = 0; i < 2 && !error; i++) {
         if (able[i]) {
-            dc->rules[i] = rule_share(dc->ports[i], &keys[i], destroyed,
-                                      &error);
+            error = rule_bury(dc->ports[i], &keys[i], destroyed);
         }
     }
-    if (!error && keys[0].ip_proto == IPPROTO_TCP && able[0] && able[1]
-        && !dc->rules[0] && !dc->rules[1]
-        && ports_share_handles(dc->ports[0], dc->ports[1])) {
-        handle = handle_create(dc->ports[0], dc->ports[1], conn, &error);
+    if (!error && keys[0].ip_proto == IPPROTO_TCP && able[0] && able[1]) {
+        handle = conn_track(dc, conn, keys, &tracked, &error);
     }
     for (int i = 0; i < 2 && !error; i++) {
-        if (able[i] && !dc->rules[i]) {
+        if (!able[i]) {
+            continue;
+        }
+        dc->rules[i] = rule_find(dc->ports[i], &keys[i], tracked);
+        if (dc->rules[i]) {
+            dc->rules[i]->n_conns++;
+            dc->ports[i]->n_shared++;
+        } else {
             dc->rules[i] = rule_create(dc->ports[i], &keys[i], handle, i,
                                        &error);
         }
@@ -814,35 +936,48 @@ conn_release_rules(struct dpdk_conn *dc, struct ovs_list *destroyed)
     }
 }
 
-static unsigned int
-conn_n_rules(const struct dpdk_conn *dc)
+/* Counts 'dc' 'n' times, if it has rules. */
+static void
+conn_count(const struct dpdk_conn *dc, int n)
+    OVS_NO_THREAD_SAFETY_ANALYSIS
 {
-    return (dc->rules[0] != NULL) + (dc->rules[1] != NULL);
+    if (dc->rules[0] && dc->rules[1]) {
+        dc->ports[0]->n_bi_dir += n;
+    } else if (dc->rules[0] || dc->rules[1]) {
+        dc->ports[0]->n_uni_dir += n;
+    }
 }
 
-/* 'dc', with 'keys', is established: gives it its rules, or none.  Returns 0
- * or, if it should have had some, a positive errno value.  The ports are
- * locked. */
+/* 'dc', with 'keys', is established: gives it its rules.  Returns 0 or, if it
+ * has none, a positive errno value.  The ports are locked. */
 static int
 conn_install(struct dpdk_conn *dc, const struct conn *conn,
              const struct dpdk_flow_key keys[2], struct ovs_list *destroyed)
     OVS_NO_THREAD_SAFETY_ANALYSIS
 {
-    bool able[2];
-    int error;
+    bool able[2] = { false, false };
+    int error = 0;
 
     for (int i = 0; i < 2; i++) {
-        able[i] = dc->ports[i] && port_make_ready(dc->ports[i]);
-        if (able[i]) {
-            port_bury_dead(dc->ports[i], destroyed);
+        struct dpdk_port *port = dc->ports[i];
+        int retval = port ? port_make_ready(port) : ENODEV;
+
+        if (!retval) {
+            able[i] = port_can_match(port, keys[i].ip_proto);
+            port_bury_dead(port, destroyed);
+        } else if (dpdk_flow_error_is_transient(retval)) {
+            error = retval;
         }
     }
-    error = conn_create_rules(dc, conn, keys, able, destroyed);
+    if (!error) {
+        error = (able[0] || able[1]
+                 ? conn_create_rules(dc, conn, keys, able, destroyed)
+                 : EOPNOTSUPP);
+    }
     if (error) {
         conn_release_rules(dc, destroyed);
     }
-    dc->established = true;
-    dc->ports[0]->n_conns[conn_n_rules(dc)]++;
+    conn_count(dc, 1);
     return error;
 }
 
@@ -851,9 +986,7 @@ static void
 conn_uninstall(struct dpdk_conn *dc, struct ovs_list *destroyed)
     OVS_NO_THREAD_SAFETY_ANALYSIS
 {
-    if (dc->established) {
-        dc->ports[0]->n_conns[conn_n_rules(dc)]--;
-    }
+    conn_count(dc, -1);
     for (int i = 0; i < 2; i++) {
         if (dc->rules[i] && !dc->ports[i]->verified) {
             rule_count(dc->ports[i], dc->rules[i], time_msec());
@@ -885,27 +1018,57 @@ conn_last_used(struct dpdk_conn *dc)
     return last_used;
 }
 
+/* Returns what is known of 'port', or finds that out. */
+static enum dpdk_port_state
+port_learn_state(struct dpdk_port *port)
+{
+    if (port_get_state(port) == PORT_UNKNOWN) {
+        ovs_mutex_lock(&port->mutex);
+        port_make_ready(port);
+        ovs_mutex_unlock(&port->mutex);
+    }
+    return port_get_state(port);
+}
+
 static bool
 dpdk_can_offload(const struct ct_offload_ctx *ctx)
 {
+    struct dpdk_port *port = port_get_ours(ctx->netdev_in);
     struct ct_dpif_tuple tuple;
-    struct dpdk_port *port;
+    enum dpdk_port_state state;
 
-    if (!ctx_is_matchable(ctx) || !netdev_is_ours(ctx->netdev_in)) {
-        return false;
+    if (!port) {
+        return ct_offload_refuse(CT_OFFLOAD_NO_PROVIDER);
+    }
+    if (!ct_offload_config_bypass()) {
+        return ct_offload_refuse(CT_OFFLOAD_NO_BYPASS);
+    }
+    if (!ctx->unmodified) {
+        return ct_offload_refuse(CT_OFFLOAD_NOT_ON_WIRE);
+    }
+    if (ctx->vlan == CT_OFFLOAD_VLAN_OTHER) {
+        return ct_offload_refuse(CT_OFFLOAD_BAD_VLAN);
     }
     ct_offload_conn_get_tuple(ctx->conn, false, &tuple);
     if (tuple.ip_proto != IPPROTO_TCP && tuple.ip_proto != IPPROTO_UDP) {
-        return false;
+        return ct_offload_refuse(CT_OFFLOAD_BAD_PROTOCOL);
     }
-    port = port_get(ctx->netdev_in);
-    return port && !port_is_refused(port);
+
+    /* Where that is not known even now, EST will fail. */
+    state = port_learn_state(port);
+    if (state == PORT_REFUSED) {
+        return ct_offload_refuse(CT_OFFLOAD_NO_PROVIDER);
+    }
+    if (state == PORT_UDP_ONLY && tuple.ip_proto == IPPROTO_TCP) {
+        return ct_offload_refuse(CT_OFFLOAD_BAD_PROTOCOL);
+    }
+    return true;
 }
 
 static int
 dpdk_conn_add(const struct ct_offload_ctx *ctx)
 {
-    struct dpdk_port *port = port_get(ctx->netdev_in);
+    struct dpdk_port *port = port_get_ours(ctx->netdev_in);
     struct dpdk_conn *dc;
 
     if (!port) {
@@ -927,8 +1090,8 @@ dpdk_conn_established(const struct ct_offload_ctx *ctx)
     struct dpdk_flow_key keys[2];
     int error;
 
-    if (ctx_is_matchable(ctx) && netdev_is_ours(ctx->netdev_in)) {
-        dc->ports[1] = port_get(ctx->netdev_in);
+    if (ctx_is_matchable(ctx)) {
+        dc->ports[1] = port_get_ours(ctx->netdev_in);
     }
     key_init(&keys[0], ctx->conn, false, dc->tagged, dc->vlan_vid);
     key_init(&keys[1], ctx->conn, true, ctx->vlan == CT_OFFLOAD_VLAN_TAG,
@@ -940,8 +1103,11 @@ dpdk_conn_established(const struct ct_offload_ctx *ctx)
 
     rules_free(&destroyed);
     if (error) {
-        log_no_rules(dc->ports[0], ctx->conn, error);
+        *ctx->priv = NULL;
+        free(dc);
+        return error;
     }
+    *ctx->uni_dir = !dc->rules[0] || !dc->rules[1];
     return 0;
 }
 
@@ -972,6 +1138,24 @@ dpdk_conn_del(const struct ct_offload_ctx *ctx)
     free(dc);
 }
 
+static void
+dpdk_conn_format(const struct ct_offload_ctx *ctx, struct ds *ds)
+{
+    static const char *const dirs[2] = { "original", "reply" };
+    struct dpdk_conn *dc = *ctx->priv;
+
+    ports_lock(dc->ports[0], dc->ports[1]);
+    for (int i = 0; i < 2; i++) {
+        ds_put_format(ds, "%s%s: ", i ? "; " : "", dirs[i]);
+        if (dc->rules[i]) {
+            rule_format(dc->ports[i], dc->rules[i], ds);
+        } else {
+            ds_put_cstr(ds, "no rule");
+        }
+    }
+    ports_unlock(dc->ports[0], dc->ports[1]);
+}
+
 /* Does 'op'. */
 static void
 op_do(struct ct_offload_op *op)
@@ -981,11 +1165,11 @@ op_do(struct ct_offload_op *op)
         op->error = dpdk_conn_add(&op->ctx);
         break;
     case CT_OFFLOAD_OP_EST:
-        dpdk_conn_established(&op->ctx);
+        op->error = dpdk_conn_established(&op->ctx);
         break;
     case CT_OFFLOAD_OP_UPD:
         op->last_used = dpdk_conn_update(&op->ctx);
-        op->error = 0;
+        op->error = op->last_used ? 0 : ENODATA;
         break;
     case CT_OFFLOAD_OP_DEL:
         dpdk_conn_del(&op->ctx);
@@ -1040,17 +1224,24 @@ dpdk_batch_submit(struct ct_offload_op_batch *batch)
 
 /* Ports that stop. */
 
-/* Destroys 'rule' of 'port' or, after the last try, forgets it.  Appends it to
- * 'destroyed', for rules_free(), either way. */
+/* Destroys 'rule' of 'port' or, if that fails for good, forgets it.  Appends
+ * it to 'destroyed', for rules_free(), either way. */
 static void
 rule_flush(struct dpdk_port *port, struct dpdk_rule *rule,
            struct ovs_list *destroyed)
     OVS_REQUIRES(port->mutex)
 {
-    if (!rule_destroy(port, rule, N_LAST_TRIES, destroyed)) {
+    struct rte_flow_error error;
+    int retval;
+
+    error.message = NULL;
+    retval = dpdk_flow_rule_destroy_retry(port->layout.port_id, rule->flow,
+                                          &error);
+    if (retval) {
+        port_count_error(port, CALL_DESTROY, &error, retval);
         VLOG_ERR("%s: a rule could not be destroyed", port->name);
-        rule_forget(port, rule, destroyed);
     }
+    rule_forget(port, rule, destroyed);
 }
 
 /* Destroys or forgets all rules of 'port'. */
@@ -1110,11 +1301,17 @@ port_flush_handles(struct dpdk_port *port)
     struct dpdk_handle *handle;
 
     LIST_FOR_EACH_SAFE (handle, node, &port->dead_handles) {
-        if (!handle_destroy(port, handle, N_LAST_TRIES)) {
+        struct rte_flow_error error;
+        int retval;
+
+        error.message = NULL;
+        retval = dpdk_flow_handle_destroy_retry(port->layout.port_id,
+                                                handle->handle, &error);
+        if (retval) {
+            port_count_error(port, CALL_HANDLE_DESTROY, &error, retval);
             VLOG_ERR("%s: a handle could not be destroyed", port->name);
-            ovs_list_remove(&handle->node);
-            free(handle);
         }
+        handle_forget(port, handle);
     }
 }
 
@@ -1139,7 +1336,7 @@ port_destroy(struct dpdk_port *port)
         VLOG_ERR("%s: %"PRIuSIZE" rules or handles could not be destroyed",
                  port->name, n_failed);
     }
-    port->ready = false;
+    atomic_store_relaxed(&port->state, PORT_UNKNOWN);
     ovs_mutex_unlock(&port->mutex);
 
     rules_free(&destroyed);
@@ -1173,25 +1370,35 @@ dpdk_unixctl_liberal(struct unixctl_conn *conn, int argc OVS_UNUSED,
                      const char *argv[], void *aux OVS_UNUSED)
 {
     bool on = !strcmp(argv[1], "on");
+    bool run;
 
     if (!on && strcmp(argv[1], "off")) {
-        unixctl_command_reply_error(conn, "neither \"on\" nor \"off\"");
+        char *msg = xasprintf("\"%s\" is neither \"on\" nor \"off\"",
+                              argv[1]);
+
+        unixctl_command_reply_error(conn, msg);
+        free(msg);
         return;
     }
     atomic_store_relaxed(&liberal, on);
-    unixctl_command_reply(conn, NULL);
+    atomic_read_relaxed(&running, &run);
+    unixctl_command_reply(conn, run ? NULL
+                          : "takes effect when hardware offload is enabled "
+                            "and DPDK initialized (other_config:hw-offload, "
+                            "other_config:dpdk-init)");
+}
+
+/* Called once, whether or not there will be DPDK. */
+void
+ct_offload_dpdk_module_init(void)
+{
+    unixctl_command_register("ct-offload-dpdk/liberal", "on|off", 1, 1,
+                             dpdk_unixctl_liberal, NULL);
 }
 
 static int
 dpdk_init(void)
 {
-    static struct ovsthread_once once = OVSTHREAD_ONCE_INITIALIZER;
-
-    if (ovsthread_once_start(&once)) {
-        unixctl_command_register("ct-offload-dpdk/liberal", "on|off", 1, 1,
-                                 dpdk_unixctl_liberal, NULL);
-        ovsthread_once_done(&once);
-    }
     atomic_store_relaxed(&running, true);
     return 0;
 }
@@ -1211,11 +1418,14 @@ dpdk_exit(void)
 
 /* Returns the group in which dpif-offload-dpdk is to have its ingress rules on
  * 'netdev'.  On ports whose connections can be offloaded that is a group that
- * packets come to after the rules for connections, so that both are hit. */
+ * packets come to after the rules for connections, so that both are hit.
+ *
+ * Rules that are there already when connections begin to be offloaded stay in
+ * the root group, before everything else, for as long as they live. */
 uint32_t
 ct_offload_dpdk_ingress_group(struct netdev *netdev)
 {
-    bool accepting = ct_offload_is_accepting();
+    bool accepting = ct_offload_is_accepting() && ct_offload_config_bypass();
     struct dpdk_port *port = accepting ? port_get(netdev) : port_find(netdev);
     bool ready;
 
@@ -1223,7 +1433,7 @@ ct_offload_dpdk_ingress_group(struct netdev *netdev)
         return DPDK_FLOW_GROUP_ROOT;
     }
     ovs_mutex_lock(&port->mutex);
-    ready = port->ready || (accepting && port_make_ready(port));
+    ready = port_is_ready(port) || (accepting && !port_make_ready(port));
     ovs_mutex_unlock(&port->mutex);
 
     return ready ? DPDK_FLOW_GROUP_FLOWS : DPDK_FLOW_GROUP_ROOT;
@@ -1234,8 +1444,10 @@ ct_offload_dpdk_ingress_group(struct netdev *netdev)
 /* What is shown of a port. */
 struct port_report {
     const char *caps;
+    bool ready;
+    bool tcp;
     bool verified;
-    unsigned int n_conns[3];
+    unsigned int n_bi_dir, n_uni_dir;
     size_t n_rules;
     size_t n_rules_shared;
     unsigned int n_handles;
@@ -1265,10 +1477,14 @@ port_get_report(struct dpdk_port *port, struct port_report *report)
         dpdk_flow_rule_get_hits(port->layout.port_id, port->layout.invalid,
                                 &hits, &error);
     }
-    report->caps = (port->ready ? caps_to_string(port->layout.caps)
-                    : port_is_refused(port) ? "none" : "not known yet");
+    report->ready = port_is_ready(port);
+    report->caps = (report->ready ? caps_to_string(port->layout.caps)
+                    : port_get_state(port) == PORT_REFUSED ? "none"
+                    : "not known yet");
+    report->tcp = port->layout.caps & DPDK_FLOW_TCP;
     report->verified = port->verified;
-    memcpy(report->n_conns, port->n_conns, sizeof report->n_conns);
+    report->n_bi_dir = port->n_bi_dir;
+    report->n_uni_dir = port->n_uni_dir;
     report->n_rules = hmap_count(&port->rules);
     report->n_handles = port->n_handles;
     report->n_shared = port->n_shared;
@@ -1296,14 +1512,30 @@ errors_to_json(const unsigned long long int errors[N_CALLS])
     return json;
 }
 
-static void
-port_report_format(const struct port_report *report, bool ready, struct ds *ds)
+/* Why nothing is programmed on any port, or NULL. */
+static const char *
+get_obstacle(void)
 {
-    ds_put_format(ds, "%s%s\n", report->caps,
-                  ready && !report->verified ? ", unverified" : "");
-    ds_put_format(ds, "    connections: %u bi-dir, %u uni-dir, %u without "
-                  "rules\n", report->n_conns[2], report->n_conns[1],
-                  report->n_conns[0]);
+    return (ct_offload_config_bypass() ? NULL
+            : "other_config:hw-offload-ct-bypass is false");
+}
+
+static void
+port_report_format(const struct port_report *report, struct ds *ds)
+{
+    const char *obstacle = get_obstacle();
+
+    if (obstacle) {
+        ds_put_format(ds, "in software: %s\n", obstacle);
+    } else {
+        ds_put_format(ds, "%s%s%s\n", report->caps,
+                      report->ready && !report->tcp
+                      ? ", UDP only (TCP flags cannot be matched)" : "",
+                      report->ready && !report->verified
+                      ? ", unverified" : "");
+    }
+    ds_put_format(ds, "    connections: %u bi-dir, %u uni-dir\n",
+                  report->n_bi_dir, report->n_uni_dir);
     ds_put_format(ds, "    rules: %"PRIuSIZE", %"PRIuSIZE" of them shared, "
                   "%llu times in all\n", report->n_rules,
                   report->n_rules_shared, report->n_shared);
@@ -1318,13 +1550,16 @@ port_report_to_json(const struct port_report *report)
 {
     struct json *json = json_object_create();
     struct json *conns = json_object_create();
+    const char *obstacle = get_obstacle();
 
+    if (obstacle) {
+        json_object_put_string(json, "in-software", obstacle);
+    }
     json_object_put_string(json, "capabilities", report->caps);
+    json_object_put(json, "tcp", json_boolean_create(report->tcp));
     json_object_put(json, "verified", json_boolean_create(report->verified));
-    json_object_put(conns, "bi-dir", json_integer_create(report->n_conns[2]));
-    json_object_put(conns, "uni-dir", json_integer_create(report->n_conns[1]));
-    json_object_put(conns, "without-rules",
-                    json_integer_create(report->n_conns[0]));
+    json_object_put(conns, "bi-dir", json_integer_create(report->n_bi_dir));
+    json_object_put(conns, "uni-dir", json_integer_create(report->n_uni_dir));
     json_object_put(json, "connections", conns);
     json_object_put(json, "rules", json_integer_create(report->n_rules));
     json_object_put(json, "rules-shared",
@@ -1346,6 +1581,16 @@ dpdk_get_debug(struct ds *ds, struct json *json)
     struct shash sorted = SHASH_INITIALIZER(&sorted);
     const struct shash_node **nodes;
     struct dpdk_port *port;
+    bool lenient;
+
+    atomic_read_relaxed(&liberal, &lenient);
+    if (json) {
+        json_object_put(json, "liberal", json_boolean_create(lenient));
+    } else {
+        ds_put_format(ds, "  TCP windows: %s (ct-offload-dpdk/liberal %s)\n",
+                      lenient ? "hardware does not insist on them"
+                      : "hardware insists on them", lenient ? "on" : "off");
+    }
 
     /* Ports are valid until the thread quiesces, even those that go. */
     CMAP_FOR_EACH (port, node, &ports) {
@@ -1355,12 +1600,10 @@ dpdk_get_debug(struct ds *ds, struct json *json)
     for (size_t i = 0; i < shash_count(&sorted); i++) {
         struct ovs_list destroyed = OVS_LIST_INITIALIZER(&destroyed);
         struct port_report report;
-        bool ready;
 
         port = nodes[i]->data;
         ovs_mutex_lock(&port->mutex);
         port_bury_dead(port, &destroyed);
-        ready = port->ready;
         port_get_report(port, &report);
         ovs_mutex_unlock(&port->mutex);
         rules_free(&destroyed);
@@ -1370,7 +1613,7 @@ dpdk_get_debug(struct ds *ds, struct json *json)
                             port_report_to_json(&report));
         } else {
             ds_put_format(ds, "  port %s: ", port->name);
-            port_report_format(&report, ready, ds);
+            port_report_format(&report, ds);
         }
     }
     free(nodes);
@@ -1401,5 +1644,6 @@ const struct ct_offload_class ct_offload_dpdk_class = {
     .conn_established = dpdk_conn_established,
     .batch_submit = dpdk_batch_submit,
     .netdev_flush = dpdk_netdev_flush,
+    .conn_format = dpdk_conn_format,
     .get_debug = dpdk_get_debug,
 };

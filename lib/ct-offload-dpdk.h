@@ -18,6 +18,7 @@ struct netdev;
 
 extern const struct ct_offload_class ct_offload_dpdk_class;
 
+void ct_offload_dpdk_module_init(void);
 uint32_t ct_offload_dpdk_ingress_group(struct netdev *);
 
 #endif /* ct-offload-dpdk.h */

@@ -18,7 +18,7 @@
 //
 // Expect: group lib/dpif-offload-dpdk-netdev.c 1 .group = ct_offload_dpdk_ingress_group(netdev),
 // Expect: group_include lib/dpif-offload-dpdk-netdev.c 1 #include "ct-offload-dpdk.h"
-// Expect: destroy lib/netdev-dpdk.c 1 ret = dpdk_flow_rule_get_rid(
+// Expect: destroy lib/netdev-dpdk.c 1 ret = -dpdk_flow_rule_destroy_retry(
 // Expect: destroy_include lib/netdev-dpdk.c 1 #include "ct-offload-dpdk-flow.h"
 
 @group@
@@ -47,7 +47,7 @@ expression dev, rte_flow, error, ret;
  {
  <...
 - ret = rte_flow_destroy(dev->port_id, rte_flow, error);
-+ ret = dpdk_flow_rule_get_rid(dev->port_id, rte_flow, error);
++ ret = -dpdk_flow_rule_destroy_retry(dev->port_id, rte_flow, error);
  ...>
  }
 

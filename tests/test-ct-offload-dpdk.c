@@ -15,6 +15,7 @@
 
 #include "conntrack.h"
 #include "csum.h"
+#include "ct-offload-dpdk-flow.h"
 #include "ct-offload-dpdk.h"
 #include "ct-offload-wire.h"
 #include "ct-offload.h"
@@ -38,14 +39,15 @@
 #include "timeval.h"
 #include "util.h"
 
-/* Tests the rte_flow provider on two ports of net_null, with the emulated NIC
+/* Tests the rte_flow provider on two ports of net_ring, with the emulated NIC
  * preloaded and listening at $EMUNIC_SOCKET:
  *
  *     ovstest test-ct-offload-dpdk
  *
- * No packet passes the NIC: what is tested is which rules and handles it has,
- * whatever fails.  The netdevs belong to nobody's datapath.  So it is this
- * program that says that dpif-offload-dpdk owns them. */
+ * What is tested is which rules and handles the NIC has, whatever fails, and
+ * what the provider makes of their counters.  What a port sends comes back to
+ * it.  The netdevs belong to nobody's datapath.  So it is this program that
+ * says that dpif-offload-dpdk owns them. */
 
 #define N_PORTS 2
 
@@ -127,7 +129,7 @@ nic_holds(void)
             const struct json *priority = shash_find_data(rule, "priority");
             const struct json *actions = shash_find_data(rule, "actions");
 
-            if (json_integer(group) != 1 || json_integer(priority) != 0) {
+            if (json_integer(group) != 1 || json_integer(priority) > 1) {
                 holding.layout++;
             } else {
                 holding.conns++;
@@ -140,6 +142,27 @@ nic_holds(void)
     json_destroy(json);
     free(answer);
     return holding;
+}
+
+/* How many calls of 'operation' the NIC has let fail, on all ports. */
+static long long int
+nic_injected(const char *operation)
+{
+    char *answer = nic("json");
+    struct json *json = json_from_string(answer);
+    const struct json *ports = shash_find_data(json_object(json), "ports");
+    long long int n = 0;
+
+    for (size_t i = 0; i < json_array_size(ports); i++) {
+        const struct shash *port = json_object(json_array_at(ports, i));
+        const struct json *ops = shash_find_data(port, "operations");
+        const struct json *op = shash_find_data(json_object(ops), operation);
+
+        n += json_integer(shash_find_data(json_object(op), "injected"));
+    }
+    json_destroy(json);
+    free(answer);
+    return n;
 }
 
 /* Has the provider try again what it could not do before. */
@@ -173,6 +196,32 @@ provider_errors(const char *call)
     return n;
 }
 
+/* Does the provider say 'text' in "ct-offload/show"? */
+static bool
+provider_says(const char *text)
+{
+    struct ds ds = DS_EMPTY_INITIALIZER;
+    bool says;
+
+    ct_offload_dpdk_class.get_debug(&ds, NULL);
+    says = strstr(ds_cstr(&ds), text) != NULL;
+    ds_destroy(&ds);
+    return says;
+}
+
+/* Sets other_config:hw-offload-ct and other_config:hw-offload-ct-bypass. */
+static void
+configure(const char *enable, const char *bypass)
+{
+    struct smap config = SMAP_INITIALIZER(&config);
+
+    smap_add(&config, "hw-offload-ct-threads", "0");
+    smap_add(&config, "hw-offload-ct", enable);
+    smap_add(&config, "hw-offload-ct-bypass", bypass);
+    ct_offload_set_config(&config);
+    smap_destroy(&config);
+}
+
 /* Ports. */
 
 static void
@@ -201,7 +250,7 @@ port_open(int i)
 
     snprintf(name, sizeof name, "p%d", i);
     ovs_assert(!netdev_open(name, "dpdk", &netdev));
-    smap_add_format(&args, "dpdk-devargs", "net_null%d", i);
+    smap_add_format(&args, "dpdk-devargs", "net_ring%d", i);
     if (netdev_set_config(netdev, &args, &error)) {
         ovs_fatal(0, "%s", error);
     }
@@ -247,21 +296,25 @@ packet_create(uint8_t proto, uint16_t client, bool reply)
     return packet;
 }
 
-/* 'packet' comes from 'netdev' and passes ct(commit) in 'zone'. */
-static void
+/* 'packet' comes from 'netdev' and passes ct(commit) in 'zone'.  Returns its
+ * connection, valid until the thread quiesces. */
+static const struct conn *
 execute(struct dp_packet *packet, struct netdev *netdev, uint16_t zone)
 {
     struct dp_packet_batch batch;
+    const struct conn *conn;
 
     dp_packet_batch_init_packet(&batch, packet);
     conntrack_execute(ct, &batch, htons(ETH_TYPE_IP), false, true, zone, NULL,
                       NULL, NULL, NULL, time_msec(), 0, netdev);
+    conn = packet->md.conn;
     dp_packet_delete_batch(&batch, true);
+    return conn;
 }
 
-static void
-tcp(uint16_t client, bool reply, uint16_t flags, uint32_t seq, uint32_t ack,
-    struct netdev *netdev, uint16_t zone)
+static struct dp_packet *
+tcp_create(uint16_t client, bool reply, uint16_t flags, uint32_t seq,
+           uint32_t ack)
 {
     struct dp_packet *packet = packet_create(IPPROTO_TCP, client, reply);
     struct tcp_header *th = dp_packet_l4(packet);
@@ -274,23 +327,45 @@ tcp(uint16_t client, bool reply, uint16_t flags, uint32_t seq, uint32_t ack,
     th->tcp_csum = csum_finish(
         csum_continue(packet_csum_pseudoheader(dp_packet_l3(packet)),
                       th, TCP_HEADER_LEN + sizeof payload));
-    execute(packet, netdev, zone);
+    return packet;
+}
+
+static void
+tcp(uint16_t client, bool reply, uint16_t flags, uint32_t seq, uint32_t ack,
+    struct netdev *netdev, uint16_t zone)
+{
+    execute(tcp_create(client, reply, flags, seq, ack), netdev, zone);
 }
 
 /* Opens a connection from port 'client', which comes in at netdevs[0], the
- * reply at netdevs[peer]. */
-static void
+ * reply at netdevs[peer], and has it pass a few packets in both directions.
+ * Returns it; it is valid until the thread quiesces. */
+static const struct conn *
 conn_open(uint8_t proto, uint16_t client, int peer, uint16_t zone)
 {
+    const struct conn *conn;
+
     if (proto == IPPROTO_TCP) {
-        tcp(client, false, TCP_SYN, 100, 0, netdevs[0], zone);
+        conn = execute(tcp_create(client, false, TCP_SYN, 100, 0), netdevs[0],
+                       zone);
         tcp(client, true, TCP_SYN | TCP_ACK, 500, 109, netdevs[peer], zone);
-        tcp(client, false, TCP_ACK, 109, 509, netdevs[0], zone);
-        tcp(client, true, TCP_ACK, 509, 117, netdevs[peer], zone);
+        for (int i = 0; i < 3; i++) {
+            uint32_t seq = i * sizeof payload;
+
+            tcp(client, false, TCP_ACK, 109 + seq, 509 + seq, netdevs[0],
+                zone);
+            tcp(client, true, TCP_ACK, 509 + seq, 117 + seq, netdevs[peer],
+                zone);
+        }
     } else {
-        execute(packet_create(proto, client, false), netdevs[0], zone);
+        conn = execute(packet_create(proto, client, false), netdevs[0], zone);
+        for (int i = 0; i < 2; i++) {
+            execute(packet_create(proto, client, true), netdevs[peer], zone);
+            execute(packet_create(proto, client, false), netdevs[0], zone);
+        }
         execute(packet_create(proto, client, true), netdevs[peer], zone);
     }
+    return conn;
 }
 
 static void
@@ -332,11 +407,20 @@ test_established(void)
     holding = nic_holds();
     ovs_assert(!holding.layout && !holding.conns && !holding.handles);
 
-    tcp(1, false, TCP_ACK, 109, 509, netdevs[0], 0);
+    for (int i = 0; i < 3; i++) {
+        uint32_t seq = i * sizeof payload;
+
+        tcp(1, false, TCP_ACK, 109 + seq, 509 + seq, netdevs[0], 0);
+        tcp(1, true, TCP_ACK, 509 + seq, 117 + seq, netdevs[1], 0);
+    }
     holding = nic_holds();
     ovs_assert(holding.layout && holding.conns == 2 && holding.tracking == 2);
     ovs_assert(holding.handles == 1);
 
+    for (int i = 0; i < 2; i++) {
+        execute(packet_create(IPPROTO_UDP, 2, true), netdevs[1], 0);
+        execute(packet_create(IPPROTO_UDP, 2, false), netdevs[0], 0);
+    }
     execute(packet_create(IPPROTO_UDP, 2, true), netdevs[1], 0);
     holding = nic_holds();
     ovs_assert(holding.conns == 4 && holding.tracking == 2);
@@ -454,19 +538,16 @@ static void
 open_with_failures(uint8_t proto, int peer, const char *failure,
                    struct holding *holding)
 {
-    long long int n = provider_errors("layout");
-
     nic_set(failure);
     conn_open(proto, 1, peer, 0);
     conn_open(proto, 2, peer, 0);
     nic_set("fail all off");
 
-    /* A connection has all of its rules or none, unless one of the ports could
-     * not be made ready. */
+    /* A connection has all of its rules or none. */
     provider_retry();
     *holding = nic_holds();
     ovs_assert(holding->conns == 0 || holding->conns == 2
-               || holding->conns == 4 || provider_errors("layout") > n);
+               || holding->conns == 4);
     ovs_assert(holding->tracking == 2 * holding->handles);
 
     conns_flush(NULL);
@@ -586,11 +667,525 @@ test_threads(void)
     check_empty(true);
 }
 
+/* The callbacks alone.  The layer knows connections, but has offload off. */
+
+/* A connection that the provider may hold. */
+struct held {
+    void *priv;
+    bool uni_dir;
+    struct ct_offload_ctx orig, reply;
+};
+
+/* Makes 'held' a connection in 'zone' whose packets arrive at netdevs[0] and
+ * netdevs[peer]. */
+static void
+held_init(struct held *held, uint8_t proto, uint16_t client, int peer,
+          uint16_t zone)
+{
+    *held = (struct held) {
+        .orig.conn = conn_open(proto, client, peer, zone),
+        .orig.netdev_in = netdevs[0],
+        .orig.unmodified = true,
+        .orig.priv = &held->priv,
+        .orig.uni_dir = &held->uni_dir,
+    };
+    held->reply = held->orig;
+    held->reply.netdev_in = netdevs[peer];
+}
+
+/* Offers 'held' to the provider, alone or in a batch. */
+static int
+held_offer(struct held *held, bool in_batch)
+{
+    struct ct_offload_op_batch batch;
+    int error;
+
+    ovs_assert(ct_offload_dpdk_class.can_offload(&held->orig));
+    ovs_assert(!ct_offload_dpdk_class.conn_add(&held->orig) && held->priv);
+    if (!in_batch) {
+        return ct_offload_dpdk_class.conn_established(&held->reply);
+    }
+    ct_offload_op_batch_init(&batch);
+    ct_offload_op_batch_add(&batch, CT_OFFLOAD_OP_EST, &held->reply);
+    ct_offload_dpdk_class.batch_submit(&batch);
+    error = batch.ops[0].error;
+    ct_offload_op_batch_destroy(&batch);
+    return error;
+}
+
+static void
+held_delete(struct held *held)
+{
+    ct_offload_dpdk_class.conn_del(&held->orig);
+    held->priv = NULL;
+}
+
+/* Has the first 'n' ports get ready. */
+static void
+ports_make_ready(int n)
+{
+    configure("true", "true");
+    for (int i = 0; i < n; i++) {
+        ovs_assert(ct_offload_dpdk_ingress_group(netdevs[i]) == 3);
+    }
+    configure("false", "true");
+}
+
+/* How many connections the provider has rules for. */
+static void
+check_counts(int n_bi_dir, int n_uni_dir)
+{
+    char *expected = xasprintf("connections: %d bi-dir, %d uni-dir\n",
+                               n_bi_dir, n_uni_dir);
+    struct ds ds = DS_EMPTY_INITIALIZER;
+
+    ct_offload_dpdk_class.get_debug(&ds, NULL);
+    ovs_assert(strstr(ds_cstr(&ds), expected));
+    ds_destroy(&ds);
+    free(expected);
+}
+
+/* The provider must say 'expected' of the rules of 'held'. */
+static void
+check_rules(const struct held *held, const char *expected)
+{
+    struct ds ds = DS_EMPTY_INITIALIZER;
+
+    ct_offload_dpdk_class.conn_format(&held->orig, &ds);
+    ovs_assert(!strcmp(ds_cstr(&ds), expected));
+    ds_destroy(&ds);
+}
+
+/* After an error of EST the provider holds nothing of the connection. */
+static void
+test_est_errors(void)
+{
+    static const struct {
+        const char *failure;
+        uint8_t proto;
+        int error;
+    } cases[] = {
+        { "fail create every 1 ENOSPC", IPPROTO_TCP, ENOSPC },
+        { "fail create every 1 EIO", IPPROTO_UDP, EIO },
+        { "fail port net_ring1 create every 1 EEXIST", IPPROTO_UDP, EEXIST },
+        { "fail port net_ring1 create every 1 ENOSPC", IPPROTO_TCP, ENOSPC },
+        { "fail handle-create every 1 ENOSPC", IPPROTO_TCP, ENOSPC },
+        { "fail handle-update every 1 EIO", IPPROTO_TCP, EIO },
+    };
+
+    ports_make_ready(N_PORTS);
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        for (int in_batch = 0; in_batch < 2; in_batch++) {
+            struct holding holding;
+            struct held held;
+
+            held_init(&held, cases[i].proto, 1, 1, 0);
+            nic_set(cases[i].failure);
+            ovs_assert(held_offer(&held, in_batch) == cases[i].error);
+            ovs_assert(!held.priv && !held.uni_dir);
+            nic_set("fail all off");
+            provider_retry();
+            holding = nic_holds();
+            ovs_assert(!holding.conns && !holding.handles);
+            check_counts(0, 0);
+
+            /* There is room now. */
+            ovs_assert(!held_offer(&held, in_batch) && !held.uni_dir);
+            ovs_assert(nic_holds().conns == 2);
+            check_counts(1, 0);
+            held_delete(&held);
+            check_counts(0, 0);
+        }
+    }
+    conns_flush(NULL);
+    check_empty(true);
+}
+
+/* Where a port has no layout and cannot have one now, EST fails. */
+static void
+test_not_ready(void)
+{
+    struct holding holding;
+    struct held held;
+
+    held_init(&held, IPPROTO_UDP, 1, 1, 0);
+    nic_set("fail create every 1 EIO");
+    ovs_assert(held_offer(&held, false) == EIO && !held.priv);
+    nic_set("fail all off");
+
+    /* It is not tried again at once. */
+    ovs_assert(held_offer(&held, false) == EAGAIN);
+    ports_restart();
+    ovs_assert(!held_offer(&held, false));
+    held_delete(&held);
+    ports_restart();
+
+    /* One port is ready, the other one is not. */
+    ports_make_ready(1);
+    nic_set("fail create every 1 EIO");
+    ovs_assert(held_offer(&held, false) == EIO);
+    nic_set("fail all off");
+    holding = nic_holds();
+    ovs_assert(!holding.conns && !held.priv);
+
+    conns_flush(NULL);
+    check_empty(true);
+}
+
+/* A connection with one direction is held, and says so; one without any is
+ * not. */
+static void
+test_uni_dir(void)
+{
+    const uint8_t protos[] = { IPPROTO_TCP, IPPROTO_UDP };
+    struct held held;
+
+    for (size_t i = 0; i < ARRAY_SIZE(protos); i++) {
+        for (int in_batch = 0; in_batch < 2; in_batch++) {
+            struct holding holding;
+
+            held_init(&held, protos[i], 1, 1, 0);
+            held.reply.unmodified = false;
+            ovs_assert(!held_offer(&held, in_batch));
+            ovs_assert(held.uni_dir);
+            holding = nic_holds();
+            ovs_assert(holding.conns == 1 && !holding.tracking);
+            check_counts(0, 1);
+            held_delete(&held);
+
+            held.reply.unmodified = true;
+            held.reply.netdev_in = NULL;
+            ovs_assert(!held_offer(&held, in_batch));
+            check_counts(0, 1);
+            held_delete(&held);
+
+            held.reply.netdev_in = netdevs[1];
+            held.reply.vlan = CT_OFFLOAD_VLAN_OTHER;
+            ovs_assert(!held_offer(&held, in_batch));
+            check_counts(0, 1);
+            held_delete(&held);
+        }
+    }
+
+    /* What needs a NIC that tells TCP segments by their flags. */
+    ports_restart();
+    nic_set("set tcp-flags off");
+    held_init(&held, IPPROTO_UDP, 2, 1, 0);
+    ovs_assert(!held_offer(&held, false) && !held.uni_dir);
+    held_delete(&held);
+    held_init(&held, IPPROTO_TCP, 2, 1, 0);
+    ovs_assert(!ct_offload_dpdk_class.can_offload(&held.orig));
+    ovs_assert(!ct_offload_dpdk_class.conn_add(&held.orig));
+    ovs_assert(ct_offload_dpdk_class.conn_established(&held.reply)
+               == EOPNOTSUPP);
+    ovs_assert(!held.priv);
+    ovs_assert(provider_says("UDP only (TCP flags cannot be matched)"));
+    nic_set("set tcp-flags on");
+
+    conns_flush(NULL);
+    check_empty(true);
+}
+
+/* What the provider does not take. */
+static void
+test_refused(void)
+{
+    struct ct_offload_ctx ctx;
+    struct held held;
+
+    held_init(&held, IPPROTO_UDP, 1, 1, 0);
+    ovs_assert(ct_offload_dpdk_class.can_offload(&held.orig));
+
+    ctx = held.orig;
+    ctx.netdev_in = NULL;
+    ovs_assert(!ct_offload_dpdk_class.can_offload(&ctx));
+    ovs_assert(ct_offload_dpdk_class.conn_add(&ctx) == ENODEV && !held.priv);
+
+    ctx = held.orig;
+    ctx.unmodified = false;
+    ovs_assert(!ct_offload_dpdk_class.can_offload(&ctx));
+
+    ctx = held.orig;
+    ctx.vlan = CT_OFFLOAD_VLAN_OTHER;
+    ovs_assert(!ct_offload_dpdk_class.can_offload(&ctx));
+
+    ovsrcu_set(&netdevs[0]->dpif_offload, NULL);
+    ovs_assert(!ct_offload_dpdk_class.can_offload(&held.orig));
+    ovs_assert(ct_offload_dpdk_class.conn_add(&held.orig) == ENODEV);
+    ovsrcu_set(&netdevs[0]->dpif_offload, &owner);
+    ovs_assert(ct_offload_dpdk_class.can_offload(&held.orig));
+
+    conns_flush(NULL);
+    check_empty(true);
+}
+
+/* Nothing is programmed before the operator says what it is good for. */
+static void
+test_bypass(void)
+{
+    struct holding holding;
+    struct held held;
+
+    held_init(&held, IPPROTO_UDP, 1, 1, 0);
+    configure("true", "false");
+    ovs_assert(!ct_offload_dpdk_class.can_offload(&held.orig));
+    ovs_assert(ct_offload_dpdk_ingress_group(netdevs[0]) == 0);
+    conn_open(IPPROTO_UDP, 2, 1, 0);
+    conn_open(IPPROTO_TCP, 2, 1, 0);
+    holding = nic_holds();
+    ovs_assert(!holding.layout && !holding.conns);
+    ovs_assert(provider_says("port p0: in software: "
+                             "other_config:hw-offload-ct-bypass is false\n"));
+
+    /* The layout stays, since flows depend on it. */
+    configure("true", "true");
+    ovs_assert(!provider_says("in software"));
+    ovs_assert(ct_offload_dpdk_ingress_group(netdevs[0]) == 3);
+    configure("true", "false");
+    ovs_assert(ct_offload_dpdk_ingress_group(netdevs[0]) == 3);
+    ovs_assert(ct_offload_dpdk_ingress_group(netdevs[1]) == 0);
+    ovs_assert(!ct_offload_dpdk_class.can_offload(&held.orig));
+
+    configure("false", "true");
+    conns_flush(NULL);
+    check_empty(true);
+}
+
+/* 'packet' arrives at 'netdev'. */
+static void
+arrive(struct dp_packet *packet, struct netdev *netdev)
+{
+    struct dp_packet_batch batch;
+    struct netdev_rxq *rxq;
+    size_t n = 0;
+
+    dp_packet_batch_init_packet(&batch, packet);
+    ovs_assert(!netdev_send(netdev, 0, &batch, true));
+    ovs_assert(!netdev_rxq_open(netdev, &rxq, 0));
+    for (int i = 0; i < 10 && !n; i++) {
+        dp_packet_batch_init(&batch);
+        if (!netdev_rxq_recv(rxq, &batch, NULL)) {
+            n = dp_packet_batch_size(&batch);
+            dp_packet_delete_batch(&batch, true);
+        }
+    }
+    ovs_assert(n == 1);
+    netdev_rxq_close(rxq);
+}
+
+/* 'held' is held by counters only, and nothing was counted yet: what passes
+ * before they are read for the first time may have been long ago.  'create'
+ * makes a packet of its original direction. */
+static void
+check_counted(const struct held *held, struct dp_packet *(*create)(void))
+{
+    long long int start, used;
+
+    arrive(create(), netdevs[0]);
+    ovs_assert(!ct_offload_dpdk_class.conn_update(&held->orig));
+    ovs_assert(!ct_offload_dpdk_class.conn_update(&held->orig));
+    start = time_msec();
+    arrive(create(), netdevs[0]);
+    used = ct_offload_dpdk_class.conn_update(&held->orig);
+    ovs_assert(used >= start && used <= time_msec());
+
+    /* Nothing has passed since. */
+    xnanosleep(10 * 1000 * 1000);
+    ovs_assert(ct_offload_dpdk_class.conn_update(&held->orig) == used);
+}
+
+static struct dp_packet *
+create_segment(void)
+{
+    return tcp_create(1, false, TCP_ACK, 133, 533);
+}
+
+static struct dp_packet *
+create_datagram(void)
+{
+    return packet_create(IPPROTO_UDP, 1, false);
+}
+
+/* SYN, FIN and RST are no use of 'held'. */
+static void
+check_flags(const struct held *held)
+{
+    static const uint16_t flags[] = {
+        TCP_SYN, TCP_SYN | TCP_ACK, TCP_FIN | TCP_ACK, TCP_RST,
+        TCP_RST | TCP_ACK,
+    };
+    long long int used = ct_offload_dpdk_class.conn_update(&held->orig);
+
+    ovs_assert(used);
+    xnanosleep(10 * 1000 * 1000);
+    for (size_t i = 0; i < ARRAY_SIZE(flags); i++) {
+        arrive(tcp_create(1, false, flags[i], 133, 533), netdevs[0]);
+        ovs_assert(ct_offload_dpdk_class.conn_update(&held->orig) == used);
+    }
+}
+
+static void
+test_last_use(void)
+{
+    long long int start;
+    struct held held[2];
+
+    /* Tracked. */
+    nic_set("set profile no-age");
+    held_init(&held[0], IPPROTO_TCP, 1, 1, 1);
+    ovs_assert(!held_offer(&held[0], false));
+    check_counted(&held[0], create_segment);
+    check_flags(&held[0]);
+    check_rules(&held[0], "original: port p0, tracked, 2 packets; "
+                          "reply: port p1, tracked, 0 packets");
+
+    /* Beside one that is not tracked, whose packets are the same. */
+    held_init(&held[1], IPPROTO_TCP, 1, 1, 2);
+    held[1].reply.unmodified = false;
+    ovs_assert(!held_offer(&held[1], false));
+    start = time_msec();
+    arrive(create_segment(), netdevs[0]);
+    ovs_assert(ct_offload_dpdk_class.conn_update(&held[1].orig) >= start);
+    ovs_assert(ct_offload_dpdk_class.conn_update(&held[0].orig) >= start);
+    xnanosleep(10 * 1000 * 1000);
+    start = time_msec();
+    arrive(create_segment(), netdevs[0]);
+    held_delete(&held[0]);
+    ovs_assert(ct_offload_dpdk_class.conn_update(&held[1].orig) >= start);
+    held_delete(&held[1]);
+
+    /* Not tracked. */
+    held_init(&held[1], IPPROTO_TCP, 1, 1, 2);
+    held[1].reply.unmodified = false;
+    ovs_assert(!held_offer(&held[1], false));
+    check_counted(&held[1], create_segment);
+    check_flags(&held[1]);
+    held_delete(&held[1]);
+    held_init(&held[1], IPPROTO_UDP, 1, 1, 2);
+    ovs_assert(!held_offer(&held[1], false));
+    check_counted(&held[1], create_datagram);
+    held_delete(&held[1]);
+    ports_restart();
+
+    /* With AGE. */
+    nic_set("set profile generous");
+    held_init(&held[1], IPPROTO_UDP, 1, 1, 2);
+    ovs_assert(!held_offer(&held[1], false));
+    arrive(create_datagram(), netdevs[0]);
+    ovs_assert(ct_offload_dpdk_class.conn_update(&held[1].orig));
+    nic_set("advance 16777216");
+    ovs_assert(!ct_offload_dpdk_class.conn_update(&held[1].orig));
+    held_delete(&held[1]);
+
+    conns_flush(NULL);
+    check_empty(true);
+}
+
+/* A call that fails again and again is tried a few times, in about a
+ * millisecond. */
+static void
+test_retry(void)
+{
+    struct dpdk_flow_layout layout = { .n_rules = 0 };
+    struct rte_flow_error error;
+    struct dpdk_flow_key key;
+    struct rte_flow *rule;
+    long long int n;
+    uint16_t port_id;
+
+    ovs_assert(netdev_dpdk_get_started_port(netdevs[0], &port_id));
+    ovs_assert(!dpdk_flow_layout_create(&layout, port_id, 1, &error));
+    memset(&key, 0, sizeof key);
+    key.ip_proto = IPPROTO_UDP;
+    ovs_assert(!dpdk_flow_rule_create(&layout, &key, NULL, &rule, &error));
+
+    n = nic_injected("destroy");
+    nic_set("fail destroy every 1 EIO");
+    ovs_assert(dpdk_flow_rule_destroy_retry(port_id, rule, &error) == EIO);
+    ovs_assert(nic_injected("destroy") - n == 5);
+    nic_set("fail destroy every 1 ENOSPC");
+    ovs_assert(dpdk_flow_rule_destroy_retry(port_id, rule, &error) == ENOSPC);
+    ovs_assert(nic_injected("destroy") - n == 6);
+    nic_set("fail destroy next 4 EBUSY");
+    ovs_assert(!dpdk_flow_rule_destroy_retry(port_id, rule, &error));
+
+    ovs_assert(!dpdk_flow_layout_destroy(&layout));
+    dpdk_flow_layout_forget(&layout);
+    nic_set("fail all off");
+    check_empty(true);
+}
+
+/* What rules there are for two connections, in two zones, that have the
+ * packets of one direction in common does not depend on which of them came
+ * first, or goes first. */
+static void
+test_order(void)
+{
+    for (int i = 0; i < 4; i++) {
+        struct holding holding;
+        struct held held[2];
+
+        /* One zone sees both directions, the other only one. */
+        held_init(&held[0], IPPROTO_TCP, 1, 1, 1);
+        held_init(&held[1], IPPROTO_TCP, 1, 1, 2);
+        held[1].reply.unmodified = false;
+        for (int j = 0; j < 2; j++) {
+            ovs_assert(!held_offer(&held[j ^ (i & 1)], false));
+        }
+        holding = nic_holds();
+        ovs_assert(holding.conns == 3 && holding.tracking == 2);
+        ovs_assert(holding.handles == 1);
+        check_counts(1, 1);
+        check_rules(&held[0], "original: port p0, tracked, 0 packets; "
+                              "reply: port p1, tracked, 0 packets");
+        check_rules(&held[1], "original: port p0, not tracked, 0 packets; "
+                              "reply: no rule");
+
+        /* A third one, like the first. */
+        if (i & 1) {
+            struct held third;
+
+            held_init(&third, IPPROTO_TCP, 1, 1, 3);
+            ovs_assert(!held_offer(&third, false));
+            check_rules(&third,
+                        "original: port p0, tracked, 0 packets, shared by 2 "
+                        "connections; reply: port p1, tracked, 0 packets, "
+                        "shared by 2 connections");
+            held_delete(&third);
+        }
+
+        held_delete(&held[i >> 1 & 1]);
+        holding = nic_holds();
+        if (i >> 1 & 1) {
+            ovs_assert(holding.conns == 2 && holding.tracking == 2);
+        } else {
+            ovs_assert(holding.conns == 1 && !holding.handles);
+        }
+        held_delete(&held[!(i >> 1 & 1)]);
+        check_empty(false);
+    }
+    conns_flush(NULL);
+    check_empty(true);
+}
+
+static void
+test_callbacks(void)
+{
+    configure("false", "true");
+    test_est_errors();
+    test_not_ready();
+    test_uni_dir();
+    test_refused();
+    test_bypass();
+    test_order();
+    test_last_use();
+    test_retry();
+    configure("true", "true");
+}
+
 static void
 test_ct_offload_dpdk_main(int argc OVS_UNUSED, char *argv[])
 {
-    struct smap config = SMAP_INITIALIZER(&config);
-
     set_program_name(argv[0]);
     fatal_signal_init();
     time_msec();                /* Initializes what threads should not. */
@@ -599,11 +1194,11 @@ test_ct_offload_dpdk_main(int argc OVS_UNUSED, char *argv[])
     for (int i = 0; i < N_PORTS; i++) {
         netdevs[i] = port_open(i);
     }
-    smap_add(&config, "hw-offload-ct-threads", "0");
-    ct_offload_set_config(&config);
+    configure("true", "true");
     ovs_assert(!ct_offload_register(&ct_offload_dpdk_class));
     ct = conntrack_init();
 
+    test_callbacks();
     test_established();
     test_sharing();
     test_vlan();
@@ -621,7 +1216,6 @@ test_ct_offload_dpdk_main(int argc OVS_UNUSED, char *argv[])
         ovsrcu_set(&netdevs[i]->dpif_offload, NULL);
         netdev_close(netdevs[i]);
     }
-    smap_destroy(&config);
     ovsrcu_exit();
     printf("all tests passed\n");
 }
