@@ -641,6 +641,9 @@ ct_offload_module_init(void)
                                  5, ct_offload_explain, NULL);
         unixctl_command_register("ct-offload/barrier", "", 0, 0,
                                  ct_offload_unixctl_barrier, NULL);
+#ifdef DPDK_NETDEV
+        ct_offload_dpdk_module_init();
+#endif
         ovsthread_once_done(&once);
     }
 }
