@@ -1250,34 +1250,31 @@ conntrack_offload_conn_uninit__(struct conn *conn)
     free(offload);
 }
 
-/* 'conn', which no provider holds, has 'pkt' in direction 'dir', after which
- * it could be offered to a provider.  Returns its block, and whether the
- * calling thread has become its owner in '*owned'; or NULL if it cannot be
- * offered now. */
+/* 'conn', which no provider holds, has a packet in direction 'dir', after which
+ * it could be offered to a provider.  Makes the calling thread its owner, if
+ * it has none, and returns its block; or returns NULL if it cannot be offered
+ * now.  '*owned' tells whether the calling thread is the owner. */
 static struct conn_offload *
-learn_get_offload(struct conn_offload_batch *batch, struct conn *conn,
-                  enum key_dir dir, bool *owned)
+learn_own(struct conn *conn, enum key_dir dir, bool *owned)
 {
-    struct conn_offload *offload;
+    struct conn_offload *offload = conn_get_offload(conn);
 
-    *owned = false;
-    if (dir == CT_DIR_REV) {
+    if (!offload && dir == CT_DIR_REV) {
         /* The original direction comes first: no room is taken for what has a
          * reply, but nothing else. */
         conn_set_state(conn, CONN_OFFLOAD_AWAIT_REPLY,
                        CONN_OFFLOAD_AWAIT_ORIG);
         return NULL;
     }
-    if (conn_has_helper(conn)) {
+    if (!offload && conn_has_helper(conn)) {
         conn_set_reason(conn, CT_OFFLOAD_HELPER);
         conn_set_state(conn, CONN_OFFLOAD_AWAIT_MASK, 0);
         return NULL;
     }
-    if (!conn_own(conn, 0)) {
-        return NULL;
+    *owned = conn_own(conn, 0);
+    if (!*owned) {
+        return offload;
     }
-    *owned = true;
-    batch_add(batch, conn);
 
     /* If it was removed before, then RCU frees it, whoever owns it: it must
      * not be handed over. */
@@ -1289,44 +1286,33 @@ learn_get_offload(struct conn_offload_batch *batch, struct conn *conn,
     return offload;
 }
 
-/* 'pkt' is what was awaited of direction 'dir' of 'conn'. */
+/* 'pkt' is what was awaited of direction 'dir' of 'conn', which has 'offload'.
+ * The calling thread is the owner of 'conn' if 'owned'.  It need not be if
+ * providers hold 'conn', or if another thread does something with it. */
 static void
-conn_learn(struct conn_offload_batch *batch, struct conntrack *ct,
-           struct conn *conn, const struct dp_packet *pkt, enum key_dir dir)
+learn_packet(struct conn_offload_batch *batch, struct conn *conn,
+             struct conn_offload *offload, const struct dp_packet *pkt,
+             enum key_dir dir, bool owned)
 {
     static const uint32_t await[] = {
         [CT_DIR_FWD] = CONN_OFFLOAD_AWAIT_ORIG,
         [CT_DIR_REV] = CONN_OFFLOAD_AWAIT_REPLY,
     };
-    struct conn_offload *offload = conn_get_offload(conn);
     uint32_t state = conn_offload_state(conn);
     uint8_t any = ct_offload_accepting(false);
     uint8_t established_only = ct_offload_accepting(true);
-    bool established = conn_is_established(conn);
-    uint8_t takers = ((any | (established ? established_only : 0))
+    uint8_t takers = ((any | (conn_is_established(conn)
+                              ? established_only : 0))
                       & ~state_held(state));
     uint32_t events = 0, clear = await[dir], set = 0;
     struct ct_offload_ctx ctx;
-    bool owned = false;
     bool reply_known;
     uint32_t port;
 
-    if (!state_held(state) && !takers) {
-        /* Nobody wants it before it is established, if at all. */
-        conn_set_state(conn, CONN_OFFLOAD_AWAIT_ORIG
-                             | CONN_OFFLOAD_AWAIT_REPLY,
-                       established_only ? CONN_OFFLOAD_AWAIT_REPLY : 0);
-        return;
-    }
-    if (!offload) {
-        offload = learn_get_offload(batch, conn, dir, &owned);
-        if (!offload) {
-            return;
-        }
-        atomic_store_relaxed(&offload->ct, ct);
-    }
-
     port = ctx_from_packet(&ctx, batch->netdev_in, pkt);
+    if (owned && !state_held(state)) {
+        conn_side_clear(offload, dir);      /* Nobody has been told of it. */
+    }
     if (!conn_side_is_known(offload, dir)) {
         conn_side_set(offload, dir, port, &ctx);
     } else if (state_held(state)
@@ -1336,11 +1322,10 @@ conn_learn(struct conn_offload_batch *batch, struct conntrack *ct,
         return;
     }
 
-    /* While 'conn' has another owner it is being offered, or will be with a
-     * later packet. */
     reply_known = conn_side_is_known(offload, CT_DIR_REV);
-    if (takers & (any | (reply_known ? established_only : 0))
-        && (owned || !(state & CONN_OFFLOAD_BUSY))) {
+    if (takers && !owned && state & CONN_OFFLOAD_BUSY) {
+        clear = 0;                          /* The next packet tells. */
+    } else if (takers & (any | (reply_known ? established_only : 0))) {
         events |= CONN_OFFLOAD_PENDING_ADD;
     }
     if (reply_known && (events || !state_is_established(state))) {
@@ -1352,14 +1337,43 @@ conn_learn(struct conn_offload_batch *batch, struct conntrack *ct,
     if (events && conn_is_tcp(conn)) {
         set |= CONN_OFFLOAD_AWAIT_FIN;
     }
-    if (owned) {
-        conn_set_state(conn, clear & ~set, set | events);
-    } else if (events) {
+    if (events && !owned) {
         batch_raise(batch, conn, events, clear & ~set, set);
-    } else if (state & CONN_OFFLOAD_BUSY && takers) {
-        conn_set_state(conn, 0, set);
     } else {
-        conn_set_state(conn, clear & ~set, set);
+        conn_set_state(conn, clear & ~set, set | events);
+    }
+}
+
+/* 'pkt' is what was awaited of direction 'dir' of 'conn'. */
+static void
+conn_learn(struct conn_offload_batch *batch, struct conntrack *ct,
+           struct conn *conn, const struct dp_packet *pkt, enum key_dir dir)
+{
+    struct conn_offload *offload = conn_get_offload(conn);
+    bool owned = false;
+
+    if (!state_held(conn_offload_state(conn))) {
+        uint8_t established_only = ct_offload_accepting(true);
+
+        if (!ct_offload_accepting(false)
+            && !(established_only && conn_is_established(conn))) {
+            /* Nobody wants it before it is established, if at all. */
+            conn_set_state(conn, CONN_OFFLOAD_AWAIT_ORIG
+                                 | CONN_OFFLOAD_AWAIT_REPLY,
+                           established_only ? CONN_OFFLOAD_AWAIT_REPLY : 0);
+            return;
+        }
+        offload = learn_own(conn, dir, &owned);
+    }
+    if (offload) {
+        atomic_store_relaxed(&offload->ct, ct);
+        learn_packet(batch, conn, offload, pkt, dir, owned);
+    }
+
+    /* What has nothing pending must not have an owner for long: it is not
+     * offered by another thread meanwhile. */
+    if (owned && !conn_disown(conn)) {
+        batch_add(batch, conn);
     }
 }
 
