@@ -601,6 +601,7 @@ conn_add_ops(struct conn_offload_batch *batch, struct conn *conn,
              uint32_t events)
 {
     struct ct_offload_op_batch *ops = &batch->ops;
+    uint32_t waiting = 0;
 
     if (events & CONN_OFFLOAD_PENDING_DEL) {
         /* An ADD or EST that was raised before is not pending any more. */
@@ -608,31 +609,35 @@ conn_add_ops(struct conn_offload_batch *batch, struct conn *conn,
         return events & (CONN_OFFLOAD_PENDING_ADD | CONN_OFFLOAD_PENDING_EST);
     }
     if (events & CONN_OFFLOAD_PENDING_ADD) {
-        return (conn_add_add(batch, conn)
-                ? events & ~CONN_OFFLOAD_PENDING_ADD : events);
+        if (conn_add_add(batch, conn)) {
+            return events & ~CONN_OFFLOAD_PENDING_ADD;
+        }
+        /* The providers that hold it do not wait for that. */
+        waiting = events & (CONN_OFFLOAD_PENDING_ADD
+                            | CONN_OFFLOAD_PENDING_EST);
+        events &= ~waiting;
     }
     if (events & CONN_OFFLOAD_PENDING_EST) {
         conn_add_est(conn, ops);
-        return events & ~CONN_OFFLOAD_PENDING_EST;
-    }
-    if (events & EVENT_LAPSE) {
+        events &= ~CONN_OFFLOAD_PENDING_EST;
+    } else if (events & EVENT_LAPSE) {
         conn_add_lapse(conn, ops);
-        return events & ~EVENT_LAPSE;
-    }
-    if (events & CONN_OFFLOAD_PENDING_EXPIRE) {
-        if (!state_held(conn_offload_state(conn))) {
-            return events & ~CONN_OFFLOAD_PENDING_EXPIRE;
+        events &= ~EVENT_LAPSE;
+    } else if (events & CONN_OFFLOAD_PENDING_EXPIRE) {
+        events &= ~CONN_OFFLOAD_PENDING_EXPIRE;
+        if (state_held(conn_offload_state(conn))) {
+            ops_add(ops, CT_OFFLOAD_OP_UPD, conn);
+            events &= ~CONN_OFFLOAD_PENDING_UPD;
+            events |= EVENT_LAPSE;
         }
+    } else if (events & CONN_OFFLOAD_PENDING_UPD) {
         ops_add(ops, CT_OFFLOAD_OP_UPD, conn);
-        return ((events & ~(CONN_OFFLOAD_PENDING_EXPIRE
-                            | CONN_OFFLOAD_PENDING_UPD)) | EVENT_LAPSE);
+        events &= ~CONN_OFFLOAD_PENDING_UPD;
+    } else if (events & CONN_OFFLOAD_PENDING_LEAVE) {
+        conn_add_del(conn, ops, ~ct_offload_leaving());
+        events &= ~CONN_OFFLOAD_PENDING_LEAVE;
     }
-    if (events & CONN_OFFLOAD_PENDING_UPD) {
-        ops_add(ops, CT_OFFLOAD_OP_UPD, conn);
-        return events & ~CONN_OFFLOAD_PENDING_UPD;
-    }
-    conn_add_del(conn, ops, ~ct_offload_leaving());
-    return 0;
+    return events | waiting;
 }
 
 /* Does what is pending for the 'n' connections in 'conns', at most
