@@ -282,25 +282,22 @@ conn_is_preceded(const struct conn *conn)
 
 /* The block. */
 
-/* Returns the block of 'conn', with '*attached' set to true if it had none and
- * this is a new one. */
+/* Returns the block of 'conn', or a new one if it has none. */
 struct conn_offload *
-conn_attach_offload(struct conn *conn, bool *attached)
+conn_attach_offload(struct conn *conn)
 {
     struct conn_offload *offload = conn_get_offload(conn);
     struct conn_offload *new;
 
-    *attached = false;
     if (offload) {
         return offload;
     }
 
     new = xzalloc(sizeof *new);
     new->conn = conn;
-    *attached = atomic_compare_exchange_strong_explicit(
-        &conn->offload, &offload, new,
-        memory_order_acq_rel, memory_order_acquire);
-    if (*attached) {
+    if (atomic_compare_exchange_strong_explicit(&conn->offload, &offload, new,
+                                                memory_order_acq_rel,
+                                                memory_order_acquire)) {
         return new;
     }
     free(new);

@@ -195,7 +195,7 @@ conn_get_offload(const struct conn *conn)
     return offload;
 }
 
-struct conn_offload *conn_attach_offload(struct conn *, bool *attached);
+struct conn_offload *conn_attach_offload(struct conn *);
 struct conn_offload *conn_detach_offload(struct conn *);
 
 void conn_side_set(struct conn_offload *, enum key_dir, uint32_t port,

@@ -87,13 +87,26 @@ conn_set_reason(struct conn *conn, enum ct_offload_reason reason)
     ct_offload_count_reason(reason);
 }
 
+/* 'conn' does not count against the limit any more. */
+static void
+conn_uncount(struct conn *conn)
+{
+    uint32_t old;
+
+    atomic_and_explicit(&conn->offload_state, ~CONN_OFFLOAD_COUNTS, &old,
+                        memory_order_acq_rel);
+    if (old & CONN_OFFLOAD_COUNTS) {
+        ct_offload_unreserve();
+    }
+}
+
 /* Returns the block of 'conn', or a new one, with room for another offloaded
  * connection; or NULL if there is no room. */
 static struct conn_offload *
 conn_alloc_offload(struct conn *conn)
 {
     struct conn_offload *offload = conn_get_offload(conn);
-    bool attached;
+    uint32_t old;
 
     if (offload) {
         return offload;
@@ -108,13 +121,14 @@ conn_alloc_offload(struct conn *conn)
         conn_set_reason(conn, CT_OFFLOAD_LIMIT);
         return NULL;
     }
-    offload = conn_attach_offload(conn, &attached);
-    if (attached) {
-        conn_set_state(conn, 0, CONN_OFFLOAD_COUNTS);
-    } else {
+    /* Before there is a block that the owner, which may be another thread,
+     * could release. */
+    atomic_or_explicit(&conn->offload_state, CONN_OFFLOAD_COUNTS, &old,
+                       memory_order_acq_rel);
+    if (old & CONN_OFFLOAD_COUNTS) {
         ct_offload_unreserve();
     }
-    return offload;
+    return conn_attach_offload(conn);
 }
 
 /* 'conn', which the calling thread owns, is not held any more, for 'reason'.
@@ -137,13 +151,10 @@ conn_release(struct conn *conn, enum ct_offload_reason reason)
             ovsrcu_postpone(free, offload);
         }
     }
-    if (state & CONN_OFFLOAD_COUNTS) {
-        ct_offload_unreserve();
-    }
+    conn_uncount(conn);
     conn_set_state(conn,
-                   (CONN_OFFLOAD_COUNTS | CONN_OFFLOAD_AWAIT_MASK
-                    | CONN_OFFLOAD_REASON_MASK | CONN_OFFLOAD_BYPASS
-                    | CONN_OFFLOAD_UNI_DIR),
+                   (CONN_OFFLOAD_AWAIT_MASK | CONN_OFFLOAD_REASON_MASK
+                    | CONN_OFFLOAD_BYPASS | CONN_OFFLOAD_UNI_DIR),
                    (state_from_reason(reason)
                     | (wait ? CONN_OFFLOAD_AWAIT_REPLY : 0)));
     conn_undoom(conn);
@@ -1249,9 +1260,7 @@ conntrack_offload_conn_uninit__(struct conn *conn)
                    && batch->conns[batch->n_conns - 1] == conn);
         batch->n_conns--;
     }
-    if (state & CONN_OFFLOAD_COUNTS) {
-        ct_offload_unreserve();
-    }
+    conn_uncount(conn);
     free(offload);
 }
 
@@ -1475,6 +1484,13 @@ void
 conntrack_offload_conn_postpone(void (*delete)(struct conn *),
                                 struct conn *conn)
 {
+    uint32_t state = conn_offload_state(conn);
+
+    /* RCU may take its time to free what nobody holds. */
+    if (OVS_UNLIKELY(state & CONN_OFFLOAD_COUNTS)
+        && !(state & (CONN_OFFLOAD_HELD_MASK | CONN_OFFLOAD_BUSY))) {
+        conn_uncount(conn);
+    }
     if (OVS_UNLIKELY(conn_raise_free(conn, delete))) {
         struct conn_offload_batch *batch = batch_enter();
 
