@@ -323,6 +323,7 @@ enum {
     HOW_UNMODIFIED = 1 << 1,
     HOW_VLAN_SHIFT = 2,             /* 'enum ct_offload_vlan'. */
     HOW_VLAN_MASK = 3 << 2,
+    HOW_BEING_SET = 1 << 4,         /* By the only thread that may. */
     HOW_TCI_SHIFT = 16,
 };
 
@@ -344,25 +345,35 @@ how_read(struct conn_offload *offload, enum key_dir dir)
 }
 
 /* Remembers in 'offload' that packets of direction 'dir' come from 'port', a
- * number from ct-offload-port.h or 0, and otherwise are as 'ctx' says.  Of
- * several threads that do so at once, one wins. */
+ * number from ct-offload-port.h or 0, and otherwise are as 'ctx' says, if that
+ * is not known.  Of several threads that do so at once, the first one wins. */
 void
 conn_side_set(struct conn_offload *offload, enum key_dir dir, uint32_t port,
               const struct ct_offload_ctx *ctx)
 {
     uint64_t where = ((uint64_t) port << 32
                       | odp_to_u32(ctx->input_port_id));
+    uint32_t unknown = 0;
 
-    atomic_store_relaxed(&offload->where[dir], where);
-    atomic_store_explicit(&offload->how[dir], how_from_ctx(ctx),
-                          memory_order_release);
+    if (atomic_compare_exchange_strong_explicit(&offload->how[dir], &unknown,
+                                                HOW_BEING_SET,
+                                                memory_order_acquire,
+                                                memory_order_relaxed)) {
+        atomic_store_relaxed(&offload->where[dir], where);
+        atomic_store_explicit(&offload->how[dir], how_from_ctx(ctx),
+                              memory_order_release);
+    }
 }
 
-/* Forgets what 'offload' knows of direction 'dir'. */
+/* Forgets what 'offload' knows of direction 'dir'.  For the owner. */
 void
 conn_side_clear(struct conn_offload *offload, enum key_dir dir)
 {
-    atomic_store_relaxed(&offload->how[dir], 0);
+    uint32_t how = how_read(offload, dir);
+
+    if (how & HOW_KNOWN) {
+        atomic_store_relaxed(&offload->how[dir], 0);
+    }
 }
 
 /* If 'offload' knows where packets of direction 'dir' come from, stores the
