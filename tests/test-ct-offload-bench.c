@@ -20,12 +20,14 @@
 #include "conntrack-private.h"
 #include "ct-dpif.h"
 #ifndef CT_BENCH_PLAIN
-#include "ct-offload.h"
 #include "ct-offload-thread.h"
+#include "ct-offload-wire.h"
+#include "ct-offload.h"
 #endif
 #include "dp-packet.h"
 #include "fatal-signal.h"
 #include "flow.h"
+#include "netdev-provider.h"
 #include "odp-util.h"
 #include "openvswitch/vlog.h"
 #include "ovs-rcu.h"
@@ -123,6 +125,11 @@ provider_be_slow(bool slow OVS_UNUSED)
 {
 }
 
+static void
+provider_bypass(void)
+{
+}
+
 static unsigned int
 provider_n_added(void)
 {
@@ -205,7 +212,7 @@ provider_upd(const struct ct_offload_ctx *ctx OVS_UNUSED)
     return time_msec();
 }
 
-static const struct ct_offload_class provider = {
+static struct ct_offload_class provider = {
     .name = "bench",
     .thread_safe = true,
     .can_offload = provider_can_offload,
@@ -243,6 +250,13 @@ provider_stop(void)
         ct_offload_unregister(&provider);
         ct_offload_threads_stop();
     }
+}
+
+/* From the start on, packets may bypass software: the sweep has to ask. */
+static void
+provider_bypass(void)
+{
+    provider.may_bypass = true;
 }
 
 /* Waits until the provider has done all that it was told.  If offload is on,
@@ -366,6 +380,11 @@ burst_destroy(struct burst *burst)
     dp_packet_delete_batch(&burst->batch, true);
 }
 
+#ifndef CT_BENCH_PLAIN
+/* The port that packets come from, or NULL. */
+static struct netdev *netdev_in = NULL;
+#endif
+
 /* Sends the packets through 'ct'. */
 static void
 burst_execute(struct burst *burst, struct conntrack *ct, bool commit,
@@ -375,11 +394,16 @@ burst_execute(struct burst *burst, struct conntrack *ct, bool commit,
 
     DP_PACKET_BATCH_FOR_EACH (i, packet, &burst->batch) {
         pkt_metadata_init_conn(&packet->md);
+#ifndef CT_BENCH_PLAIN
+        if (netdev_in) {
+            ct_offload_wire_receive(packet, true);
+        }
+#endif
     }
     conntrack_execute(ct, &burst->batch, htons(ETH_TYPE_IP), false, commit, 0,
                       NULL, NULL, NULL, NULL, now, 0
 #ifndef CT_BENCH_PLAIN
-                      , NULL
+                      , netdev_in
 #endif
                       );
 }
@@ -770,14 +794,15 @@ memory_used(void)
     return pages * get_page_size();
 }
 
+/* Has connections 'first' to 'n' - 1 set up in 'ct'. */
 static void
-fill(struct conntrack *ct, uint32_t n)
+fill(struct conntrack *ct, uint32_t first, uint32_t n)
 {
     struct burst orig, reply;
 
     burst_init(&orig, IPPROTO_UDP, false, 0, 0, 0, 0);
     burst_init(&reply, IPPROTO_UDP, true, 0, 0, 0, 0);
-    for (uint32_t i = 0; i < n; i += BURST) {
+    for (uint32_t i = first; i < n; i += BURST) {
         long long int now = time_msec();
 
         burst_set_conns(&orig, i);
@@ -888,6 +913,7 @@ cmd_scale(void)
     long long int start;
     uint32_t n_conns;
 
+    provider_bypass();
     ct = begin();
     while (!set_sweep_interval(ct, 300 + n / 2000)) {
         conntrack_destroy(ct);
@@ -899,7 +925,7 @@ cmd_scale(void)
     memory = memory_used();
     start = now_ns();
     pin(0);
-    fill(ct, n);
+    fill(ct, 0, n);
     ovsrcu_quiesce_start();
     provider_wait(n);
     printf("fill-ns-per-connection %.1f\n", (double) (now_ns() - start) / n);
@@ -926,6 +952,54 @@ cmd_scale(void)
 }
 
 #ifndef CT_BENCH_PLAIN
+/* Ports that stop: one without connections, and one with some, when there are
+ * "conns" connections elsewhere.  And the end of the daemon, with all of
+ * these. */
+
+static void
+measure_stop(struct netdev *netdev, const char *what)
+{
+    long long int start = now_ns();
+
+    ct_offload_netdev_flush(netdev);
+    printf("%s-us %.1f\n", what, (now_ns() - start) / 1000.0);
+}
+
+static void
+cmd_stop(void)
+{
+    /* Only their addresses matter. */
+    static struct netdev elsewhere, empty, some;
+    enum { N_SOME = 3 * BURST };
+    uint32_t n = ROUND_UP(smap_get_uint(&args, "conns", 100000), BURST);
+    struct conntrack *ct;
+    long long int start;
+
+    provider_bypass();
+    ct = begin();
+    netdev_in = &elsewhere;
+    fill(ct, 0, n);
+    provider_wait(n);
+    measure_stop(&empty, "empty");
+
+    netdev_in = &some;
+    fill(ct, n, n + N_SOME);
+    provider_wait(n + N_SOME);
+    measure_stop(&some, "some");
+    provider_wait(n);
+
+    /* As at the end of the daemon. */
+    provider_be_slow(true);
+    ct_offload_set_exiting();
+    start = now_ns();
+    ct_offload_unregister(&provider);
+    printf("exit-ms %.1f\n", (now_ns() - start) / 1e6);
+    provider_be_slow(false);
+    conntrack_flush(ct, NULL);
+    ct_offload_threads_stop();
+    conntrack_destroy(ct);
+}
+
 /* Dispatch: operations on BURST connections, over and over, that a provider
  * has no work with.  There are no offload threads. */
 
@@ -1166,6 +1240,7 @@ static const struct bench_command {
     { "scale", cmd_scale },
 #ifndef CT_BENCH_PLAIN
     { "dispatch", cmd_dispatch },
+    { "stop", cmd_stop },
 #endif
 };
 
