@@ -21,8 +21,10 @@
 #include "ct-offload-wire.h"
 #include "dp-packet.h"
 #include "flow.h"
+#include "hash.h"
 #include "netdev.h"
 #include "openvswitch/dynamic-string.h"
+#include "openvswitch/hmap.h"
 #include "ovs-rcu.h"
 #include "ovs-thread.h"
 #include "ovstest.h"
@@ -34,16 +36,21 @@
 
 /* Providers that write down what they are asked to do.  A line is
  *
- *     PROVIDER OPERATION SOURCE-PORT [ERROR]
+ *     PROVIDER OPERATION SOURCE-PORT
  *
  * where SOURCE-PORT is that of the connection's original tuple. */
 
 struct recorder {
     struct ct_offload_class class;
     int add_error;              /* What ADD returns. */
+    int est_error;              /* What EST returns. */
     bool refuse;                /* What 'can_offload' says. */
     long long int last_used;    /* What UPD returns. */
     void (*meanwhile)(const char *op); /* Called before each operation. */
+
+    /* What was said. */
+    struct ct_offload_ctx add, est; /* The last ADD and EST. */
+    unsigned int n_batches, n_ops; /* Native batches, operations in these. */
 };
 
 static atomic_uint touched_port;    /* Connection that is in use just now. */
@@ -91,9 +98,9 @@ note(const char *who, const char *what, const struct ct_offload_ctx *ctx,
     {                                                                       \
         note(#NAME, NAME.add_error ? "add-error" : "add", ctx,              \
              NAME.meanwhile);                                               \
+        NAME.add = *ctx;                                                    \
         ovs_assert(!*ctx->priv);                                            \
-        *ctx->priv = NAME.add_error ? NULL : CONST_CAST(struct conn *,      \
-                                                        ctx->conn);         \
+        *ctx->priv = CONST_CAST(struct conn *, ctx->conn);                  \
         return NAME.add_error;                                              \
     }                                                                       \
     static void                                                             \
@@ -105,9 +112,11 @@ note(const char *who, const char *what, const struct ct_offload_ctx *ctx,
     static int                                                              \
     NAME##_est(const struct ct_offload_ctx *ctx)                            \
     {                                                                       \
-        note(#NAME, "est", ctx, NAME.meanwhile);                            \
+        note(#NAME, NAME.est_error ? "est-error" : "est", ctx,              \
+             NAME.meanwhile);                                               \
+        NAME.est = *ctx;                                                    \
         ovs_assert(*ctx->priv == ctx->conn);                                \
-        return 0;                                                           \
+        return NAME.est_error;                                              \
     }                                                                       \
     static long long int                                                    \
     NAME##_upd(const struct ct_offload_ctx *ctx)                            \
@@ -134,6 +143,8 @@ note(const char *who, const char *what, const struct ct_offload_ctx *ctx,
                                                                             \
         ds_put_format(&record, #NAME" batch %"PRIuSIZE"\n",                 \
                       ct_offload_op_batch_len(batch));                      \
+        NAME.n_batches++;                                                   \
+        NAME.n_ops += ct_offload_op_batch_len(batch);                       \
         CT_OFFLOAD_BATCH_OP_FOR_EACH (i, op, batch) {                       \
             switch (op->type) {                                             \
             case CT_OFFLOAD_OP_ADD:                                         \
@@ -143,7 +154,7 @@ note(const char *who, const char *what, const struct ct_offload_ctx *ctx,
                 NAME##_del(&op->ctx);                                       \
                 break;                                                      \
             case CT_OFFLOAD_OP_EST:                                         \
-                NAME##_est(&op->ctx);                                       \
+                op->error = NAME##_est(&op->ctx);                           \
                 break;                                                      \
             case CT_OFFLOAD_OP_UPD:                                         \
                 op->last_used = NAME##_upd(&op->ctx);                       \
@@ -262,6 +273,7 @@ struct how {
     const char *helper;
     const struct nat_action_info_t *nat;
     uint32_t *mark;
+    struct ovs_key_ct_labels *labels;
     struct netdev *netdev;
     uint32_t tp_id;
 };
@@ -276,11 +288,13 @@ execute_batch(struct conntrack *ct, struct dp_packet_batch *batch,
 {
     const struct dp_packet *first = batch->packets[0];
     const struct eth_header *eth = dp_packet_eth(first);
+    ovs_be16 type = (eth_type_vlan(eth->eth_type) ? htons(ETH_TYPE_IP)
+                     : eth->eth_type);
     uint8_t state;
 
-    conntrack_execute(ct, batch, eth->eth_type, how->force, how->commit,
-                      how->zone, how->mark, NULL, how->helper, how->nat,
-                      now, how->tp_id, how->netdev);
+    conntrack_execute(ct, batch, type, how->force, how->commit, how->zone,
+                      how->mark, how->labels, how->helper, how->nat, now,
+                      how->tp_id, how->netdev);
     state = batch->packets[0]->md.ct_state;
     dp_packet_delete_batch(batch, true);
     return state;
@@ -295,20 +309,27 @@ execute(struct conntrack *ct, struct dp_packet *pkt, const struct how *how)
     return execute_batch(ct, &batch, how);
 }
 
-/* Returns the connection of 'ct' that the UDP packet from 'client' belongs to,
- * or NULL. */
+/* Sends 'pkt', which is freed, through 'ct'.  Returns the connection that it
+ * belongs to, or NULL. */
 static struct conn *
-find_udp(struct conntrack *ct, uint16_t client)
+find(struct conntrack *ct, struct dp_packet *pkt)
 {
     struct dp_packet_batch batch;
     struct conn *conn;
 
-    dp_packet_batch_init_packet(&batch, udp(client, false));
+    dp_packet_batch_init_packet(&batch, pkt);
     conntrack_execute(ct, &batch, htons(ETH_TYPE_IP), false, false, 0, NULL,
                       NULL, NULL, NULL, now, 0, NULL);
     conn = batch.packets[0]->md.conn;
     dp_packet_delete_batch(&batch, true);
     return conn;
+}
+
+/* The same for a UDP packet from 'client'. */
+static struct conn *
+find_udp(struct conntrack *ct, uint16_t client)
+{
+    return find(ct, udp(client, false));
 }
 
 static void *
@@ -387,6 +408,13 @@ configure(const char *key, const char *value)
     }
     ct_offload_set_config(&config);
     smap_destroy(&config);
+}
+
+/* Runs 'main_' with 'aux' in another thread, and waits for that. */
+static void
+in_thread(void *(*main_)(void *), void *aux)
+{
+    xpthread_join(ovs_thread_create("test", main_, aux), NULL);
 }
 
 /* Does for all connections in 'ct' what a sweep does to offload. */
@@ -1024,6 +1052,18 @@ test_expiry(struct ovs_cmdl_context *ctx OVS_UNUSED)
                  "a add 1000\n");
     conntrack_flush(ct, NULL);
     CHECK_RECORD("a del 1000\n");
+
+    /* Neither does a packet in original direction bring it back to life. */
+    execute(ct, udp(1, false), &committing);
+    conn = find_udp(ct, 1);
+    conn_expire(conn);
+    ovs_assert(execute(ct, udp(1, false), &committing)
+               == (CS_TRACKED | CS_NEW));
+    ovs_assert(find_udp(ct, 1) != conn);
+    CHECK_RECORD("a add 1\n"
+                 "a del 1\n"
+                 "a add 1\n");
+    conntrack_flush(ct, NULL);
     ct_offload_unregister(&a.class);
 
     /* Packets may bypass software, once the connection is established: it is
@@ -2094,6 +2134,417 @@ test_successors(struct ovs_cmdl_context *ctx OVS_UNUSED)
     ct_offload_threads_stop();
 }
 
+/* The address that clients have behind NAT. */
+#define NAT_ADDR CONSTANT_HTONL(0x0a0000fe)
+
+static const struct nat_action_info_t nat_clients = {
+    .nat_action = NAT_ACTION_SRC,
+    .min_addr.ipv4 = NAT_ADDR,
+    .max_addr.ipv4 = NAT_ADDR,
+};
+
+/* A packet from the server to 'client' behind NAT. */
+static struct dp_packet *
+udp_behind_nat(uint16_t client)
+{
+    struct dp_packet *pkt = udp(client, true);
+    struct ip_header *ip = dp_packet_l3(pkt);
+
+    packet_set_ipv4(pkt, get_16aligned_be32(&ip->ip_src), NAT_ADDR,
+                    ip->ip_tos, ip->ip_ttl);
+    return pkt;
+}
+
+/* Order between connections, whatever threads they are in. */
+
+static void *
+race_commit(void *aux OVS_UNUSED)
+{
+    execute(race_ct, udp(1, false), &committing);
+    return NULL;
+}
+
+static void *
+race_commit_reverse(void *aux OVS_UNUSED)
+{
+    execute(race_ct, udp(1, true), &committing);
+    return NULL;
+}
+
+/* Checks that 'before' was recorded, and that the connection of 'udp(1)' is
+ * deleted then before its successor, with the tuple of 'udp(1, reverse)', is
+ * added: by offload threads as soon as that is possible, without them with its
+ * next packet. */
+static void
+check_succession(struct conntrack *ct, const char *before, bool reverse)
+{
+    const char *add = reverse ? "a add 1000\n" : "a add 1\n";
+    bool at_once = ct_offload_n_threads() > 0;
+    char *expected = xasprintf("%sa del 1\n%s", before, at_once ? add : "");
+
+    ct_offload_barrier();
+    check_record(expected, OVS_SOURCE_LOCATOR);
+    free(expected);
+    if (!at_once) {
+        execute(ct, udp(1, reverse), &looking);
+        check_record(add, OVS_SOURCE_LOCATOR);
+    }
+    conntrack_flush(ct, NULL);
+    ct_offload_barrier();
+    ds_clear(&record);
+}
+
+static void
+test_order_threads(struct ovs_cmdl_context *ctx)
+{
+    unsigned int n_threads = atoi(ctx->argv[1]);
+    struct conntrack *ct = race_ct = start();
+    struct conn_offload_batch *batch;
+    struct conn *conn;
+
+    ovs_assert(ct_offload_threads_start(n_threads) == n_threads);
+    a.class.thread_safe = true;
+    a.class.may_bypass = true;
+    a.meanwhile = race;
+    recorder_register(&a, false);
+
+    /* A thread flushes, and has removed the connection, but has told nobody.
+     * Another one commits its tuple. */
+    execute(ct, udp(1, false), &committing);
+    ct_offload_barrier();
+    CHECK_RECORD("a add 1\n");
+    batch = conntrack_offload_begin(NULL);
+    conntrack_flush(ct, NULL);
+    in_thread(race_commit, NULL);
+    ct_offload_threads_barrier(false);
+    CHECK_RECORD("");
+    conntrack_offload_end(batch);
+    check_succession(ct, "", false);
+
+    /* The same with one tuple. */
+    struct ct_dpif_tuple tuple;
+    execute(ct, udp(1, false), &committing);
+    ct_offload_barrier();
+    CHECK_RECORD("a add 1\n");
+    ct_offload_conn_get_tuple(find_udp(ct, 1), false, &tuple);
+    batch = conntrack_offload_begin(NULL);
+    ovs_assert(!conntrack_flush_tuple(ct, &tuple, 0));
+    in_thread(race_commit_reverse, NULL);
+    ct_offload_threads_barrier(false);
+    CHECK_RECORD("");
+    conntrack_offload_end(batch);
+    check_succession(ct, "", true);
+
+    /* A thread has seen the first reply in a burst that goes on.  Another one
+     * forces a commit in reply direction. */
+    execute(ct, udp(1, false), &committing);
+    ct_offload_barrier();
+    CHECK_RECORD("a add 1\n");
+    batch = conntrack_offload_begin(NULL);
+    execute(ct, udp(1, true), &looking);
+    in_thread(race_force, NULL);
+    ct_offload_threads_barrier(false);
+    CHECK_RECORD("");
+    conntrack_offload_end(batch);
+    check_succession(ct, "", true);
+
+    /* The same, but the time of the first connection is up, and the other
+     * thread commits the second one as if there were no other. */
+    execute(ct, udp(1, false), &committing);
+    ct_offload_barrier();
+    CHECK_RECORD("a add 1\n");
+    conn = find_udp(ct, 1);
+    batch = conntrack_offload_begin(NULL);
+    execute(ct, udp(1, true), &looking);
+    conn_expire(conn);
+    in_thread(race_commit_reverse, NULL);
+    ct_offload_threads_barrier(false);
+    CHECK_RECORD("");
+    conntrack_offload_end(batch);
+    check_succession(ct, "", true);
+
+    /* The time of a connection is up, and another one gets its tuple by NAT. */
+    struct how nat = { .commit = true, .nat = &nat_clients };
+    execute(ct, udp_behind_nat(1), &committing);
+    ct_offload_barrier();
+    CHECK_RECORD("a add 1000\n");
+    conn_expire(find(ct, udp_behind_nat(1)));
+    execute(ct, udp(1, false), &nat);
+    ct_offload_barrier();
+    CHECK_RECORD("a del 1000\n"
+                 "a add 1\n");
+    conntrack_flush(ct, NULL);
+    ct_offload_barrier();
+    ds_clear(&record);
+
+    /* A sweep has the provider asked about a connection: meanwhile a thread
+     * commits another one in its place. */
+    execute(ct, udp(1, false), &committing);
+    execute(ct, udp(1, true), &committing);
+    ct_offload_barrier();
+    CHECK_RECORD("a add 1\n"
+                 "a est 1\n");
+    conn_expire(find_udp(ct, 1));
+    race_prepare("upd", race_force, NULL, true);
+    sweep(ct);
+    ct_offload_barrier();
+    race_end();
+    check_succession(ct, "a upd 1\n", true);
+
+    conntrack_destroy(ct);
+    ct_offload_unregister(&a.class);
+    ct_offload_threads_stop();
+}
+
+/* A provider like hardware that has a table of exact tuples: two connections
+ * with the same one must not meet in it. */
+
+struct table_entry {
+    struct hmap_node node;      /* In 'table', by 'tuple'. */
+    struct ct_dpif_tuple tuple;
+    const struct conn *conn;
+};
+
+static struct ovs_mutex table_mutex = OVS_MUTEX_INITIALIZER;
+static struct hmap table OVS_GUARDED_BY(table_mutex)
+    = HMAP_INITIALIZER(&table);
+static atomic_uint n_table_adds;    /* That many ADDs. */
+
+/* The client whose connection has the provider wait in EST. */
+enum { SLOW_CLIENT = 999 };
+
+static struct table_entry *
+table_find(const struct ct_dpif_tuple *tuple)
+    OVS_REQUIRES(table_mutex)
+{
+    struct table_entry *entry;
+
+    HMAP_FOR_EACH_WITH_HASH (entry, node, hash_bytes(tuple, sizeof *tuple, 0),
+                             &table) {
+        if (!memcmp(&entry->tuple, tuple, sizeof *tuple)) {
+            return entry;
+        }
+    }
+    return NULL;
+}
+
+static bool
+table_can_offload(const struct ct_offload_ctx *ctx OVS_UNUSED)
+{
+    return true;
+}
+
+static int
+table_add(const struct ct_offload_ctx *ctx)
+{
+    unsigned int orig;
+
+    ovs_mutex_lock(&table_mutex);
+    for (int reply = 0; reply < 2; reply++) {
+        struct table_entry *entry = xzalloc(sizeof *entry);
+
+        ct_offload_conn_get_tuple(ctx->conn, reply, &entry->tuple);
+        if (table_find(&entry->tuple)) {
+            ovs_fatal(0, "connection was added before its predecessor was "
+                      "deleted");
+        }
+        entry->conn = ctx->conn;
+        hmap_insert(&table, &entry->node,
+                    hash_bytes(&entry->tuple, sizeof entry->tuple, 0));
+    }
+    ovs_mutex_unlock(&table_mutex);
+    atomic_add(&n_table_adds, 1, &orig);
+    return 0;
+}
+
+static void
+table_del(const struct ct_offload_ctx *ctx)
+{
+    ovs_mutex_lock(&table_mutex);
+    for (int reply = 0; reply < 2; reply++) {
+        struct ct_dpif_tuple tuple;
+        struct table_entry *entry;
+
+        ct_offload_conn_get_tuple(ctx->conn, reply, &tuple);
+        entry = table_find(&tuple);
+        ovs_assert(entry && entry->conn == ctx->conn);
+        hmap_remove(&table, &entry->node);
+        free(entry);
+    }
+    ovs_mutex_unlock(&table_mutex);
+}
+
+static int
+table_est(const struct ct_offload_ctx *ctx)
+{
+    if (conn_port(ctx->conn) == SLOW_CLIENT) {
+        wait_at_gate("est");
+    }
+    return 0;
+}
+
+static bool
+table_is_empty(void)
+{
+    bool empty;
+
+    ovs_mutex_lock(&table_mutex);
+    empty = hmap_is_empty(&table);
+    ovs_mutex_unlock(&table_mutex);
+    return empty;
+}
+
+static const struct ct_offload_class table_class = {
+    .name = "table",
+    .thread_safe = true,
+    .can_offload = table_can_offload,
+    .conn_add = table_add,
+    .conn_del = table_del,
+    .conn_established = table_est,
+};
+
+static unsigned int
+count_offloaded(struct conn *conns[], size_t n)
+{
+    unsigned int n_held = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        n_held += ct_offload_conn_is_offloaded(conns[i]);
+    }
+    return n_held;
+}
+
+/* Connections with NAT, and others that have the translated tuple, go to two
+ * offload threads.  One of these is slow. */
+static void
+check_order_nat(struct conntrack *ct, bool flush)
+{
+    enum { N = 64 };
+    struct how nat = { .commit = true, .nat = &nat_clients };
+    struct how successor = { .commit = true, .force = !flush };
+    struct conn *conns[N], *others[N];
+    unsigned int before, n;
+
+    for (int i = 1; i <= N; i++) {
+        execute(ct, udp(i, false), &nat);
+    }
+    execute(ct, udp(SLOW_CLIENT, false), &committing);
+    ct_offload_barrier();
+
+    atomic_read(&n_at_gate, &before);
+    atomic_store(&gate_closed, true);
+    execute(ct, udp(SLOW_CLIENT, true), &looking);
+    do {
+        xnanosleep(100 * 1000);
+        atomic_read(&n_at_gate, &n);
+    } while (n == before);
+
+    if (flush) {
+        conntrack_flush(ct, NULL);
+    }
+    for (int i = 1; i <= N; i++) {
+        execute(ct, udp_behind_nat(i), &successor);
+        conns[i - 1] = find(ct, udp_behind_nat(i));
+    }
+
+    /* When the other thread has added any of these, it has seen to all that
+     * was queued for it before. */
+    for (int i = 0; i < N; i++) {
+        execute(ct, udp(2 * N + i, false), &committing);
+        others[i] = find_udp(ct, 2 * N + i);
+    }
+    do {
+        xnanosleep_no_quiesce(100 * 1000);
+    } while (!count_offloaded(others, N));
+    ovs_assert(count_offloaded(conns, N) < N);
+
+    atomic_store(&gate_closed, false);
+    ct_offload_threads_barrier(false);
+    ovs_assert(count_offloaded(conns, N) == N);
+    conntrack_flush(ct, NULL);
+    ct_offload_barrier();
+    ovs_assert(table_is_empty());
+}
+
+static void
+test_order_nat(struct ovs_cmdl_context *ctx OVS_UNUSED)
+{
+    struct conntrack *ct = start();
+
+    ovs_assert(ct_offload_threads_start(2) == 2);
+    ovs_assert(!ct_offload_register(&table_class));
+    check_order_nat(ct, false);
+    check_order_nat(ct, true);
+    conntrack_destroy(ct);
+    ct_offload_unregister(&table_class);
+    ct_offload_threads_stop();
+}
+
+/* Threads commit few tuples, in both directions, with and without NAT, by
+ * force or not, while another one flushes: no two connections with the same
+ * tuple ever meet in hardware. */
+static void *
+table_thread(void *worker_)
+{
+    enum { N = 8 };
+    struct worker *worker = worker_;
+    unsigned int seed = worker->seed;
+
+    for (int i = 0; i < N_ROUNDS; i++) {
+        struct how how = { .commit = true, .force = !(rand_r(&seed) % 4) };
+        struct dp_packet_batch batch;
+
+        if (rand_r(&seed) % 2) {
+            how.nat = &nat_clients;
+        }
+        dp_packet_batch_init(&batch);
+        for (int j = 0; j < 8; j++) {
+            uint16_t client = 1 + rand_r(&seed) % N;
+
+            dp_packet_batch_add(&batch, (rand_r(&seed) % 2
+                                         ? udp(client, false)
+                                         : udp_behind_nat(client)));
+        }
+        execute_batch(worker->ct, &batch, &how);
+        ovsrcu_quiesce();
+    }
+    return NULL;
+}
+
+static void
+test_order_stress(struct ovs_cmdl_context *ctx)
+{
+    unsigned int n_threads = atoi(ctx->argv[1]);
+    struct conntrack *ct = start();
+    struct worker workers[4];
+    unsigned int n;
+
+    ovs_assert(ct_offload_threads_start(n_threads) == n_threads);
+    ovs_assert(!ct_offload_register(&table_class));
+    for (size_t i = 0; i < ARRAY_SIZE(workers); i++) {
+        workers[i].ct = ct;
+        workers[i].seed = i;
+        workers[i].thread = ovs_thread_create(i ? "packets" : "flush",
+                                              i ? table_thread
+                                              : flush_thread, &workers[i]);
+    }
+    ovsrcu_quiesce_start();
+    for (size_t i = 1; i < ARRAY_SIZE(workers); i++) {
+        xpthread_join(workers[i].thread, NULL);
+    }
+    atomic_store_relaxed(&stop, true);
+    xpthread_join(workers[0].thread, NULL);
+    ovsrcu_quiesce_end();
+
+    conntrack_destroy(ct);
+    ct_offload_barrier();
+    ovs_assert(table_is_empty());
+    atomic_read(&n_table_adds, &n);
+    ovs_assert(n > 1000);
+    ct_offload_unregister(&table_class);
+    ct_offload_threads_stop();
+}
+
 /* When providers are told to forget everything, they do not hold anything any
  * more. */
 static void
@@ -2166,6 +2617,9 @@ static const struct ovs_cmdl_command commands[] = {
     {"removed", "", 0, 0, test_removed, OVS_RO},
     {"successors", "", 0, 0, test_successors, OVS_RO},
     {"flush", "", 0, 0, test_flush, OVS_RO},
+    {"order-threads", "N", 1, 1, test_order_threads, OVS_RO},
+    {"order-nat", "", 0, 0, test_order_nat, OVS_RO},
+    {"order-stress", "N", 1, 1, test_order_stress, OVS_RO},
     {"no-thread", "", 0, 0, test_no_thread, OVS_RO},
     {"config", "", 0, 0, test_config, OVS_RO},
     {"seq-chk", "", 0, 0, test_seq_chk, OVS_RO},
