@@ -17,6 +17,7 @@
 #include "ct-dpif.h"
 #include "ct-offload.h"
 #include "ct-offload-dummy.h"
+#include "ct-offload-stats.h"
 #include "ct-offload-thread.h"
 #include "ct-offload-wire.h"
 #include "dp-packet.h"
@@ -2545,6 +2546,518 @@ test_order_stress(struct ovs_cmdl_context *ctx)
     ct_offload_threads_stop();
 }
 
+/* Established connections only. */
+
+/* Sends what it takes for the UDP connection from 'client' to be offered to a
+ * provider that wants established connections: packets of both directions, and
+ * the same once more. */
+static void
+udp_established(struct conntrack *ct, uint16_t client)
+{
+    for (int i = 0; i < 2; i++) {
+        execute(ct, udp(client, false), &committing);
+        execute(ct, udp(client, true), &looking);
+    }
+}
+
+static void
+test_established_only(struct ovs_cmdl_context *ctx OVS_UNUSED)
+{
+    enum { SIZE = 50, N_FLOOD = 200 };
+    struct conntrack *ct = start();
+    struct conn_offload_batch *batch;
+    struct conn *conn;
+
+    a.class.established_only = true;
+    recorder_register(&a, false);
+    configure("hw-offload-ct-size", "50");
+
+    /* ADD and EST come with the fourth packet of a UDP connection.  Until the
+     * third one it has no block, and takes no room, not even for the time of a
+     * burst. */
+    batch = conntrack_offload_begin(NULL);
+    execute(ct, udp(1, false), &committing);
+    ovs_assert(!conn_get_offload(find_udp(ct, 1)));
+    conntrack_offload_end(batch);
+    execute(ct, udp(1, false), &committing);
+    execute(ct, udp(1, true), &looking);
+    execute(ct, udp(1, true), &looking);
+    conn = find(ct, udp(1, true));
+    ovs_assert(!conn_get_offload(conn));
+    execute(ct, udp(1, false), &looking);
+    ovs_assert(conn_get_offload(conn));
+    CHECK_RECORD("");
+    execute(ct, udp(1, true), &looking);
+    CHECK_RECORD("a add 1\n"
+                 "a est 1\n");
+    udp_established(ct, 1);
+    CHECK_RECORD("");
+
+    /* TCP: when both peers are established, after one more of each. */
+    tcp_open(ct, 2);
+    conn = find(ct, tcp(2, false, TCP_ACK, 101, 501));
+    ovs_assert(!conn_get_offload(conn));
+    execute(ct, tcp(2, true, TCP_ACK, 501, 101), &looking);
+    ovs_assert(!conn_get_offload(conn));
+    execute(ct, tcp(2, false, TCP_ACK, 101, 501), &looking);
+    CHECK_RECORD("");
+    execute(ct, tcp(2, true, TCP_ACK, 501, 101), &looking);
+    CHECK_RECORD("a add 2\n"
+                 "a est 2\n");
+
+    /* An ADD from outside is for those that want any connection. */
+    struct ct_offload_ctx c = { .input_port_id = u32_to_odp(1) };
+    execute(ct, udp(3, false), &committing);
+    c.conn = find_udp(ct, 3);
+    ovs_assert(!ct_offload_conn_add(&c));
+    ovs_assert(!ct_offload_conn_is_offloaded(c.conn));
+    ovs_assert(!conn_get_offload(c.conn));
+    CHECK_RECORD("");
+
+    conntrack_flush(ct, NULL);
+    ovs_assert(!n_offloaded());
+    ds_clear(&record);
+
+    /* Floods of SYNs, answered or not, and of datagrams that nobody answers
+     * take nothing, even if sweeps look at these connections. */
+    for (int i = 1; i <= N_FLOOD; i++) {
+        execute(ct, tcp(i, false, TCP_SYN, 100, 0), &committing);
+        execute(ct, tcp(N_FLOOD + i, false, TCP_SYN, 100, 0), &committing);
+        execute(ct, tcp(N_FLOOD + i, true, TCP_SYN | TCP_ACK, 500, 101),
+                &looking);
+        execute(ct, udp(i, false), &committing);
+    }
+    sweep(ct);
+    for (int i = 1; i <= N_FLOOD; i++) {
+        execute(ct, tcp(i, false, TCP_SYN, 100, 0), &committing);
+        execute(ct, tcp(N_FLOOD + i, false, TCP_SYN, 100, 0), &committing);
+        execute(ct, tcp(N_FLOOD + i, true, TCP_SYN | TCP_ACK, 500, 101),
+                &looking);
+        execute(ct, udp(i, false), &committing);
+        ovs_assert(!conn_get_offload(find_udp(ct, i)));
+    }
+    CHECK_RECORD("");
+
+    /* All of the room is there for connections that matter, and no more. */
+    for (int i = 1; i <= SIZE + 1; i++) {
+        udp_established(ct, 2 * N_FLOOD + i);
+    }
+    ovs_assert(n_offloaded() == SIZE);
+    ds_clear(&record);
+
+    conntrack_destroy(ct);
+    ct_offload_unregister(&a.class);
+}
+
+/* EST fails: nothing says that a connection is in hardware that is not. */
+static unsigned int
+n_reason(enum ct_offload_reason reason)
+{
+    struct ct_offload_stats sum;
+
+    ct_offload_stats_sum(&sum);
+    return ct_offload_stats_read(&sum.reasons[reason]);
+}
+
+static void
+check_not_offloaded(struct conntrack *ct, uint16_t client)
+{
+    const struct conn *conn = find(ct, udp(client, true));
+
+    ovs_assert(!ct_offload_conn_is_offloaded(conn));
+    ovs_assert(!ct_offload_conn_is_established(conn));
+    ovs_assert(!conntrack_offload_conn_status(conn));
+    ovs_assert(!conn_get_offload(conn));
+}
+
+static void
+test_est_error(struct ovs_cmdl_context *ctx OVS_UNUSED)
+{
+    struct conntrack *ct = start();
+    struct ct_offload_stats sum;
+    struct dp_packet_batch batch;
+
+    configure("hw-offload-ct-size", "1");
+    a.class.may_bypass = true;
+    recorder_register(&a, false);
+    a.est_error = ENOSPC;
+
+    execute(ct, udp(1, false), &committing);
+    ovs_assert(n_offloaded() == 1);
+    execute(ct, udp(1, true), &looking);
+    CHECK_RECORD("a add 1\n"
+                 "a est-error 1\n");
+    check_not_offloaded(ct, 1);
+    ovs_assert(!n_offloaded());
+    ovs_assert(n_reason(CT_OFFLOAD_ERROR) == 1);
+    ct_offload_stats_sum(&sum);
+    ovs_assert(ct_offload_stats_read(&sum.ops[0][CT_OFFLOAD_OP_EST].errors)
+               == 1);
+
+    /* Its packets do not bypass software. */
+    struct conn *conn = find_udp(ct, 1);
+    long long int t = conn_get_expiration(conn);
+    conn_expire(conn);
+    ovs_assert(!find_udp(ct, 1));
+    atomic_store_relaxed(&conn->expiration, t);
+
+    /* It has no room any more, and is not offered again before a sweep. */
+    execute(ct, udp(1, false), &looking);
+    execute(ct, udp(1, true), &looking);
+    CHECK_RECORD("");
+    execute(ct, udp(2, false), &committing);
+    CHECK_RECORD("a add 2\n");
+    conntrack_offload_conn_forced(find_udp(ct, 2));
+    CHECK_RECORD("a del 2\n");
+    a.est_error = 0;
+    sweep(ct);
+    execute(ct, udp(1, false), &looking);
+    execute(ct, udp(1, true), &looking);
+    CHECK_RECORD("a add 1\n"
+                 "a est 1\n");
+    ovs_assert(conntrack_offload_conn_status(conn)
+               == (CT_DPIF_STATUS_OFFLOAD | CT_DPIF_STATUS_HW_OFFLOAD));
+    conntrack_flush(ct, NULL);
+    ds_clear(&record);
+
+    /* Two at once, in a native batch of another provider.  What the first one
+     * holds stays there. */
+    configure("hw-offload-ct-size", NULL);
+    recorder_register(&b, true);
+    b.est_error = EIO;
+    dp_packet_batch_init_packet(&batch, udp(1, false));
+    dp_packet_batch_add(&batch, udp(2, false));
+    execute_batch(ct, &batch, &committing);
+    ds_clear(&record);
+    dp_packet_batch_init_packet(&batch, udp(1, true));
+    dp_packet_batch_add(&batch, udp(2, true));
+    execute_batch(ct, &batch, &looking);
+    CHECK_RECORD("a est 1\n"
+                 "a est 2\n"
+                 "b batch 2\n"
+                 "b est-error 1\n"
+                 "b est-error 2\n");
+    ovs_assert(ct_offload_conn_is_established(find(ct, udp(1, true))));
+    ovs_assert(ct_offload_conn_is_established(find(ct, udp(2, true))));
+    ovs_assert(n_offloaded() == 2);
+
+    /* The other one is offered it again. */
+    b.est_error = 0;
+    touch(ct, 1);
+    CHECK_RECORD("");
+    sweep(ct);
+    touch(ct, 1);
+    CHECK_RECORD("b add 1\n"
+                 "b est 1\n");
+    conntrack_flush(ct, NULL);
+    ovs_assert(!n_offloaded());
+    ct_offload_unregister(&a.class);
+    ct_offload_unregister(&b.class);
+
+    /* Established only: ADD succeeds, EST fails. */
+    a.class.established_only = true;
+    recorder_register(&a, false);
+    ds_clear(&record);
+    a.est_error = ENOSPC;
+    udp_established(ct, 3);
+    CHECK_RECORD("a add 3\n"
+                 "a est-error 3\n");
+    check_not_offloaded(ct, 3);
+    udp_established(ct, 3);
+    CHECK_RECORD("");
+    a.est_error = 0;
+    sweep(ct);
+    udp_established(ct, 3);
+    CHECK_RECORD("a add 3\n"
+                 "a est 3\n");
+
+    conntrack_destroy(ct);
+    ct_offload_unregister(&a.class);
+}
+
+/* What a connection's packets look like is learned again. */
+
+/* Makes 'pkt' one that was received with a tag. */
+static struct dp_packet *
+with_vlan(struct dp_packet *pkt, uint16_t tci)
+{
+    eth_push_vlan(pkt, htons(ETH_TYPE_VLAN_8021Q), htons(tci));
+    pkt->md.ct_rewrite = 0;
+    return pkt;
+}
+
+static struct dp_packet *
+rewritten(struct dp_packet *pkt, enum ct_rewrite how)
+{
+    pkt->md.ct_rewrite = how;
+    return pkt;
+}
+
+static void
+test_learn(struct ovs_cmdl_context *ctx OVS_UNUSED)
+{
+    struct conntrack *ct = start();
+    struct netdev *p1 = (struct netdev *) &p1;
+    struct netdev *p2 = (struct netdev *) &p2;
+    struct netdev *p3 = (struct netdev *) &p3;
+    struct how from_p1 = { .commit = true, .netdev = p1 };
+    struct how from_p2 = { .commit = true, .netdev = p2 };
+    struct how from_p3 = { .commit = true, .netdev = p3 };
+
+    recorder_register(&a, false);
+    execute(ct, udp(1, false), &from_p1);
+    execute(ct, udp(1, true), &from_p2);
+    CHECK_RECORD("a add 1\n"
+                 "a est 1\n");
+    ovs_assert(a.add.netdev_in == p1 && a.add.unmodified);
+    ovs_assert(a.est.netdev_in == p2 && a.est.unmodified);
+    ovs_assert(a.add.vlan == CT_OFFLOAD_VLAN_NONE);
+
+    /* Work is bounded by the sweeps: each arms one look at a direction, which
+     * changes nothing if all is as it was. */
+    execute(ct, udp(1, true), &from_p3);
+    CHECK_RECORD("");
+    sweep(ct);
+    execute(ct, udp(1, false), &from_p1);
+    execute(ct, udp(1, true), &from_p2);
+    execute(ct, udp(1, true), &from_p3);
+    CHECK_RECORD("");
+
+    /* The server has moved: the connection is taken back, and offered again
+     * after another sweep, from where it is now. */
+    sweep(ct);
+    execute(ct, udp(1, true), &from_p3);
+    CHECK_RECORD("a del 1\n");
+    execute(ct, udp(1, false), &from_p1);
+    execute(ct, udp(1, true), &from_p3);
+    CHECK_RECORD("");
+    sweep(ct);
+    execute(ct, udp(1, false), &from_p1);
+    execute(ct, udp(1, true), &from_p3);
+    CHECK_RECORD("a add 1\n"
+                 "a est 1\n");
+    ovs_assert(a.add.netdev_in == p1 && a.est.netdev_in == p3);
+    ct_offload_netdev_flush(p2);
+    CHECK_RECORD("");
+
+    /* So has the client. */
+    sweep(ct);
+    execute(ct, udp(1, false), &from_p2);
+    CHECK_RECORD("a del 1\n");
+    sweep(ct);
+    execute(ct, udp(1, false), &from_p2);
+    execute(ct, udp(1, true), &from_p3);
+    CHECK_RECORD("a add 1\n"
+                 "a est 1\n");
+    ovs_assert(a.add.netdev_in == p2 && a.est.netdev_in == p3);
+
+    /* Another VLAN; another priority is the same VLAN. */
+    sweep(ct);
+    execute(ct, with_vlan(udp(1, false), 5), &from_p2);
+    CHECK_RECORD("a del 1\n");
+    sweep(ct);
+    execute(ct, with_vlan(udp(1, false), 5), &from_p2);
+    CHECK_RECORD("a add 1\n");
+    ovs_assert(a.add.vlan == CT_OFFLOAD_VLAN_TAG);
+    ovs_assert(a.add.vlan_tci == htons(5));
+    sweep(ct);
+    execute(ct, with_vlan(udp(1, false), 5 | 1 << VLAN_PCP_SHIFT), &from_p2);
+    CHECK_RECORD("");
+    sweep(ct);
+    execute(ct, with_vlan(udp(1, false), 6), &from_p2);
+    CHECK_RECORD("a del 1\n");
+    conntrack_flush(ct, NULL);
+
+    /* The first reply comes in fragments, so that its port is not known.  A
+     * whole one tells more; fragments after that tell nothing new. */
+    execute(ct, udp(1, false), &from_p1);
+    execute(ct, rewritten(udp(1, true), CT_REWRITE_REASSEMBLED), &from_p2);
+    CHECK_RECORD("a add 1\n"
+                 "a est 1\n");
+    ovs_assert(!a.est.netdev_in && !a.est.unmodified);
+    sweep(ct);
+    execute(ct, rewritten(udp(1, true), CT_REWRITE_REASSEMBLED), &from_p2);
+    CHECK_RECORD("");
+    sweep(ct);
+    execute(ct, udp(1, true), &from_p2);
+    CHECK_RECORD("a del 1\n");
+    sweep(ct);
+    execute(ct, udp(1, false), &from_p1);
+    execute(ct, udp(1, true), &from_p2);
+    CHECK_RECORD("a add 1\n"
+                 "a est 1\n");
+    ovs_assert(a.est.netdev_in == p2 && a.est.unmodified);
+    sweep(ct);
+    execute(ct, rewritten(udp(1, true), CT_REWRITE_REASSEMBLED), &from_p2);
+    CHECK_RECORD("");
+    conntrack_flush(ct, NULL);
+    ds_clear(&record);
+
+    /* The first packet was not what its port had received, a later one is; a
+     * direction that is on the wire is not taken back for one that is not. */
+    execute(ct, rewritten(udp(1, false), CT_REWRITE_HEADERS), &from_p1);
+    ovs_assert(a.add.netdev_in == p1 && !a.add.unmodified);
+    sweep(ct);
+    execute(ct, udp(1, false), &from_p1);
+    CHECK_RECORD("a add 1\n"
+                 "a del 1\n");
+    sweep(ct);
+    execute(ct, udp(1, false), &from_p1);
+    ovs_assert(a.add.netdev_in == p1 && a.add.unmodified);
+    sweep(ct);
+    execute(ct, rewritten(udp(1, false), CT_REWRITE_HEADERS), &from_p1);
+    CHECK_RECORD("a add 1\n");
+
+    conntrack_destroy(ct);
+    ct_offload_unregister(&a.class);
+}
+
+/* What belongs to each provider is decided per provider. */
+static void
+test_side_by_side(struct ovs_cmdl_context *ctx OVS_UNUSED)
+{
+    struct conntrack *ct = start();
+    struct netdev *p1 = (struct netdev *) &p1;
+    struct netdev *p2 = (struct netdev *) &p2;
+    struct how from_p1 = { .commit = true, .netdev = p1 };
+    struct how from_p2 = { .commit = true, .netdev = p2 };
+
+    /* A second provider gets what the first one holds already, after a sweep,
+     * and the first one does not get it again. */
+    recorder_register(&a, false);
+    execute(ct, udp(1, false), &from_p1);
+    execute(ct, udp(1, true), &from_p2);
+    execute(ct, udp(2, false), &from_p1);
+    recorder_register(&b, false);
+    execute(ct, udp(1, false), &from_p1);
+    execute(ct, udp(1, true), &from_p2);
+    CHECK_RECORD("a add 1\n"
+                 "a est 1\n"
+                 "a add 2\n");
+    sweep(ct);
+    execute(ct, udp(1, false), &from_p1);
+    CHECK_RECORD("b add 1\n"
+                 "b est 1\n");
+    ovs_assert(b.add.netdev_in == p1 && b.est.netdev_in == p2);
+    execute(ct, udp(1, true), &from_p2);
+    execute(ct, udp(2, false), &from_p1);
+    CHECK_RECORD("b add 2\n");
+    execute(ct, udp(2, true), &from_p2);
+    CHECK_RECORD("a est 2\n"
+                 "b est 2\n");
+    sweep(ct);
+    execute(ct, udp(1, false), &from_p1);
+    execute(ct, udp(1, true), &from_p2);
+    CHECK_RECORD("");
+    ovs_assert(n_offloaded() == 2);
+    conntrack_flush(ct, NULL);
+    ovs_assert(!n_offloaded());
+    ds_clear(&record);
+
+    /* One provider fails: the other one goes on, and the connection is tried
+     * again with the one that failed, which finds its own pointer NULL. */
+    a.add_error = ENOSPC;
+    execute(ct, udp(1, false), &from_p1);
+    CHECK_RECORD("a add-error 1\n"
+                 "b add 1\n");
+    execute(ct, udp(1, false), &from_p1);
+    CHECK_RECORD("");
+    sweep(ct);
+    execute(ct, udp(1, false), &from_p1);
+    CHECK_RECORD("a add-error 1\n");
+    execute(ct, udp(1, false), &from_p1);
+    CHECK_RECORD("");
+    a.add_error = 0;
+    execute(ct, udp(1, true), &from_p2);
+    CHECK_RECORD("a add 1\n"
+                 "a est 1\n"
+                 "b est 1\n");
+    conntrack_flush(ct, NULL);
+    ds_clear(&record);
+
+    /* The same when it is established already. */
+    a.add_error = ENOSPC;
+    execute(ct, udp(1, false), &from_p1);
+    execute(ct, udp(1, true), &from_p2);
+    ovs_assert(ct_offload_conn_is_established(find_udp(ct, 1)));
+    ds_clear(&record);
+    a.add_error = 0;
+    execute(ct, udp(1, false), &from_p1);
+    execute(ct, udp(1, true), &from_p2);
+    CHECK_RECORD("");
+    sweep(ct);
+    execute(ct, udp(1, false), &from_p1);
+    CHECK_RECORD("a add 1\n"
+                 "a est 1\n");
+
+    /* One refuses. */
+    b.refuse = true;
+    execute(ct, udp(3, false), &from_p1);
+    execute(ct, udp(3, true), &from_p2);
+    CHECK_RECORD("a add 3\n"
+                 "a est 3\n");
+    b.refuse = false;
+    sweep(ct);
+    execute(ct, udp(3, false), &from_p1);
+    CHECK_RECORD("b add 3\n"
+                 "b est 3\n");
+    conntrack_flush(ct, NULL);
+    ds_clear(&record);
+
+    /* Of two errors the first one is told. */
+    struct ct_offload_ctx c = { .conn = NULL };
+    a.refuse = b.refuse = true;
+    execute(ct, udp(4, false), &committing);
+    a.refuse = b.refuse = false;
+    c.conn = find_udp(ct, 4);
+    a.add_error = EIO;
+    b.add_error = ENOSPC;
+    ovs_assert(ct_offload_conn_add(&c) == EIO);
+    a.add_error = 0;
+    ovs_assert(ct_offload_conn_add(&c) == ENOSPC);
+    CHECK_RECORD("a add-error 4\n"
+                 "b add-error 4\n"
+                 "a add 4\n"
+                 "b add-error 4\n");
+    b.add_error = 0;
+
+    /* Some may bypass software, for one of them it does not matter. */
+    conntrack_flush(ct, NULL);
+    ct_offload_unregister(&b.class);
+    b.class.may_bypass = true;
+    recorder_register(&b, false);
+    ds_clear(&record);
+    execute(ct, udp(5, false), &from_p1);
+    execute(ct, udp(5, true), &from_p2);
+    struct conn *conn = find_udp(ct, 5);
+    conn_expire(conn);
+    ovs_assert(find_udp(ct, 5) == conn);
+    conn_expire(conn);
+    a.last_used = now - 1000;
+    b.last_used = now - 2000;
+    long long int t = now;
+    sweep(ct);
+    ovs_assert(conn_get_expiration(conn) == t - 1000 + BIDIR_MS);
+    CHECK_RECORD("a add 5\n"
+                 "b add 5\n"
+                 "a est 5\n"
+                 "b est 5\n"
+                 "a upd 5\n"
+                 "b upd 5\n");
+
+    /* When that one goes, software sees every packet again. */
+    ct_offload_unregister(&b.class);
+    CHECK_RECORD("b upd 5\n"
+                 "b del 5\n"
+                 "b exit\n");
+    ovs_assert(ct_offload_conn_is_offloaded(conn));
+    conn_expire(conn);
+    ovs_assert(!find_udp(ct, 5));
+
+    conntrack_destroy(ct);
+    ct_offload_unregister(&a.class);
+}
+
 /* When providers are told to forget everything, they do not hold anything any
  * more. */
 static void
@@ -2617,6 +3130,10 @@ static const struct ovs_cmdl_command commands[] = {
     {"removed", "", 0, 0, test_removed, OVS_RO},
     {"successors", "", 0, 0, test_successors, OVS_RO},
     {"flush", "", 0, 0, test_flush, OVS_RO},
+    {"established-only", "", 0, 0, test_established_only, OVS_RO},
+    {"est-error", "", 0, 0, test_est_error, OVS_RO},
+    {"learn", "", 0, 0, test_learn, OVS_RO},
+    {"side-by-side", "", 0, 0, test_side_by_side, OVS_RO},
     {"order-threads", "N", 1, 1, test_order_threads, OVS_RO},
     {"order-nat", "", 0, 0, test_order_nat, OVS_RO},
     {"order-stress", "N", 1, 1, test_order_stress, OVS_RO},
