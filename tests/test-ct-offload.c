@@ -207,6 +207,16 @@ check_record(const char *expected, const char *where)
     ds_clear(&record);
 }
 
+/* Returns how many connections stayed in software for 'reason'. */
+static unsigned int
+n_reason(enum ct_offload_reason reason)
+{
+    struct ct_offload_stats sum;
+
+    ct_offload_stats_sum(&sum);
+    return ct_offload_stats_read(&sum.reasons[reason]);
+}
+
 /* Packets. */
 
 static long long int now;
@@ -231,6 +241,9 @@ packet(uint8_t proto, bool ipv6, uint16_t src, uint16_t dst)
     }
     flow.tp_src = htons(src);
     flow.tp_dst = htons(dst);
+    if (proto == IPPROTO_TCP) {
+        flow.tcp_flags = htons(TCP_SYN);
+    }
     flow_compose(pkt, &flow, data, sizeof data, false);
     pkt_metadata_init(&pkt->md, u32_to_odp(1));
     ct_offload_wire_receive(pkt, true);
@@ -710,21 +723,60 @@ test_ineligible(struct ovs_cmdl_context *ctx OVS_UNUSED)
 
     recorder_register(&a, false);
 
-    /* Connections with a helper, or to the port of one. */
-    execute(ct, packet(IPPROTO_TCP, false, 1, 21), &ftp);
-    execute(ct, packet(IPPROTO_UDP, false, 1, 69), &committing);
+    /* Connections with a helper... */
+    execute(ct, packet(IPPROTO_TCP, false, 1, 2000), &ftp);
     CHECK_RECORD("");
 
-    /* The port of a helper may be on the other side of NAT. */
-    struct nat_action_info_t dnat = {
-        .nat_action = NAT_ACTION_DST | NAT_ACTION_DST_PORT,
-        .min_addr.ipv4 = htonl(0x0a000009),
-        .max_addr.ipv4 = htonl(0x0a000009),
-        .min_port = 21, .max_port = 21,
+    /* ...or those that are from or to the port of one, on either side of
+     * NAT. */
+    static const struct {
+        uint8_t proto;
+        uint16_t src, dst;
+        uint16_t nat_action, nat_port;
+        bool helper;
+    } ports[] = {
+        { IPPROTO_TCP, 10, 21, 0, 0, true },
+        { IPPROTO_TCP, 21, 20000, 0, 0, true },
+        { IPPROTO_TCP, 11, 20, 0, 0, false },
+        { IPPROTO_TCP, 12, 69, 0, 0, false },
+        { IPPROTO_UDP, 13, 69, 0, 0, true },
+        { IPPROTO_UDP, 69, 20001, 0, 0, true },
+        { IPPROTO_UDP, 14, 21, 0, 0, false },
+        { IPPROTO_TCP, 15, 2121, NAT_ACTION_DST, 21, true },
+        { IPPROTO_TCP, 16, 21, NAT_ACTION_DST, 2122, true },
+        { IPPROTO_TCP, 17, 2123, NAT_ACTION_DST, 22, false },
+        { IPPROTO_TCP, 18, 2124, NAT_ACTION_SRC, 21, true },
+        { IPPROTO_UDP, 19, 2125, NAT_ACTION_DST, 21, false },
+        { IPPROTO_UDP, 20, 69, NAT_ACTION_DST, 2126, true },
+        { IPPROTO_UDP, 22, 2127, NAT_ACTION_SRC, 70, false },
     };
-    struct how to_ftp = { .commit = true, .nat = &dnat };
-    execute(ct, packet(IPPROTO_TCP, false, 1, 2121), &to_ftp);
-    CHECK_RECORD("");
+    for (size_t i = 0; i < ARRAY_SIZE(ports); i++) {
+        bool source = ports[i].nat_action & NAT_ACTION_SRC;
+        struct nat_action_info_t to = {
+            .nat_action = (ports[i].nat_action
+                           | (source ? NAT_ACTION_SRC_PORT
+                              : NAT_ACTION_DST_PORT)),
+            .min_addr.ipv4 = htonl(0x0a000009),
+            .max_addr.ipv4 = htonl(0x0a000009),
+            .min_port = ports[i].nat_port,
+            .max_port = ports[i].nat_port,
+        };
+        struct how how = {
+            .commit = true,
+            .nat = ports[i].nat_action ? &to : NULL,
+        };
+
+        execute(ct, packet(ports[i].proto, false, ports[i].src, ports[i].dst),
+                &how);
+        if ((record.length == 0) != ports[i].helper) {
+            ovs_fatal(0, "case %"PRIuSIZE": %s", i,
+                      record.length ? "offered" : "not offered");
+        }
+        ds_clear(&record);
+    }
+    ovs_assert(n_reason(CT_OFFLOAD_HELPER) == 9);
+    conntrack_flush(ct, NULL);
+    ds_clear(&record);
 
     /* No tuple left for NAT: the second connection is never committed. */
     snat.nat = &nat;
@@ -1552,6 +1604,26 @@ race_force(void *aux OVS_UNUSED)
 }
 
 static void *
+race_mark(void *aux OVS_UNUSED)
+{
+    uint32_t mark[2] = { 7, UINT32_MAX };
+    struct how marking = { .commit = true, .mark = mark };
+
+    execute(race_ct, udp(1, false), &marking);
+    return NULL;
+}
+
+static void *
+race_labels(void *aux OVS_UNUSED)
+{
+    struct ovs_key_ct_labels labels[2] = { { { { 7 } } }, { { { 0xff } } } };
+    struct how labelling = { .commit = true, .labels = labels };
+
+    execute(race_ct, udp(1, false), &labelling);
+    return NULL;
+}
+
+static void *
 race_unregister(void *aux OVS_UNUSED)
 {
     ct_offload_unregister(&a.class);
@@ -1675,6 +1747,28 @@ test_races(struct ovs_cmdl_context *ctx OVS_UNUSED)
                  "a del 1\n");
     execute(ct, udp(1, true), &looking);
     CHECK_RECORD("a add 1000\n");
+    conntrack_flush(ct, NULL);
+    ds_clear(&record);
+
+    /* The mark or the labels change while ADD is running. */
+    race_prepare("add", race_mark, NULL, true);
+    execute(ct, udp(1, false), &committing);
+    race_end();
+    CHECK_RECORD("a add 1\n"
+                 "a del 1\n");
+    ovs_assert(ct_offload_conn_get_mark(find_udp(ct, 1)) == 7);
+    race_prepare("add", race_mark, NULL, true);
+    sweep(ct);
+    touch(ct, 1);
+    race_end();
+    CHECK_RECORD("a add 1\n");
+    conntrack_flush(ct, NULL);
+    ds_clear(&record);
+    race_prepare("add", race_labels, NULL, true);
+    execute(ct, udp(1, false), &committing);
+    race_end();
+    CHECK_RECORD("a add 1\n"
+                 "a del 1\n");
     conntrack_flush(ct, NULL);
     ds_clear(&record);
 
@@ -1869,21 +1963,40 @@ wait_at_gate(const char *op OVS_UNUSED)
     }
 }
 
-/* Has a provider hang in ADD of the UDP connection from 'client'. */
-static void
-hang(struct conntrack *ct, uint16_t client)
+/* Closes the gate when nothing is going on any more.  Returns what
+ * await_gate() needs. */
+static unsigned int
+close_gate(void)
 {
-    unsigned int before, n;
+    unsigned int before;
 
     ct_offload_barrier();
     ds_clear(&record);
     atomic_read(&n_at_gate, &before);
     atomic_store(&gate_closed, true);
-    execute(ct, udp(client, false), &committing);
+    return before;
+}
+
+/* Waits until a provider hangs, after 'before' others did. */
+static void
+await_gate(unsigned int before)
+{
+    unsigned int n;
+
     do {
-        xnanosleep(100 * 1000);
+        xnanosleep_no_quiesce(100 * 1000);
         atomic_read(&n_at_gate, &n);
     } while (n == before);
+}
+
+/* Has a provider hang in ADD of the UDP connection from 'client'. */
+static void
+hang(struct conntrack *ct, uint16_t client)
+{
+    unsigned int before = close_gate();
+
+    execute(ct, udp(client, false), &committing);
+    await_gate(before);
 }
 
 static void
@@ -2424,21 +2537,15 @@ check_order_nat(struct conntrack *ct, bool flush)
     struct how nat = { .commit = true, .nat = &nat_clients };
     struct how successor = { .commit = true, .force = !flush };
     struct conn *conns[N], *others[N];
-    unsigned int before, n;
+    unsigned int before;
 
     for (int i = 1; i <= N; i++) {
         execute(ct, udp(i, false), &nat);
     }
     execute(ct, udp(SLOW_CLIENT, false), &committing);
-    ct_offload_barrier();
-
-    atomic_read(&n_at_gate, &before);
-    atomic_store(&gate_closed, true);
+    before = close_gate();
     execute(ct, udp(SLOW_CLIENT, true), &looking);
-    do {
-        xnanosleep(100 * 1000);
-        atomic_read(&n_at_gate, &n);
-    } while (n == before);
+    await_gate(before);
 
     if (flush) {
         conntrack_flush(ct, NULL);
@@ -2650,15 +2757,6 @@ test_established_only(struct ovs_cmdl_context *ctx OVS_UNUSED)
 }
 
 /* EST fails: nothing says that a connection is in hardware that is not. */
-static unsigned int
-n_reason(enum ct_offload_reason reason)
-{
-    struct ct_offload_stats sum;
-
-    ct_offload_stats_sum(&sum);
-    return ct_offload_stats_read(&sum.reasons[reason]);
-}
-
 static void
 check_not_offloaded(struct conntrack *ct, uint16_t client)
 {
@@ -3058,6 +3156,774 @@ test_side_by_side(struct ovs_cmdl_context *ctx OVS_UNUSED)
     ct_offload_unregister(&a.class);
 }
 
+/* Guards come before what they guard. */
+
+/* What 'ct_state' says of a packet far ahead in sequence, sent by another
+ * thread. */
+static uint8_t race_state;
+
+static void *
+race_far_rst(void *aux OVS_UNUSED)
+{
+    race_state = execute(race_ct, tcp(1, false, TCP_RST, 101 + (1u << 20),
+                                      501), &looking);
+    return NULL;
+}
+
+static void *
+race_fin(void *aux OVS_UNUSED)
+{
+    execute(race_ct, tcp(1, false, TCP_FIN | TCP_ACK, 101, 501), &looking);
+    return NULL;
+}
+
+/* Sets the mark of the connections of clients 1 and 2 in one burst. */
+static void *
+race_mark_two(void *aux OVS_UNUSED)
+{
+    uint32_t mark[2] = { 7, UINT32_MAX };
+    struct how marking = { .commit = true, .mark = mark };
+    struct dp_packet_batch batch;
+
+    dp_packet_batch_init_packet(&batch, udp(1, false));
+    dp_packet_batch_add(&batch, udp(2, false));
+    execute_batch(race_ct, &batch, &marking);
+    return NULL;
+}
+
+static void
+test_guards(struct ovs_cmdl_context *ctx OVS_UNUSED)
+{
+    struct conntrack *ct = race_ct = start();
+    struct ct_offload_ctx c = { .input_port_id = u32_to_odp(1) };
+    struct conn_offload_batch *batch;
+    struct conn *conn, *second;
+    pthread_t thread;
+
+    /* Packets may bypass software as soon as EST is running: a RST that
+     * follows what software has not seen is valid then. */
+    a.class.thread_safe = true;
+    a.class.may_bypass = true;
+    a.meanwhile = race;
+    recorder_register(&a, false);
+    execute(ct, tcp(1, false, TCP_SYN, 100, 0), &committing);
+    race_prepare("est", race_far_rst, NULL, true);
+    execute(ct, tcp(1, true, TCP_SYN | TCP_ACK, 500, 101), &looking);
+    race_end();
+    ovs_assert(!(race_state & CS_INVALID));
+    CHECK_RECORD("a add 1\n"
+                 "a est 1\n"
+                 "a upd 1\n"
+                 "a del 1\n");
+    conntrack_flush(ct, NULL);
+    ct_offload_unregister(&a.class);
+    ds_clear(&record);
+
+    /* A thread has a packet of an established connection, after which it is
+     * offered.  Another one sees FIN before that... */
+    tcp_open(ct, 1);
+    recorder_register(&a, false);
+    sweep(ct);
+    batch = conntrack_offload_begin(NULL);
+    conn = find(ct, tcp(1, false, TCP_ACK, 101, 501));
+    ovs_assert(conn_offload_state(conn) & CONN_OFFLOAD_PENDING_ADD);
+    in_thread(race_fin, NULL);
+    conntrack_offload_end(batch);
+    ovs_assert(!ct_offload_conn_is_offloaded(conn));
+    CHECK_RECORD("");
+    conntrack_flush(ct, NULL);
+
+    /* ...or before the packet, so that nobody has looked at the FIN... */
+    ct_offload_unregister(&a.class);
+    tcp_open(ct, 1);
+    recorder_register(&a, false);
+    sweep(ct);
+    execute(ct, tcp(1, true, TCP_FIN | TCP_ACK, 501, 101), &looking);
+    execute(ct, tcp(1, false, TCP_ACK, 101, 502), &looking);
+    ds_clear(&record);
+    sweep(ct);
+    execute(ct, tcp(1, false, TCP_ACK, 101, 502), &looking);
+    execute(ct, tcp(1, true, TCP_ACK, 502, 101), &looking);
+    conn = find(ct, tcp(1, false, TCP_ACK, 101, 502));
+    ovs_assert(!ct_offload_conn_is_offloaded(conn));
+    CHECK_RECORD("");
+    conntrack_flush(ct, NULL);
+
+    /* ...or while ADD is running. */
+    ct_offload_unregister(&a.class);
+    tcp_open(ct, 1);
+    recorder_register(&a, false);
+    ds_clear(&record);
+    sweep(ct);
+    race_prepare("add", race_fin, NULL, true);
+    execute(ct, tcp(1, false, TCP_ACK, 101, 501), &looking);
+    race_end();
+    CHECK_RECORD("a add 1\n"
+                 "a del 1\n");
+    conntrack_flush(ct, NULL);
+    ct_offload_unregister(&a.class);
+    ds_clear(&record);
+
+    /* A provider comes in the middle of a burst that sets the mark of two
+     * connections, and takes the second one, before its mark is set. */
+    execute(ct, udp(1, false), &committing);
+    execute(ct, udp(2, false), &committing);
+    conn = find_udp(ct, 1);
+    second = find_udp(ct, 2);
+    ovs_mutex_lock(&second->lock);
+    thread = ovs_thread_create("marks", race_mark_two, NULL);
+    while (!ct_offload_conn_get_mark(conn)) {
+        xnanosleep_no_quiesce(100 * 1000);
+    }
+    recorder_register(&a, false);
+    c.conn = second;
+    ovs_assert(!ct_offload_conn_add(&c));
+    ovs_mutex_unlock(&second->lock);
+    xpthread_join(thread, NULL);
+    ovs_assert(ct_offload_conn_get_mark(second) == 7);
+    CHECK_RECORD("a add 2\n"
+                 "a del 2\n");
+    conntrack_flush(ct, NULL);
+
+    /* A connection is taken back and added again after a thread has seen its
+     * reply, and before that is raised: what the thread knows of the port went
+     * with the first stay. */
+    struct netdev *port = (struct netdev *) &port;
+    struct how from_port = { .commit = true, .netdev = port };
+    execute(ct, udp(1, false), &from_port);
+    conn = find_udp(ct, 1);
+    batch = conntrack_offload_begin(NULL);
+    conntrack_offload_conn_changed__(conn);
+    conn_raise(conn, CONN_OFFLOAD_PENDING_EST, CONN_OFFLOAD_AWAIT_REPLY, 0);
+    conntrack_offload_end(batch);
+    CHECK_RECORD("a add 1\n"
+                 "a del 1\n");
+    sweep(ct);
+    batch = conntrack_offload_begin(NULL);
+    execute(ct, udp(1, false), &from_port);
+    conn_raise(conn, CONN_OFFLOAD_PENDING_EST, CONN_OFFLOAD_AWAIT_REPLY, 0);
+    conntrack_offload_end(batch);
+    CHECK_RECORD("a add 1\n");
+    execute(ct, udp(1, true), &from_port);
+    CHECK_RECORD("a est 1\n");
+    ovs_assert(a.est.netdev_in == port);
+
+    conntrack_destroy(ct);
+    ct_offload_unregister(&a.class);
+}
+
+/* The public functions do what the hooks do. */
+
+/* Submits an operation of 'type' in a batch.  Returns its result. */
+static int
+submit(enum ct_offload_op_type type, const struct ct_offload_ctx *c)
+{
+    struct ct_offload_op_batch batch;
+    int error;
+
+    ct_offload_op_batch_init(&batch);
+    ct_offload_op_batch_add(&batch, type, c);
+    ct_offload_op_batch_submit(&batch);
+    error = batch.ops[0].error;
+    ct_offload_op_batch_destroy(&batch);
+    return error;
+}
+
+static void
+test_api(struct ovs_cmdl_context *ctx OVS_UNUSED)
+{
+    struct conntrack *ct = race_ct = start();
+    struct netdev *p1 = (struct netdev *) &p1;
+    struct netdev *p2 = (struct netdev *) &p2;
+    struct ct_offload_ctx orig = { .netdev_in = p1, .unmodified = true };
+    struct ct_offload_ctx reply = { .netdev_in = p2, .unmodified = true };
+    uint32_t mark[2] = { 5, UINT32_MAX };
+    struct how marking = { .commit = true, .mark = mark };
+    struct conn *conn;
+    unsigned int n;
+
+    /* Older than the provider. */
+    for (int i = 1; i <= 6; i++) {
+        execute(ct, udp(i, false), &committing);
+    }
+    tcp_open(ct, 7);
+    tcp_close(ct, 7);
+    recorder_register(&a, false);
+
+    /* What is said of ports goes to the provider, and the connection goes with
+     * the port. */
+    orig.conn = reply.conn = find_udp(ct, 1);
+    ovs_assert(!ct_offload_conn_add(&orig));
+    ovs_assert(a.add.netdev_in == p1 && a.add.unmodified);
+    ct_offload_conn_established(&reply);
+    ovs_assert(a.est.netdev_in == p2 && a.est.unmodified);
+    CHECK_RECORD("a add 1\n"
+                 "a est 1\n");
+
+    /* It is held already. */
+    ovs_assert(!ct_offload_conn_add(&orig));
+    ct_offload_conn_established(&reply);
+    CHECK_RECORD("");
+    ct_offload_netdev_flush(p2);
+    CHECK_RECORD("a del 1\n");
+    ovs_assert(!ct_offload_conn_add(&orig));
+    CHECK_RECORD("a add 1\n");
+    ct_offload_netdev_flush(p1);
+    CHECK_RECORD("a del 1\n");
+
+    /* Packets raise what remains to be said. */
+    ovs_assert(!ct_offload_conn_add(&orig));
+    execute(ct, udp(1, true), &looking);
+    CHECK_RECORD("a add 1\n"
+                 "a est 1\n");
+
+    /* Closed by a FIN that was seen, or not, since it was older than the
+     * provider. */
+    orig.conn = find(ct, tcp(7, false, TCP_ACK, 102, 502));
+    ovs_assert(ct_offload_conn_add(&orig) == EOPNOTSUPP);
+    tcp_open(ct, 8);
+    orig.conn = find(ct, tcp(8, false, TCP_ACK, 101, 501));
+    ovs_assert(!submit(CT_OFFLOAD_OP_ADD, &orig));
+    execute(ct, tcp(8, false, TCP_FIN | TCP_ACK, 101, 501), &looking);
+    ovs_assert(submit(CT_OFFLOAD_OP_ADD, &orig) == EOPNOTSUPP);
+    ds_clear(&record);
+
+    /* Its time is up, in this very millisecond. */
+    orig.conn = conn = find_udp(ct, 2);
+    do {
+        conn_expire(conn);
+        ovs_assert(ct_offload_conn_add(&orig) == EOPNOTSUPP);
+    } while (time_msec() != now);
+    atomic_store_relaxed(&conn->expiration, now + FIRST_MS);
+    CHECK_RECORD("");
+    ovs_assert(!ct_offload_conn_add(&orig));
+    CHECK_RECORD("a add 2\n");
+
+    /* Made to expire: still in conntrack's tables. */
+    orig.conn = conn = find_udp(ct, 3);
+    ct_offload_conn_add(&orig);
+    conntrack_offload_conn_forced(conn);
+    CHECK_RECORD("a add 3\n"
+                 "a del 3\n");
+    ovs_assert(ct_offload_conn_add(&orig) == EOPNOTSUPP);
+    ct_offload_conn_established(&orig);
+    ovs_assert(!ct_offload_conn_update(&orig));
+    ct_offload_conn_del(&orig);
+    CHECK_RECORD("");
+
+    /* Removed: RCU frees it, whatever this thread does. */
+    orig.conn = conn = find_udp(ct, 4);
+    conntrack_flush(ct, NULL);
+    ds_clear(&record);
+    ovs_assert(ct_offload_conn_add(&orig) == EOPNOTSUPP);
+    ovs_assert(!conn_get_offload(conn));
+    ct_offload_conn_del(&orig);
+    CHECK_RECORD("");
+
+    /* The connection has another owner, which is busy with ADD: that one does
+     * what is raised meanwhile. */
+    ovs_assert(ct_offload_threads_start(1) == 1);
+    a.meanwhile = wait_at_gate;
+    hang(ct, 1);
+    orig.conn = reply.conn = find_udp(ct, 1);
+    ovs_assert(ct_offload_conn_add(&orig) == EINPROGRESS);
+    ct_offload_conn_established(&reply);
+    ovs_assert(submit(CT_OFFLOAD_OP_UPD, &orig) == EINPROGRESS);
+    CHECK_RECORD("");
+    resume();
+    CHECK_RECORD("a add 1\n"
+                 "a est 1\n"
+                 "a upd 1\n");
+    ovs_assert(a.est.netdev_in == p2);
+    hang(ct, 2);
+    orig.conn = find_udp(ct, 2);
+    ovs_assert(submit(CT_OFFLOAD_OP_DEL, &orig) == EINPROGRESS);
+    resume();
+    CHECK_RECORD("a add 2\n"
+                 "a del 2\n");
+
+    /* It is busy with DEL: ADD comes after that, and is for the port that it
+     * says. */
+    n = close_gate();
+    execute(ct, udp(1, false), &marking);
+    await_gate(n);
+    orig.conn = find_udp(ct, 1);
+    ovs_assert(ct_offload_conn_add(&orig) == EINPROGRESS);
+    resume();
+    CHECK_RECORD("a del 1\n"
+                 "a add 1\n");
+    ovs_assert(a.add.netdev_in == p1 && a.add.unmodified);
+
+    conntrack_destroy(ct);
+    ct_offload_unregister(&a.class);
+    ct_offload_threads_stop();
+}
+
+/* Callbacks of classes that are not thread-safe never overlap. */
+
+static atomic_uint n_inside = 0;
+static atomic_uint n_calls = 0;
+static void (*serial_meanwhile)(void);
+
+static void
+serial_call(void)
+{
+    void (*meanwhile)(void) = serial_meanwhile;
+    unsigned int orig;
+
+    atomic_add(&n_calls, 1, &orig);
+    atomic_add(&n_inside, 1, &orig);
+    ovs_assert(!orig);
+    if (meanwhile) {
+        serial_meanwhile = NULL;
+        meanwhile();
+    }
+    atomic_sub(&n_inside, 1, &orig);
+}
+
+static bool
+serial_can_offload(const struct ct_offload_ctx *ctx OVS_UNUSED)
+{
+    serial_call();
+    return true;
+}
+
+static int
+serial_add(const struct ct_offload_ctx *ctx OVS_UNUSED)
+{
+    serial_call();
+    return 0;
+}
+
+static void
+serial_del(const struct ct_offload_ctx *ctx OVS_UNUSED)
+{
+    serial_call();
+}
+
+static void
+serial_netdev_flush(struct netdev *netdev OVS_UNUSED)
+{
+    serial_call();
+}
+
+static void
+serial_batch(struct ct_offload_op_batch *batch OVS_UNUSED)
+{
+    struct ct_offload_op *op;
+
+    serial_call();
+    CT_OFFLOAD_BATCH_OP_FOR_EACH (i, op, batch) {
+        op->error = 0;
+    }
+}
+
+static void *
+serial_commit(void *aux OVS_UNUSED)
+{
+    execute(race_ct, udp(2, false), &committing);
+    return NULL;
+}
+
+static void *
+serial_commit_two(void *aux OVS_UNUSED)
+{
+    struct dp_packet_batch batch;
+
+    dp_packet_batch_init_packet(&batch, udp(3, false));
+    dp_packet_batch_add(&batch, udp(4, false));
+    execute_batch(race_ct, &batch, &committing);
+    return NULL;
+}
+
+static void *
+serial_flush_port(void *aux OVS_UNUSED)
+{
+    struct netdev *port = (struct netdev *) &port;
+
+    ct_offload_netdev_flush(port);
+    return NULL;
+}
+
+static void *
+serial_policy(void *conn)
+{
+    struct ct_offload_ctx c = { .conn = conn };
+
+    ct_offload_can_offload(&c);
+    return NULL;
+}
+
+static pthread_t serial_threads[4];
+static struct conn *serial_conn;
+
+/* Starts other threads that call the providers, and gives them time. */
+static void
+serial_race(void)
+{
+    serial_threads[0] = ovs_thread_create("a", serial_commit, NULL);
+    serial_threads[1] = ovs_thread_create("b", serial_commit_two, NULL);
+    serial_threads[2] = ovs_thread_create("c", serial_flush_port, NULL);
+    serial_threads[3] = ovs_thread_create("d", serial_policy, serial_conn);
+    xnanosleep_no_quiesce(100 * 1000 * 1000);
+}
+
+static void
+test_serial(struct ovs_cmdl_context *ctx OVS_UNUSED)
+{
+    static const struct ct_offload_class single = {
+        .name = "single",
+        .can_offload = serial_can_offload,
+        .conn_add = serial_add,
+        .conn_del = serial_del,
+        .netdev_flush = serial_netdev_flush,
+    };
+    static const struct ct_offload_class native = {
+        .name = "native",
+        .can_offload = serial_can_offload,
+        .conn_add = serial_add,
+        .conn_del = serial_del,
+        .netdev_flush = serial_netdev_flush,
+        .batch_submit = serial_batch,
+    };
+    struct conntrack *ct = race_ct = start();
+    unsigned int before, n;
+
+    execute(ct, udp(9, false), &committing);
+    serial_conn = find_udp(ct, 9);
+    ovs_assert(!ct_offload_register(&single));
+    ovs_assert(!ct_offload_register(&native));
+
+    /* While a connection is added. */
+    serial_meanwhile = serial_race;
+    execute(ct, udp(1, false), &committing);
+    for (size_t i = 0; i < ARRAY_SIZE(serial_threads); i++) {
+        xpthread_join(serial_threads[i], NULL);
+    }
+
+    /* 'can_offload' and 'conn_add' of either for three connections, but one
+     * call for those of the last two of which are in a batch; a port for
+     * either; and whether any would like a connection. */
+    atomic_read(&n_calls, &n);
+    ovs_assert(n >= 16);
+
+    /* While a port goes. */
+    conntrack_flush(ct, NULL);
+    atomic_read(&n_calls, &before);
+    execute(ct, udp(9, false), &committing);
+    serial_conn = find_udp(ct, 9);
+    serial_meanwhile = serial_race;
+    serial_flush_port(NULL);
+    for (size_t i = 0; i < ARRAY_SIZE(serial_threads); i++) {
+        xpthread_join(serial_threads[i], NULL);
+    }
+    atomic_read(&n_calls, &n);
+    ovs_assert(n - before >= 12);
+
+    conntrack_destroy(ct);
+    ct_offload_unregister(&single);
+    ct_offload_unregister(&native);
+}
+
+/* An offload thread that has much to do quiesces all the same. */
+
+static atomic_bool grace_period_ended = false;
+
+static void
+note_grace_period(void *aux OVS_UNUSED)
+{
+    atomic_store(&grace_period_ended, true);
+}
+
+/* Takes its time, until there was a grace period, for which all threads must
+ * quiesce, since the first ADD. */
+static void
+slow_until_grace_period(const char *op OVS_UNUSED)
+{
+    static bool asked = false;
+    bool ended;
+
+    if (!asked) {
+        asked = true;
+        ovsrcu_postpone(note_grace_period, &asked);
+    }
+    atomic_read(&grace_period_ended, &ended);
+    if (!ended) {
+        xnanosleep_no_quiesce(1000 * 1000);
+    }
+}
+
+static void
+slow(const char *op OVS_UNUSED)
+{
+    xnanosleep_no_quiesce(1000 * 1000);
+}
+
+static void
+test_quiesce(struct ovs_cmdl_context *ctx OVS_UNUSED)
+{
+    enum { N = 10000 };
+    struct conntrack *ct = start();
+    unsigned int n_ops, n_batches;
+    uint32_t n;
+    bool ended;
+
+    ovs_assert(ct_offload_threads_start(1) == 1);
+    a.meanwhile = slow_until_grace_period;
+    recorder_register(&a, false);
+    for (int i = 0; i < N; i++) {
+        execute(ct, udp(2000 + i, false), &committing);
+    }
+    conntrack_get_nconns(ct, &n);
+    ovs_assert(n == N);
+
+    /* If this takes as long as all of them do, the test fails. */
+    ovsrcu_quiesce_start();
+    do {
+        xnanosleep(1000 * 1000);
+        atomic_read(&grace_period_ended, &ended);
+    } while (!ended && n_offloaded() < N);
+    ovsrcu_quiesce_end();
+    ovs_assert(ended);
+    ct_offload_barrier();
+    conntrack_flush(ct, NULL);
+    ct_offload_unregister(&a.class);
+
+    /* The slower a provider is, the less it is given at once: 10 ms. */
+    b.meanwhile = NULL;
+    recorder_register(&b, true);
+    for (int i = 0; i < 200; i++) {
+        execute(ct, udp(2000 + i, false), &committing);
+    }
+    ct_offload_barrier();
+    ovs_assert(b.n_ops + 64 >= 200);
+    b.meanwhile = slow;
+    conntrack_flush(ct, NULL);
+    ct_offload_barrier();
+    n_ops = b.n_ops;
+    n_batches = b.n_batches;
+    for (int i = 0; i < 200; i++) {
+        execute(ct, udp(2000 + i, false), &committing);
+    }
+    ct_offload_barrier();
+    ovs_assert((b.n_ops - n_ops) <= 10 * (b.n_batches - n_batches));
+    b.meanwhile = NULL;
+
+    conntrack_destroy(ct);
+    ct_offload_unregister(&b.class);
+    ct_offload_threads_stop();
+}
+
+/* Room that a thread has taken in advance is there for others when the thread
+ * has ended. */
+static void *
+room_thread(void *ct)
+{
+    execute(ct, udp(1, false), &committing);
+    return NULL;
+}
+
+static void
+test_room(struct ovs_cmdl_context *ctx OVS_UNUSED)
+{
+    struct conntrack *ct = start();
+
+    recorder_register(&a, false);
+    in_thread(room_thread, ct);
+    CHECK_RECORD("a add 1\n");
+    configure("hw-offload-ct-size", "2");
+    execute(ct, udp(2, false), &committing);
+    CHECK_RECORD("a add 2\n");
+    execute(ct, udp(3, false), &committing);
+    CHECK_RECORD("");
+    ovs_assert(n_reason(CT_OFFLOAD_LIMIT) == 1);
+    conntrack_flush(ct, NULL);
+    ds_clear(&record);
+
+    /* All of it comes back, whoever took it. */
+    for (int i = 1; i <= 3; i++) {
+        execute(ct, udp(i, false), &committing);
+    }
+    CHECK_RECORD("a add 1\n"
+                 "a add 2\n");
+
+    conntrack_destroy(ct);
+    ct_offload_unregister(&a.class);
+}
+
+/* What was seen to is not raised again with each packet. */
+static void
+check_idle(struct conntrack *ct, const struct conn *conn,
+           struct dp_packet *orig, struct dp_packet *reply)
+{
+    struct ct_offload_thread_stats before, after;
+
+    ct_offload_threads_get_stats(&before);
+    for (int i = 0; i < 3; i++) {
+        execute(ct, dp_packet_clone(orig), &looking);
+        execute(ct, dp_packet_clone(reply), &looking);
+        if (i) {
+            ovs_assert(!(conn_offload_state(conn)
+                         & (CONN_OFFLOAD_AWAIT_ORIG
+                            | CONN_OFFLOAD_AWAIT_REPLY)));
+        }
+    }
+    dp_packet_delete(orig);
+    dp_packet_delete(reply);
+    ct_offload_threads_get_stats(&after);
+    ovs_assert(after.n_queued == before.n_queued);
+    CHECK_RECORD("");
+}
+
+static void
+test_idle(struct ovs_cmdl_context *ctx OVS_UNUSED)
+{
+    enum { N = 200 };
+    struct conntrack *ct = start();
+    struct conn *held, *closed, *refused, *failed;
+
+    ovs_assert(ct_offload_threads_start(1) == 1);
+    a.meanwhile = wait_at_gate;
+    recorder_register(&a, false);
+
+    udp_established(ct, 1);
+    held = find_udp(ct, 1);
+    tcp_open(ct, 2);
+    tcp_close(ct, 2);
+    closed = find(ct, tcp(2, false, TCP_ACK, 102, 502));
+    ct_offload_barrier();
+    a.refuse = true;
+    udp_established(ct, 3);
+    refused = find_udp(ct, 3);
+    ct_offload_barrier();
+    a.refuse = false;
+    a.add_error = ENOSPC;
+    udp_established(ct, 4);
+    failed = find_udp(ct, 4);
+    ct_offload_barrier();
+    a.add_error = 0;
+
+    hang(ct, 5);
+    check_idle(ct, held, udp(1, false), udp(1, true));
+    check_idle(ct, closed, tcp(2, false, TCP_ACK, 102, 502),
+               tcp(2, true, TCP_ACK, 502, 102));
+    check_idle(ct, refused, udp(3, false), udp(3, true));
+    check_idle(ct, failed, udp(4, false), udp(4, true));
+
+    /* After a sweep each direction of what is held is looked at, and no
+     * more. */
+    sweep(ct);
+    check_idle(ct, held, udp(1, false), udp(1, true));
+    check_idle(ct, closed, tcp(2, false, TCP_ACK, 102, 502),
+               tcp(2, true, TCP_ACK, 502, 102));
+    resume();
+    conntrack_flush(ct, NULL);
+    ct_offload_barrier();
+    ct_offload_unregister(&a.class);
+    ct_offload_threads_stop();
+
+    /* A flush, and the end of conntrack, tell a provider in batches. */
+    recorder_register(&b, true);
+    for (int flush = 0; flush < 2; flush++) {
+        for (int i = 0; i < N; i++) {
+            execute(ct, udp(2000 + i, false), &committing);
+        }
+        b.n_ops = b.n_batches = 0;
+        if (!flush) {
+            conntrack_flush(ct, NULL);
+        } else {
+            conntrack_destroy(ct);
+        }
+        ovs_assert(b.n_ops == N);
+        ovs_assert(b.n_batches == DIV_ROUND_UP(N, CT_OFFLOAD_BATCH_INLINE));
+    }
+    ct_offload_unregister(&b.class);
+}
+
+/* Who turns offload off, changes it, or has everything forgotten, waits for
+ * the threads that are calling a provider. */
+
+static void *
+barrier_configure(void *key)
+{
+    configure(key, !strcmp(key, "hw-offload-ct") ? "false" : "true");
+    ds_put_cstr(&record, "configured\n");
+    return NULL;
+}
+
+static void *
+barrier_flush(void *aux OVS_UNUSED)
+{
+    ct_offload_flush();
+    ds_put_cstr(&record, "flushed\n");
+    return NULL;
+}
+
+static void *
+barrier_batch(void *conn)
+{
+    struct ct_offload_ctx c = { .conn = conn };
+
+    submit(CT_OFFLOAD_OP_FLUSH, &c);
+    ds_put_cstr(&record, "flushed\n");
+    return NULL;
+}
+
+/* While ADD of the connection from client 1 is running, in this thread or in
+ * an offload thread, has 'main_' run, which must not end before 'expected' is
+ * recorded. */
+static void
+check_barrier(struct conntrack *ct, void *(*main_)(void *), void *aux,
+              const char *expected)
+{
+    unsigned int n_threads = ct_offload_n_threads();
+
+    race_prepare("add", main_, aux, false);
+    execute(ct, udp(1, false), &committing);
+    if (n_threads) {
+        ct_offload_threads_barrier(true);
+    }
+    race_end();
+    check_record(expected, OVS_SOURCE_LOCATOR);
+    conntrack_flush(ct, NULL);
+    configure("hw-offload-ct", NULL);
+    ct_offload_barrier();
+    ds_clear(&record);
+}
+
+static void
+test_barriers(struct ovs_cmdl_context *ctx)
+{
+    unsigned int n_threads = atoi(ctx->argv[1]);
+    struct conntrack *ct = race_ct = start();
+
+    ovs_assert(ct_offload_threads_start(n_threads) == n_threads);
+    a.class.thread_safe = true;
+    a.meanwhile = race;
+    recorder_register(&a, false);
+    check_barrier(ct, barrier_configure, "hw-offload-ct",
+                  "a add 1\n"
+                  "a del 1\n"
+                  "configured\n");
+    check_barrier(ct, barrier_configure, "hw-offload-ct-bypass",
+                  "a add 1\n"
+                  "a del 1\n"
+                  "configured\n");
+    check_barrier(ct, barrier_flush, NULL,
+                  "a add 1\n"
+                  "a del 1\n"
+                  "a flush\n"
+                  "flushed\n");
+    check_barrier(ct, barrier_batch, NULL,
+                  "a add 1\n"
+                  "a del 1\n"
+                  "a flush\n"
+                  "flushed\n");
+    conntrack_destroy(ct);
+    ct_offload_unregister(&a.class);
+    ct_offload_threads_stop();
+}
+
 /* When providers are told to forget everything, they do not hold anything any
  * more. */
 static void
@@ -3131,6 +3997,13 @@ static const struct ovs_cmdl_command commands[] = {
     {"successors", "", 0, 0, test_successors, OVS_RO},
     {"flush", "", 0, 0, test_flush, OVS_RO},
     {"established-only", "", 0, 0, test_established_only, OVS_RO},
+    {"guards", "", 0, 0, test_guards, OVS_RO},
+    {"api", "", 0, 0, test_api, OVS_RO},
+    {"serial", "", 0, 0, test_serial, OVS_RO},
+    {"quiesce", "", 0, 0, test_quiesce, OVS_RO},
+    {"room", "", 0, 0, test_room, OVS_RO},
+    {"idle", "", 0, 0, test_idle, OVS_RO},
+    {"barriers", "N", 1, 1, test_barriers, OVS_RO},
     {"est-error", "", 0, 0, test_est_error, OVS_RO},
     {"learn", "", 0, 0, test_learn, OVS_RO},
     {"side-by-side", "", 0, 0, test_side_by_side, OVS_RO},
