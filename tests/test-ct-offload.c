@@ -2880,14 +2880,23 @@ static struct dp_packet *
 with_vlan(struct dp_packet *pkt, uint16_t tci)
 {
     eth_push_vlan(pkt, htons(ETH_TYPE_VLAN_8021Q), htons(tci));
-    pkt->md.ct_rewrite = 0;
+    ct_offload_wire_receive(pkt, true);
     return pkt;
 }
 
+/* Makes 'pkt' one that was put together from fragments. */
 static struct dp_packet *
-rewritten(struct dp_packet *pkt, enum ct_rewrite how)
+reassembled(struct dp_packet *pkt)
 {
-    pkt->md.ct_rewrite = how;
+    pkt->md.ct_wire = 0;
+    return pkt;
+}
+
+/* Makes 'pkt' one whose port has received something else. */
+static struct dp_packet *
+rewritten(struct dp_packet *pkt)
+{
+    pkt->md.ct_wire ^= 2;
     return pkt;
 }
 
@@ -2969,12 +2978,12 @@ test_learn(struct ovs_cmdl_context *ctx OVS_UNUSED)
     /* The first reply comes in fragments, so that its port is not known.  A
      * whole one tells more; fragments after that tell nothing new. */
     execute(ct, udp(1, false), &from_p1);
-    execute(ct, rewritten(udp(1, true), CT_REWRITE_REASSEMBLED), &from_p2);
+    execute(ct, reassembled(udp(1, true)), &from_p2);
     CHECK_RECORD("a add 1\n"
                  "a est 1\n");
     ovs_assert(!a.est.netdev_in && !a.est.unmodified);
     sweep(ct);
-    execute(ct, rewritten(udp(1, true), CT_REWRITE_REASSEMBLED), &from_p2);
+    execute(ct, reassembled(udp(1, true)), &from_p2);
     CHECK_RECORD("");
     sweep(ct);
     execute(ct, udp(1, true), &from_p2);
@@ -2986,14 +2995,14 @@ test_learn(struct ovs_cmdl_context *ctx OVS_UNUSED)
                  "a est 1\n");
     ovs_assert(a.est.netdev_in == p2 && a.est.unmodified);
     sweep(ct);
-    execute(ct, rewritten(udp(1, true), CT_REWRITE_REASSEMBLED), &from_p2);
+    execute(ct, reassembled(udp(1, true)), &from_p2);
     CHECK_RECORD("");
     conntrack_flush(ct, NULL);
     ds_clear(&record);
 
     /* The first packet was not what its port had received, a later one is; a
      * direction that is on the wire is not taken back for one that is not. */
-    execute(ct, rewritten(udp(1, false), CT_REWRITE_HEADERS), &from_p1);
+    execute(ct, rewritten(udp(1, false)), &from_p1);
     ovs_assert(a.add.netdev_in == p1 && !a.add.unmodified);
     sweep(ct);
     execute(ct, udp(1, false), &from_p1);
@@ -3003,7 +3012,7 @@ test_learn(struct ovs_cmdl_context *ctx OVS_UNUSED)
     execute(ct, udp(1, false), &from_p1);
     ovs_assert(a.add.netdev_in == p1 && a.add.unmodified);
     sweep(ct);
-    execute(ct, rewritten(udp(1, false), CT_REWRITE_HEADERS), &from_p1);
+    execute(ct, rewritten(udp(1, false)), &from_p1);
     CHECK_RECORD("a add 1\n");
 
     conntrack_destroy(ct);
