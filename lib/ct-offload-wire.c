@@ -9,6 +9,7 @@
 #include "flow.h"
 #include "hash.h"
 #include "packets.h"
+#include "unaligned.h"
 #include "util.h"
 
 /* What of a packet has not been looked at. */
@@ -30,6 +31,12 @@ pull(struct rest *rest, size_t size)
     rest->data += size;
     rest->size -= size;
     return data;
+}
+
+static uint32_t
+hash_add_be32(uint32_t hash, const ovs_16aligned_be32 *x)
+{
+    return hash_add(hash, (OVS_FORCE uint32_t) get_16aligned_be32(x));
 }
 
 static uint32_t
@@ -64,12 +71,6 @@ hash_l2(uint32_t *hash, struct rest *rest, ovs_be16 *type)
     return true;
 }
 
-static void
-hash_addr(uint32_t *hash, const ovs_16aligned_be32 *addr)
-{
-    *hash = hash_add(*hash, (OVS_FORCE uint32_t) get_16aligned_be32(addr));
-}
-
 static bool
 hash_ipv4(uint32_t *hash, struct rest *rest, uint8_t *proto)
 {
@@ -85,8 +86,8 @@ hash_ipv4(uint32_t *hash, struct rest *rest, uint8_t *proto)
         return false;
     }
     *proto = ip->ip_proto;
-    hash_addr(hash, &ip->ip_src);
-    hash_addr(hash, &ip->ip_dst);
+    *hash = hash_add_be32(*hash, &ip->ip_src);
+    *hash = hash_add_be32(*hash, &ip->ip_dst);
     return true;
 }
 
@@ -100,8 +101,8 @@ hash_ipv6(uint32_t *hash, struct rest *rest, uint8_t *proto)
     }
     *proto = ip->ip6_nxt;
     for (int i = 0; i < 4; i++) {
-        hash_addr(hash, &ip->ip6_src.be32[i]);
-        hash_addr(hash, &ip->ip6_dst.be32[i]);
+        *hash = hash_add_be32(*hash, &ip->ip6_src.be32[i]);
+        *hash = hash_add_be32(*hash, &ip->ip6_dst.be32[i]);
     }
     return true;
 }
@@ -109,7 +110,7 @@ hash_ipv6(uint32_t *hash, struct rest *rest, uint8_t *proto)
 static bool
 hash_l4(uint32_t *hash, struct rest *rest, uint8_t proto)
 {
-    const ovs_16aligned_u32 *ports;
+    const ovs_16aligned_be32 *ports;
     const struct icmp_header *icmp;
 
     switch (proto) {
@@ -120,7 +121,7 @@ hash_l4(uint32_t *hash, struct rest *rest, uint8_t proto)
         if (!ports) {
             return false;
         }
-        *hash = hash_add(*hash, get_16aligned_u32(ports));
+        *hash = hash_add_be32(*hash, ports);
         return true;
 
     case IPPROTO_ICMP:
