@@ -304,17 +304,26 @@ conn_attach_offload(struct conn *conn)
     return offload;
 }
 
-/* For the owner: takes the block from 'conn', and returns it or NULL.  Other
- * threads may be using it until they quiesce. */
-struct conn_offload *
+/* For the owner: takes the block from 'conn'.  Other threads may be using it
+ * until they quiesce.  Whoever raises an event after this returns, and looks
+ * for the block then, does not find it. */
+void
 conn_detach_offload(struct conn *conn)
 {
-    struct conn_offload *offload = conn_get_offload(conn);
+    atomic_store_relaxed(&conn->offload, NULL);
+    conn_set_state(conn, 0, 0);
+}
 
-    if (offload) {
-        atomic_store_relaxed(&conn->offload, NULL);
-    }
-    return offload;
+/* For the owner: gives 'offload', which it has detached, back to 'conn'.
+ * Returns false if 'conn' has another block by now. */
+bool
+conn_reattach_offload(struct conn *conn, struct conn_offload *offload)
+{
+    struct conn_offload *none = NULL;
+
+    return atomic_compare_exchange_strong_explicit(
+        &conn->offload, &none, offload,
+        memory_order_acq_rel, memory_order_acquire);
 }
 
 /* Bits of 'how' in struct conn_offload.  The tag is in the upper half. */

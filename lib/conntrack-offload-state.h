@@ -196,7 +196,8 @@ conn_get_offload(const struct conn *conn)
 }
 
 struct conn_offload *conn_attach_offload(struct conn *);
-struct conn_offload *conn_detach_offload(struct conn *);
+void conn_detach_offload(struct conn *);
+bool conn_reattach_offload(struct conn *, struct conn_offload *);
 
 void conn_side_set(struct conn_offload *, enum key_dir, uint32_t port,
                    const struct ct_offload_ctx *);

@@ -131,6 +131,14 @@ conn_alloc_offload(struct conn *conn)
     return conn_attach_offload(conn);
 }
 
+/* Returns what to await of packets of 'conn' when it is offered. */
+static uint32_t
+conn_await_reply(const struct conn *conn)
+{
+    return (CONN_OFFLOAD_AWAIT_REPLY
+            | (conn_is_tcp(conn) ? CONN_OFFLOAD_AWAIT_FIN : 0));
+}
+
 /* 'conn', which the calling thread owns, is not held any more, for 'reason'.
  * If it is gone, its block is freed with it: see
  * conntrack_offload_conn_uninit__(). */
@@ -142,21 +150,27 @@ conn_release(struct conn *conn, enum ct_offload_reason reason)
     bool wait = (!(state & (CONN_OFFLOAD_GONE | CONN_OFFLOAD_CLOSED))
                  && ct_offload_accepting(true) && !conn_is_established(conn));
 
+    conn_set_state(conn,
+                   (CONN_OFFLOAD_AWAIT_MASK | CONN_OFFLOAD_REASON_MASK
+                    | CONN_OFFLOAD_BYPASS | CONN_OFFLOAD_UNI_DIR),
+                   (state_from_reason(reason)
+                    | (wait ? CONN_OFFLOAD_AWAIT_REPLY : 0)));
     if (offload) {
         for (int dir = 0; dir < CT_DIRS; dir++) {
             ct_offload_port_remove(offload, dir);
         }
         if (!(state & CONN_OFFLOAD_GONE)) {
             conn_detach_offload(conn);
+            if (conn_offload_state(conn) & CONN_OFFLOAD_PENDING_ADD
+                && conn_reattach_offload(conn, offload)) {
+                /* It is offered again at once, with what is known of it. */
+                conn_set_state(conn, 0, conn_await_reply(conn));
+                return;
+            }
             ovsrcu_postpone(free, offload);
         }
     }
     conn_uncount(conn);
-    conn_set_state(conn,
-                   (CONN_OFFLOAD_AWAIT_MASK | CONN_OFFLOAD_REASON_MASK
-                    | CONN_OFFLOAD_BYPASS | CONN_OFFLOAD_UNI_DIR),
-                   (state_from_reason(reason)
-                    | (wait ? CONN_OFFLOAD_AWAIT_REPLY : 0)));
     conn_undoom(conn);
 }
 
@@ -615,9 +629,14 @@ conn_add_ops(struct conn_offload_batch *batch, struct conn *conn,
     uint32_t waiting = 0;
 
     if (events & CONN_OFFLOAD_PENDING_DEL) {
-        /* An ADD or EST that was raised before is not pending any more. */
+        /* An ADD or EST that was raised before is not pending any more.  One
+         * that was raised after it stays so. */
         conn_add_del(conn, ops, 0);
-        return events & (CONN_OFFLOAD_PENDING_ADD | CONN_OFFLOAD_PENDING_EST);
+        events &= CONN_OFFLOAD_PENDING_ADD | CONN_OFFLOAD_PENDING_EST;
+        if (events) {
+            conn_put_back(conn, events);
+        }
+        return 0;
     }
     if (events & CONN_OFFLOAD_PENDING_ADD) {
         if (conn_add_add(batch, conn)) {
@@ -1118,9 +1137,7 @@ api_check_add(struct conn_offload_batch *batch, struct ct_offload_op *op)
     struct conn *conn = op_conn(op);
     enum ct_offload_reason reason;
 
-    conn_set_state(conn, 0, (CONN_OFFLOAD_AWAIT_REPLY
-                             | (conn_is_tcp(conn)
-                                ? CONN_OFFLOAD_AWAIT_FIN : 0)));
+    conn_set_state(conn, 0, conn_await_reply(conn));
     reason = conn_check_add(batch, conn);
     if (batch->n_retired) {
         ops_run(&batch->ops);
@@ -1137,6 +1154,51 @@ api_check_add(struct conn_offload_batch *batch, struct ct_offload_op *op)
     return reason ? EOPNOTSUPP : 0;
 }
 
+/* Makes the calling thread the owner of the connection of 'op', or, if it has
+ * an owner, leaves 'op' to that one if 'leave' is true.  Returns true if the
+ * calling thread owns it now; otherwise false, with the reason in 'op->error'.
+ */
+static bool
+api_own(struct ct_offload_op *op, bool leave)
+{
+    static const uint32_t pending[] = {
+        [CT_OFFLOAD_OP_ADD] = CONN_OFFLOAD_PENDING_ADD,
+        [CT_OFFLOAD_OP_EST] = CONN_OFFLOAD_PENDING_EST,
+        [CT_OFFLOAD_OP_UPD] = CONN_OFFLOAD_PENDING_UPD,
+        [CT_OFFLOAD_OP_DEL] = CONN_OFFLOAD_PENDING_DEL,
+    };
+    bool add = op->type == CT_OFFLOAD_OP_ADD;
+    bool note = add || op->type == CT_OFFLOAD_OP_EST;
+    struct conn *conn = op_conn(op);
+    struct conn_offload *offload;
+
+    do {
+        op->error = note ? api_note_side(conn, op) : 0;
+        if (op->error) {
+            return false;
+        }
+        if (add && leave) {
+            conn_set_state(conn, 0, conn_await_reply(conn));
+        }
+        offload = conn_get_offload(conn);
+        if (conn_own(conn, leave ? pending[op->type] : 0)) {
+            /* A previous owner may have released the block since. */
+            op->error = note ? api_note_side(conn, op) : 0;
+            return true;
+        }
+        if (!(conn_offload_state(conn) & CONN_OFFLOAD_BUSY)) {
+            op->error = add ? EOPNOTSUPP : op->error;
+            return false;
+        }
+
+        /* The owner does an ADD with the block that it finds: if it has just
+         * released that one, try again. */
+    } while (add && leave && conn_get_offload(conn) != offload);
+
+    op->error = EINPROGRESS;
+    return false;
+}
+
 /* Makes the calling thread the owner of the connection of 'op', so that 'op'
  * can be dispatched; the caller must call conntrack_offload_release() then.
  * Returns false if 'op' cannot or need not be dispatched, with the reason in
@@ -1145,38 +1207,24 @@ api_check_add(struct conn_offload_batch *batch, struct ct_offload_op *op)
 bool
 conntrack_offload_own(struct ct_offload_op *op, bool leave)
 {
-    static const uint32_t pending[] = {
-        [CT_OFFLOAD_OP_ADD] = CONN_OFFLOAD_PENDING_ADD,
-        [CT_OFFLOAD_OP_EST] = CONN_OFFLOAD_PENDING_EST,
-        [CT_OFFLOAD_OP_UPD] = CONN_OFFLOAD_PENDING_UPD,
-        [CT_OFFLOAD_OP_DEL] = CONN_OFFLOAD_PENDING_DEL,
-    };
     struct conn_offload_batch *batch = *thread_batch_get();
     struct conn *conn = op_conn(op);
-    int error = 0;
+    int preset = op->error;
+    int error;
 
     if (op->type == CT_OFFLOAD_OP_ADD && !ct_offload_is_accepting()) {
         /* There is nobody to offer it to, which is no error. */
         return false;
     }
-    if (op->type == CT_OFFLOAD_OP_ADD || op->type == CT_OFFLOAD_OP_EST) {
-        error = api_note_side(conn, op);
-        if (error) {
-            op->error = error;
-            return false;
-        }
-    }
-    if (!conn_own(conn, leave ? pending[op->type] : 0)) {
-        if (conn_offload_state(conn) & CONN_OFFLOAD_BUSY) {
-            op->error = EINPROGRESS;
-        } else if (op->type == CT_OFFLOAD_OP_ADD) {
-            op->error = EOPNOTSUPP;
-        }
+    if (!api_own(op, leave)) {
+        op->error = op->error ? op->error : preset;
         return false;
     }
+    error = op->error;
+    op->error = preset;
 
     if (op->type == CT_OFFLOAD_OP_ADD) {
-        error = api_check_add(batch, op);
+        error = error ? error : api_check_add(batch, op);
     } else if (op->type == CT_OFFLOAD_OP_EST) {
         conn_set_state(conn, CONN_OFFLOAD_AWAIT_REPLY, 0);
     }
