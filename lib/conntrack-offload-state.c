@@ -445,7 +445,7 @@ conn_is_tcp(const struct conn *conn)
 bool
 conn_is_established(const struct conn *conn)
 {
-    uint8_t timeout;
+    int timeout;
 
     atomic_read_relaxed(&CONST_CAST(struct conn *, conn)->timeout, &timeout);
     return (timeout == CT_TM_TCP_ESTABLISHED || timeout == CT_TM_OTHER_BIDIR

@@ -226,7 +226,7 @@ conn_extend(struct conntrack *ct, struct conn *conn, long long int last_used,
         .key_node[CT_DIR_FWD].key.zone = conn->key_node[CT_DIR_FWD].key.zone,
     };
     long long int new, old;
-    uint8_t timeout;
+    int timeout;
 
     atomic_read_relaxed(&conn->expiration, &old);
     if (!last_used) {
@@ -1546,23 +1546,6 @@ conntrack_offload_conn_postpone(void (*delete)(struct conn *),
         batch_run_if_full(batch);
         batch_leave(batch);
     }
-}
-
-/* The time of 'conn' is up in software, but packets may bypass that, or could
- * until just now: is 'conn' alive at time 'now'? */
-bool
-conntrack_offload_alive__(const struct conn *conn, long long int now)
-{
-    long long int expiration;
-    uint32_t state;
-
-    /* If it was taken back into software just now, it got more time before
-     * that. */
-    atomic_read_explicit(&CONST_CAST(struct conn *, conn)->offload_state,
-                         &state, memory_order_acquire);
-    atomic_read_relaxed(&CONST_CAST(struct conn *, conn)->expiration,
-                        &expiration);
-    return state & CONN_OFFLOAD_BYPASS ? expiration != 0 : now < expiration;
 }
 
 /* Returns the CT_DPIF_STATUS_* flags that tell of 'conn' being offloaded. */

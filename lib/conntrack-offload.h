@@ -74,7 +74,6 @@ void conntrack_offload_conn_removing(struct conn *);
 void conntrack_offload_conn_postpone(void (*delete)(struct conn *),
                                      struct conn *);
 uint32_t conntrack_offload_conn_status(const struct conn *);
-bool conntrack_offload_alive__(const struct conn *, long long int now);
 
 /* At the start of conntrack_execute(): the packets came from 'netdev_in',
  * which may be NULL.  Also, with NULL, where many connections are about to be
@@ -167,12 +166,20 @@ conntrack_offload_conn_forced(struct conn *conn)
 
 /* The time of 'conn' is up in software at time 'now': is it alive all the
  * same, because packets may bypass software?  Not if it was forced to expire.
- */
+ * (This is part of each look-up: a call would cost more than it does.) */
 static inline bool
 conntrack_offload_alive(const struct conn *conn, long long int now)
 {
-    return OVS_UNLIKELY(conn_offload_state(conn) & CONN_OFFLOAD_NO_SEQ_CHK)
-           && conntrack_offload_alive__(conn, now);
+    long long int expiration;
+    uint32_t state;
+
+    /* If it was taken back into software just now, it got more time before
+     * that. */
+    atomic_read_explicit(&CONST_CAST(struct conn *, conn)->offload_state,
+                         &state, memory_order_acquire);
+    atomic_read_relaxed(&CONST_CAST(struct conn *, conn)->expiration,
+                        &expiration);
+    return state & CONN_OFFLOAD_BYPASS ? expiration != 0 : now < expiration;
 }
 
 /* May packets of 'conn' have passed that software has not seen? */
