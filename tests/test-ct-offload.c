@@ -2384,7 +2384,8 @@ test_order_threads(struct ovs_cmdl_context *ctx)
     conntrack_offload_end(batch);
     check_succession(ct, "", true);
 
-    /* The time of a connection is up, and another one gets its tuple by NAT. */
+    /* The time of a connection is up, and NAT gives its tuple to another
+     * one. */
     struct how nat = { .commit = true, .nat = &nat_clients };
     execute(ct, udp_behind_nat(1), &committing);
     ct_offload_barrier();
@@ -3475,6 +3476,18 @@ test_api(struct ovs_cmdl_context *ctx OVS_UNUSED)
     execute(ct, udp(9, true), &looking);
     ct_offload_barrier();
     CHECK_RECORD("a est 9\n");
+
+    /* It has not even begun with DEL. */
+    hang(ct, 10);
+    mark[0] = 6;
+    execute(ct, udp(9, false), &marking);
+    memset(&a.add, 0, sizeof a.add);
+    ovs_assert(ct_offload_conn_add(&orig) == EINPROGRESS);
+    resume();
+    CHECK_RECORD("a add 10\n"
+                 "a del 9\n"
+                 "a add 9\n");
+    ovs_assert(a.add.netdev_in == p1 && a.add.unmodified);
 
     /* And the room that it takes comes back. */
     conntrack_flush(ct, NULL);
