@@ -1468,7 +1468,9 @@ test_config(struct ovs_cmdl_context *ctx OVS_UNUSED)
     }
     CHECK_RECORD("a add 1\n"
                  "a add 2\n");
+    struct conn *conn = find_udp(ct, 3);
     sweep(ct);
+    ovs_assert(!(conn_offload_state(conn) & CONN_OFFLOAD_AWAIT_MASK));
     touch(ct, 3);
     CHECK_RECORD("");
     configure("hw-offload-ct-size", "3");
@@ -3166,11 +3168,22 @@ test_side_by_side(struct ovs_cmdl_context *ctx OVS_UNUSED)
                  "b del 5\n"
                  "b exit\n");
     ovs_assert(ct_offload_conn_is_offloaded(conn));
+    t = conn_get_expiration(conn);
     conn_expire(conn);
     ovs_assert(!find_udp(ct, 5));
+    atomic_store_relaxed(&conn->expiration, t);
+
+    /* When it comes back, it finds nothing of its own in the connection. */
+    b.class.may_bypass = false;
+    recorder_register(&b, false);
+    sweep(ct);
+    execute(ct, udp(5, false), &from_p1);
+    CHECK_RECORD("b add 5\n"
+                 "b est 5\n");
 
     conntrack_destroy(ct);
     ct_offload_unregister(&a.class);
+    ct_offload_unregister(&b.class);
 }
 
 /* Guards come before what they guard. */
