@@ -705,7 +705,11 @@ provider_do(struct provider *p, struct ct_offload_op *op,
         break;
     case CT_OFFLOAD_OP_EST:
         if (class->conn_established) {
+            bool uni_dir = false;
+
+            op->ctx.uni_dir = &uni_dir;
             error = class->conn_established(&op->ctx);
+            op->uni_dir |= uni_dir;
         }
         break;
     case CT_OFFLOAD_OP_UPD:
