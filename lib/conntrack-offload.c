@@ -541,6 +541,11 @@ conn_check_add(struct conn_offload_batch *batch, struct conn *conn)
     if (port && !ct_offload_port_get_netdev(port)) {
         return CT_OFFLOAD_TAKEN_BACK;
     }
+    conn_side_get(offload, CT_DIR_REV, &ctx, &port);
+    if (port && !ct_offload_port_get_netdev(port)) {
+        /* There will be no EST before another reply. */
+        conn_side_clear(offload, CT_DIR_REV);
+    }
     retire_predecessors(batch, conn);
     return (conn_is_preceded(conn) ? CT_OFFLOAD_PREDECESSOR
             : CT_OFFLOAD_REASON_NONE);
@@ -1129,6 +1134,30 @@ api_note_side(struct conn *conn, const struct ct_offload_op *op)
     return 0;
 }
 
+/* 'op', an ADD or EST of a connection that the calling thread owns, is to be
+ * dispatched.  What it says of its direction is what is known from now on,
+ * unless a provider was told something else before: then the others should
+ * hear the same. */
+static void
+api_use_side(struct conn *conn, struct ct_offload_op *op)
+{
+    struct conn_offload *offload = conn_get_offload(conn);
+    bool add = op->type == CT_OFFLOAD_OP_ADD;
+    enum key_dir dir = add ? CT_DIR_FWD : CT_DIR_REV;
+    uint32_t state = conn_offload_state(conn);
+    uint32_t port;
+
+    if (offload) {
+        if (!(add ? state_held(state) : state_est(state))) {
+            conn_side_clear(offload, dir);
+            conn_side_set(offload, dir, ct_offload_port_get(op->ctx.netdev_in),
+                          &op->ctx);
+        }
+        conn_side_get(offload, dir, &op->ctx, &port);
+        op->ctx.netdev_in = ct_offload_port_get_netdev(port);
+    }
+}
+
 /* May 'op', an ADD of a connection that the calling thread owns, be
  * dispatched?  Returns 0 or a positive errno value. */
 static int
@@ -1147,11 +1176,15 @@ api_check_add(struct conn_offload_batch *batch, struct ct_offload_op *op)
     if (reason == CT_OFFLOAD_PREDECESSOR) {
         return EINPROGRESS;
     }
-    op->established = (!reason
-                       && conn_side_is_known(conn_get_offload(conn),
-                                             CT_DIR_REV)
-                       && conn_is_established(conn));
-    return reason ? EOPNOTSUPP : 0;
+    if (reason) {
+        return EOPNOTSUPP;
+    }
+    if (conn_side_is_known(conn_get_offload(conn), CT_DIR_REV)) {
+        /* Whoever takes it now has to know, too. */
+        conn_set_state(conn, 0, CONN_OFFLOAD_PENDING_EST);
+        op->established = conn_is_established(conn);
+    }
+    return 0;
 }
 
 /* Makes the calling thread the owner of the connection of 'op', or, if it has
@@ -1224,8 +1257,10 @@ conntrack_offload_own(struct ct_offload_op *op, bool leave)
     op->error = preset;
 
     if (op->type == CT_OFFLOAD_OP_ADD) {
+        api_use_side(conn, op);
         error = error ? error : api_check_add(batch, op);
     } else if (op->type == CT_OFFLOAD_OP_EST) {
+        api_use_side(conn, op);
         conn_set_state(conn, CONN_OFFLOAD_AWAIT_REPLY, 0);
     }
     op_prepare(op);
