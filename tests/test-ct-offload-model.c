@@ -25,6 +25,8 @@
 #include "conntrack-tp.h"
 #include "csum.h"
 #include "ct-dpif.h"
+#include "ct-offload-port.h"
+#include "ct-offload-room.h"
 #include "ct-offload-wire.h"
 #include "ct-offload.h"
 #include "dp-packet.h"
@@ -187,15 +189,24 @@ static const char *const answer_names[] = {
     "used", "zero", "now", "future", "never-ending", "ancient", "negative"
 };
 
+/* What packets of one direction of a connection look like. */
+struct side {
+    bool known;
+    struct netdev *netdev;      /* Where they come from, or NULL. */
+    bool on_wire;               /* Do they look so there? */
+    uint16_t vlan;              /* Tag, 0 if none. */
+    bool stopped;               /* The port has stopped since. */
+};
+
 /* What a provider knows of a connection. */
 struct held {
     struct hmap_node node;      /* In 'held' of its provider. */
     const struct conn *conn;
-    struct ct_dpif_tuple tuple;
+    struct ct_dpif_tuple tuples[2]; /* Original and reply. */
     uint16_t zone;
     uint32_t mark;
     ovs_u128 labels;
-    struct netdev *in[2];       /* Ports, by direction. */
+    struct side side[2];        /* By direction. */
     bool est;
     long long int used;
     atomic_flag busy;           /* In a callback. */
@@ -208,13 +219,14 @@ struct provider {
     atomic_bool live;           /* Between init() and exit(). */
 
     /* What it does, in 16ths of the connections. */
-    unsigned int refuse, errors, salt;
+    unsigned int refuse, errors, est_errors, uni_dir, salt;
     bool init_error;
     enum answer answer;
 
+    atomic_flag called;         /* In a callback, unless it is thread-safe. */
     struct ovs_mutex mutex;
     struct hmap held OVS_GUARDED;
-    unsigned long long int n_add, n_error, n_del, n_est, n_upd;
+    unsigned long long int n_add, n_error, n_del, n_est, n_est_error, n_upd;
     unsigned long long int n_netdev_flush;
 };
 
@@ -240,6 +252,19 @@ static bool
 will_err(const struct provider *p, const struct conn *conn)
 {
     return p->errors && (decision(p, conn) >> 8) % 16 < p->errors;
+}
+
+static bool
+will_err_est(const struct provider *p, const struct conn *conn)
+{
+    return (p->est_errors
+            && (decision(p, conn) >> 16) % 16 < p->est_errors);
+}
+
+static bool
+will_be_uni_dir(const struct provider *p, const struct conn *conn)
+{
+    return p->uni_dir && (decision(p, conn) >> 24) % 16 < p->uni_dir;
 }
 
 /* What 'p' answers at time 'when'. */
@@ -310,8 +335,10 @@ held_begin(struct provider *p, const struct ct_offload_ctx *ctx,
     return h;
 }
 
+/* Before and after each callback. */
+
 static void
-check_live(struct provider *p, const char *what)
+call_begin(struct provider *p, const char *what)
 {
     bool live;
 
@@ -319,6 +346,34 @@ check_live(struct provider *p, const char *what)
     if (!live) {
         fail("%s: %s while it is not registered", p->class.name, what);
     }
+    if (!p->class.thread_safe && atomic_flag_test_and_set(&p->called)) {
+        fail("%s: %s during another callback", p->class.name, what);
+    }
+    if (threaded) {
+        sched_yield();
+    }
+}
+
+static void
+call_end(struct provider *p)
+{
+    if (!p->class.thread_safe) {
+        atomic_flag_clear(&p->called);
+    }
+}
+
+static struct side
+side_from_ctx(const struct ct_offload_ctx *ctx)
+{
+    struct side side = {
+        .known = true,
+        .netdev = ctx->netdev_in,
+        .on_wire = ctx->unmodified,
+        .vlan = ctx->vlan == CT_OFFLOAD_VLAN_TAG ? vlan_tci_to_vid(ctx->vlan_tci)
+                : 0,
+    };
+
+    return side;
 }
 
 static bool
@@ -326,14 +381,21 @@ provider_can_offload(struct provider *p, const struct ct_offload_ctx *ctx)
 {
     bool refuse;
 
-    check_live(p, "can_offload");
     ovs_mutex_lock(&p->mutex);
     refuse = will_refuse(p, ctx->conn);
     ovs_mutex_unlock(&p->mutex);
     return !refuse;
 }
 
-/* Nobody else has the tuple of 'h' in the same zone. */
+static bool
+tuple_equals(const struct ct_dpif_tuple *a, const struct ct_dpif_tuple *b)
+{
+    return !memcmp(a, b, sizeof *a);
+}
+
+/* 'p', which is told of the connection of 'h', holds nothing with one of its
+ * tuples in the same zone: hardware with exact tuples would have an entry
+ * already. */
 static void
 check_unique(struct provider *p, const struct held *h)
     OVS_REQUIRES(p->mutex)
@@ -341,10 +403,31 @@ check_unique(struct provider *p, const struct held *h)
     struct held *other;
 
     HMAP_FOR_EACH (other, node, &p->held) {
-        if (other != h && other->zone == h->zone
-            && !memcmp(&other->tuple, &h->tuple, sizeof h->tuple)) {
-            fail("%s: add of a tuple that it holds already", p->class.name);
+        for (int i = 0; i < 4 && other->zone == h->zone; i++) {
+            if (tuple_equals(&other->tuples[i & 1], &h->tuples[i / 2])) {
+                fail("%s: add of connection %p with a tuple of %p, which it "
+                     "holds", p->class.name, h->conn, other->conn);
+            }
         }
+    }
+}
+
+/* Providers that are interested in established connections only hear of no
+ * others. */
+static void
+check_established(struct provider *p, const struct conn *conn)
+{
+    uint8_t orig, reply;
+
+    if (p->class.established_only
+        && !threaded
+        && (conn_is_tcp(conn)
+            ? (ct_offload_conn_get_tcp_state(conn, &orig, &reply)
+               && (orig != CT_DPIF_TCPS_ESTABLISHED
+                   || reply != CT_DPIF_TCPS_ESTABLISHED))
+            : !conn_is_established(conn))) {
+        fail("%s: add of a connection that is not established",
+             p->class.name);
     }
 }
 
@@ -353,11 +436,11 @@ provider_add(struct provider *p, const struct ct_offload_ctx *ctx)
 {
     struct held *h;
 
-    check_live(p, "add");
     note(" %s.add", p->class.name);
     if (!ctx->priv || *ctx->priv) {
         fail("%s: add with a pointer", p->class.name);
     }
+    check_established(p, ctx->conn);
 
     ovs_mutex_lock(&p->mutex);
     if (held_find(p, ctx->conn)) {
@@ -372,18 +455,14 @@ provider_add(struct provider *p, const struct ct_offload_ctx *ctx)
 
     h = xzalloc(sizeof *h);
     h->conn = ctx->conn;
-    ct_offload_conn_get_tuple(ctx->conn, false, &h->tuple);
+    ct_offload_conn_get_tuple(ctx->conn, false, &h->tuples[0]);
+    ct_offload_conn_get_tuple(ctx->conn, true, &h->tuples[1]);
     h->zone = ct_offload_conn_get_zone(ctx->conn);
     h->mark = ct_offload_conn_get_mark(ctx->conn);
     h->labels = ct_offload_conn_get_labels(ctx->conn);
-    h->in[0] = ctx->netdev_in;
+    h->side[0] = side_from_ctx(ctx);
     atomic_flag_clear(&h->busy);
-    if (ctx->unmodified != (ctx->netdev_in != NULL)) {
-        fail("%s: add with 'unmodified' %d", p->class.name, ctx->unmodified);
-    }
-    if (!threaded) {
-        check_unique(p, h);
-    }
+    check_unique(p, h);
     hmap_insert(&p->held, &h->node, hash_pointer(ctx->conn, 0));
     p->n_add++;
     *ctx->priv = h;
@@ -396,7 +475,6 @@ provider_del(struct provider *p, const struct ct_offload_ctx *ctx)
 {
     struct held *h;
 
-    check_live(p, "del");
     ovs_mutex_lock(&p->mutex);
     h = held_begin(p, ctx, "del");
     hmap_remove(&p->held, &h->node);
@@ -410,14 +488,25 @@ provider_est(struct provider *p, const struct ct_offload_ctx *ctx)
 {
     struct held *h;
 
-    check_live(p, "est");
     ovs_mutex_lock(&p->mutex);
     h = held_begin(p, ctx, "est");
     if (h->est) {
         fail("%s: a second est", p->class.name);
     }
+    if (*ctx->uni_dir) {
+        fail("%s: est is uni-dir already", p->class.name);
+    }
+    if (will_err_est(p, ctx->conn)) {
+        note("(error)");
+        hmap_remove(&p->held, &h->node);
+        p->n_est_error++;
+        ovs_mutex_unlock(&p->mutex);
+        free(h);
+        return ENOSPC;
+    }
     h->est = true;
-    h->in[1] = ctx->netdev_in;
+    h->side[1] = side_from_ctx(ctx);
+    *ctx->uni_dir = will_be_uni_dir(p, ctx->conn);
     p->n_est++;
     atomic_flag_clear(&h->busy);
     ovs_mutex_unlock(&p->mutex);
@@ -430,7 +519,6 @@ provider_upd(struct provider *p, const struct ct_offload_ctx *ctx)
     long long int last_used;
     struct held *h;
 
-    check_live(p, "upd");
     ovs_mutex_lock(&p->mutex);
     h = held_begin(p, ctx, "upd");
     last_used = will_answer(p, h, time_msec());
@@ -454,11 +542,11 @@ provider_batch(struct provider *p, struct ct_offload_op_batch *batch)
             provider_del(p, &op->ctx);
             break;
         case CT_OFFLOAD_OP_EST:
-            provider_est(p, &op->ctx);
+            op->error = provider_est(p, &op->ctx);
             break;
         case CT_OFFLOAD_OP_UPD:
             op->last_used = provider_upd(p, &op->ctx);
-            op->error = 0;
+            op->error = op->last_used ? 0 : ENODATA;
             break;
         case CT_OFFLOAD_OP_POLICY:
         case CT_OFFLOAD_OP_FLUSH:
@@ -481,14 +569,23 @@ provider_init(struct provider *p)
 static void
 provider_exit(struct provider *p)
 {
-    check_live(p, "exit");
     ovs_mutex_lock(&p->mutex);
     if (hmap_count(&p->held)) {
         fail("%s: exit while it holds %"PRIuSIZE" connections",
              p->class.name, hmap_count(&p->held));
     }
     ovs_mutex_unlock(&p->mutex);
-    atomic_store(&p->live, false);
+}
+
+static void
+provider_flush(struct provider *p)
+{
+    ovs_mutex_lock(&p->mutex);
+    if (!threaded && hmap_count(&p->held)) {
+        fail("%s: flush while it holds %"PRIuSIZE" connections",
+             p->class.name, hmap_count(&p->held));
+    }
+    ovs_mutex_unlock(&p->mutex);
 }
 
 static void
@@ -496,10 +593,9 @@ provider_netdev_flush(struct provider *p, struct netdev *netdev)
 {
     struct held *h;
 
-    check_live(p, "netdev_flush");
     ovs_mutex_lock(&p->mutex);
     HMAP_FOR_EACH (h, node, &p->held) {
-        if (h->in[0] == netdev || h->in[1] == netdev) {
+        if (h->side[0].netdev == netdev || h->side[1].netdev == netdev) {
             fail("%s: holds a connection of a port that is flushed",
                  p->class.name);
         }
@@ -517,42 +613,78 @@ provider_netdev_flush(struct provider *p, struct netdev *netdev)
     static void                                                             \
     NAME##_exit(void)                                                       \
     {                                                                       \
+        call_begin(&providers[ID], "exit");                                 \
         provider_exit(&providers[ID]);                                      \
+        call_end(&providers[ID]);                                           \
+        atomic_store(&providers[ID].live, false);                           \
     }                                                                       \
     static bool                                                             \
     NAME##_can_offload(const struct ct_offload_ctx *ctx)                    \
     {                                                                       \
-        return provider_can_offload(&providers[ID], ctx);                   \
+        bool result;                                                        \
+                                                                            \
+        call_begin(&providers[ID], "can_offload");                          \
+        result = provider_can_offload(&providers[ID], ctx);                 \
+        call_end(&providers[ID]);                                           \
+        return result;                                                      \
     }                                                                       \
     static int                                                              \
     NAME##_add(const struct ct_offload_ctx *ctx)                            \
     {                                                                       \
-        return provider_add(&providers[ID], ctx);                           \
+        int result;                                                         \
+                                                                            \
+        call_begin(&providers[ID], "add");                                  \
+        result = provider_add(&providers[ID], ctx);                         \
+        call_end(&providers[ID]);                                           \
+        return result;                                                      \
     }                                                                       \
     static void                                                             \
     NAME##_del(const struct ct_offload_ctx *ctx)                            \
     {                                                                       \
+        call_begin(&providers[ID], "del");                                  \
         provider_del(&providers[ID], ctx);                                  \
+        call_end(&providers[ID]);                                           \
     }                                                                       \
     static int                                                              \
     NAME##_est(const struct ct_offload_ctx *ctx)                            \
     {                                                                       \
-        return provider_est(&providers[ID], ctx);                                  \
+        int result;                                                         \
+                                                                            \
+        call_begin(&providers[ID], "est");                                  \
+        result = provider_est(&providers[ID], ctx);                         \
+        call_end(&providers[ID]);                                           \
+        return result;                                                      \
     }                                                                       \
     static long long int                                                    \
     NAME##_upd(const struct ct_offload_ctx *ctx)                            \
     {                                                                       \
-        return provider_upd(&providers[ID], ctx);                           \
+        long long int result;                                               \
+                                                                            \
+        call_begin(&providers[ID], "upd");                                  \
+        result = provider_upd(&providers[ID], ctx);                         \
+        call_end(&providers[ID]);                                           \
+        return result;                                                      \
     }                                                                       \
     static void                                                             \
     NAME##_batch(struct ct_offload_op_batch *batch)                         \
     {                                                                       \
+        call_begin(&providers[ID], "batch");                                \
         provider_batch(&providers[ID], batch);                              \
+        call_end(&providers[ID]);                                           \
+    }                                                                       \
+    static void                                                             \
+    NAME##_flush(void)                                                      \
+    {                                                                       \
+        call_begin(&providers[ID], "flush");                                \
+        provider_flush(&providers[ID]);                                     \
+        call_end(&providers[ID]);                                           \
     }                                                                       \
     static void                                                             \
     NAME##_netdev_flush(struct netdev *netdev)                              \
     {                                                                       \
+        call_begin(&providers[ID], "netdev_flush");                         \
         provider_netdev_flush(&providers[ID], netdev);                      \
+        call_end(&providers[ID]);                                           \
     }                                                                       \
     static const struct ct_offload_class NAME##_class = {                   \
         .name = #NAME,                                                      \
@@ -564,6 +696,7 @@ provider_netdev_flush(struct provider *p, struct netdev *netdev)
         .conn_established = NAME##_est,                                     \
         .conn_update = NAME##_upd,                                          \
         .batch_submit = NAME##_batch,                                       \
+        .flush = NAME##_flush,                                              \
         .netdev_flush = NAME##_netdev_flush,                                \
     }
 
@@ -571,8 +704,9 @@ PROVIDER_CALLBACKS(a, 0);
 PROVIDER_CALLBACKS(b, 1);
 PROVIDER_CALLBACKS(c, 2);
 
-/* One provider takes no batches; one waits for the handshake; one may be
- * called from several threads, and may forward packets. */
+/* One provider takes no batches, and does not forward packets by itself; one
+ * is interested in established connections only; one may be called from
+ * several threads. */
 static void
 providers_init(void)
 {
@@ -580,6 +714,7 @@ providers_init(void)
     providers[0].class.batch_submit = NULL;
     providers[1].class = b_class;
     providers[1].class.established_only = true;
+    providers[1].class.may_bypass = true;
     providers[2].class = c_class;
     providers[2].class.thread_safe = true;
     providers[2].class.may_bypass = true;
@@ -587,6 +722,7 @@ providers_init(void)
         struct provider *p = &providers[i];
 
         p->id = i;
+        atomic_flag_clear(&p->called);
         ovs_mutex_init(&p->mutex);
         ovs_mutex_lock(&p->mutex);
         hmap_init(&p->held);
@@ -737,6 +873,7 @@ stop_time(void)
 /* Without limits, until a step changes them. */
 static unsigned int limit = UINT_MAX;
 static bool enabled = true;
+static bool config_bypass = false;
 
 /* By default providers are called at once, so that after each step everything
  * is as it should be. */
@@ -750,6 +887,8 @@ configure(void)
     smap_add_format(&config, "hw-offload-ct-threads", "%u",
                     n_offload_threads);
     smap_add(&config, "hw-offload-ct", enabled ? "true" : "false");
+    smap_add(&config, "hw-offload-ct-bypass",
+             config_bypass ? "true" : "false");
     smap_add_format(&config, "hw-offload-ct-size", "%u", limit);
     ct_offload_set_config(&config);
     smap_destroy(&config);
@@ -799,17 +938,21 @@ struct mconn {
     bool helper;                /* Stays in software. */
     bool related;               /* A helper's data connection. */
     bool nat;
-    bool api;                   /* ADD came from outside of conntrack. */
     bool forced;                /* Made to expire. */
+    bool gone;                  /* Forced, or another one has taken its place
+                                 * when its time was up. */
     bool closed;                /* FIN or RST was seen. */
-    bool eligible;              /* To be offered again. */
-    bool no_seq_chk;            /* Packets may have bypassed software. */
+    bool no_seq_chk;            /* Packets may have bypassed software... */
+    bool bypass;                /* ...and may now. */
+    bool uni_dir;               /* Hardware has one direction. */
     uint8_t held, est;          /* Providers. */
-    bool replied;               /* Valid reply since ADD. */
-    struct netdev *in[2];       /* While it is held. */
+    bool room;                  /* Takes room in "hw-offload-ct-size". */
+    struct side side[2];        /* While it has room. */
+    bool await[2];              /* Is the next packet looked at? */
+    bool await_fin;
     uint32_t mark;
     ovs_u128 label;
-    enum ct_timeout tm;         /* Except for TCP. */
+    enum ct_timeout tm;         /* For TCP: as the last burst left it. */
     long long int expiration;
     uint8_t tcp[2];             /* States of the peers. */
     uint32_t seq[2];            /* What they send next. */
@@ -817,24 +960,33 @@ struct mconn {
 
     /* During a step. */
     long long int used;         /* What the providers said before. */
-    bool seen;                  /* A packet came for it... */
-    bool touched;               /* ...and was accepted. */
-    bool offered, evicted, check_est;
+    unsigned int n_packets;     /* So many came for it... */
+    bool touched;               /* ...and one was accepted... */
+    bool fin;                   /* ...with FIN or RST. */
+    bool was_established;
+    bool adopt;                 /* See mconn_adopt(). */
+    bool busy;                  /* In 'batch'. */
+    bool add, establish, del;   /* What is to be done. */
 };
 
 static struct hmap mconns = HMAP_INITIALIZER(&mconns);
 static struct mconn *all[4096];
 static size_t n_all;
 
+/* Connections for which something is to be done at the end of a burst. */
+static struct mconn *batch[2 * MAX_PACKETS];
+static size_t n_batch;
+
 /* How often the providers should have been called. */
 static struct {
-    unsigned long long int n_add, n_error, n_del, n_est;
+    unsigned long long int n_add, n_error, n_del, n_est, n_est_error;
 } expected[N_PROVIDERS];
 
 /* What a run has done, to show that it was worth it. */
 static struct {
     unsigned long long int packets, created, forced, evicted, extended,
-        lapsed, offered_again, no_room, handshakes, bypassed, related;
+        lapsed, no_room, established_only, bypassed, related, retired, moved,
+        est_errors, adopted, settled, flooded;
 } sum;
 
 static bool
@@ -848,13 +1000,43 @@ active(void)
     return false;
 }
 
+/* Providers that accept connections: those with 'established_only', or the
+ * others. */
+static uint8_t
+accepting(bool established_only)
+{
+    uint8_t mask = 0;
+
+    for (int i = 0; i < N_PROVIDERS; i++) {
+        if (providers[i].registered && enabled && limit
+            && providers[i].class.established_only == established_only) {
+            mask |= 1 << i;
+        }
+    }
+    return mask;
+}
+
+/* May packets of what 'mask' holds bypass software? */
+static bool
+may_bypass(uint8_t mask)
+{
+    for (int i = 0; i < N_PROVIDERS; i++) {
+        if (mask & (1 << i)
+            && (config_bypass || providers[i].class.may_bypass)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Connections that take room. */
 static unsigned int
-n_held(void)
+n_room(void)
 {
     unsigned int n = 0;
 
     for (size_t i = 0; i < n_all; i++) {
-        n += all[i]->held != 0;
+        n += all[i]->room;
     }
     return n;
 }
@@ -868,7 +1050,14 @@ mconn_is_tcp(const struct mconn *m)
 static bool
 is_alive(const struct mconn *m)
 {
-    return !m->forced && (now < m->expiration || m->held);
+    return !m->forced && (now < m->expiration || m->bypass);
+}
+
+static bool
+is_established(const struct mconn *m)
+{
+    return (m->tm == CT_TM_TCP_ESTABLISHED || m->tm == CT_TM_OTHER_BIDIR
+            || m->tm == CT_TM_ICMP_REPLY);
 }
 
 static bool
@@ -940,11 +1129,13 @@ mconn_create(struct conn *conn)
     m->nat = conn->nat_action != 0;
     m->helper = (conn->alg || is_control(&m->key[0])
                  || is_control(&m->key[1]));
-    m->tm = (key->nw_proto == IPPROTO_UDP ? CT_TM_OTHER_FIRST
+    m->tm = (key->nw_proto == IPPROTO_TCP ? CT_TM_TCP_FIRST_PACKET
+             : key->nw_proto == IPPROTO_UDP ? CT_TM_OTHER_FIRST
              : CT_TM_ICMP_FIRST);
     m->expiration = LLONG_MAX;          /* Until the burst is over. */
     m->seq[1] = rng_next();
-    m->seen = m->touched = true;
+    m->n_packets = 1;
+    m->touched = true;
 
     if (n_all >= ARRAY_SIZE(all)) {
         fail("too many connections");
@@ -965,8 +1156,17 @@ mconn_unhold(struct mconn *m)
         expected[i].n_del += (m->held >> i) & 1;
     }
     m->held = m->est = 0;
-    m->replied = false;
-    m->in[0] = m->in[1] = NULL;
+}
+
+/* 'm', which nobody holds, gives up what it had for that. */
+static void
+mconn_release(struct mconn *m)
+{
+    m->room = m->bypass = m->uni_dir = false;
+    memset(m->side, 0, sizeof m->side);
+    m->await[0] = m->await_fin = false;
+    m->await[1] = (!m->gone && !m->closed && accepting(true)
+                   && !is_established(m));
 }
 
 /* 'm' should be gone from conntrack. */
@@ -1007,26 +1207,21 @@ last_used(const struct mconn *m, uint8_t mask)
 static long long int
 extended(const struct mconn *m, long long int used)
 {
-    uint8_t tm;
-
-    if (mconn_is_tcp(m)) {
-        atomic_read_relaxed(&m->conn->timeout, &tm);
-    } else {
-        tm = m->tm;
-    }
-    return used && m->expiration ? MAX(m->expiration, used + timeout_ms[tm])
+    return used && m->expiration ? MAX(m->expiration, used + timeout_ms[m->tm])
                                  : m->expiration;
 }
 
-/* 'm' should be taken back into software. */
+/* 'm' should be taken back into software.  Providers would say that it was
+ * last used at 'used'. */
 static void
 mconn_evict(struct mconn *m, long long int used)
 {
-    if (!m->api) {
+    if (m->held && m->bypass && !m->gone) {
         m->expiration = extended(m, used);
     }
     sum.evicted += m->held != 0;
     mconn_unhold(m);
+    mconn_release(m);
 }
 
 /* Compares everything. */
@@ -1064,6 +1259,26 @@ check_conn(struct mconn *m)
     if (conn->mark != m->mark || !ovs_u128_equals(conn->label, m->label)) {
         fail("connection %p: wrong mark or labels", conn);
     }
+    if (m->room != !!(conn_offload_state(conn) & CONN_OFFLOAD_COUNTS)) {
+        fail("connection %p should%s take room", conn, m->room ? "" : " not");
+    }
+    if (!(step % 16) && conn_is_preceded(conn)) {
+        fail("connection %p waits for a predecessor, though none is left",
+             conn);
+    }
+}
+
+static bool
+side_equals(const struct side *a, const struct side *b)
+{
+    return (a->netdev == b->netdev && a->on_wire == b->on_wire
+            && a->vlan == b->vlan);
+}
+
+static const char *
+side_name(const struct side *side)
+{
+    return side->netdev ? side->netdev->name : "no port";
 }
 
 static void
@@ -1082,12 +1297,20 @@ check_held(struct provider *p, struct held *h)
     if (h->est != ((m->est & bit) != 0)) {
         fail("%s: connection %p: est is %d", p->class.name, h->conn, h->est);
     }
+    if (p->class.established_only && !h->est) {
+        fail("%s: connection %p: not established", p->class.name, h->conn);
+    }
     if (h->mark != m->mark || !ovs_u128_equals(h->labels, m->label)) {
         fail("%s: connection %p: outdated mark or labels", p->class.name,
              h->conn);
     }
-    if (h->in[0] != m->in[0] || (h->est && h->in[1] != m->in[1])) {
-        fail("%s: connection %p: wrong ports", p->class.name, h->conn);
+    for (int i = 0; i <= h->est; i++) {
+        if (!side_equals(&h->side[i], &m->side[i])) {
+            fail("%s: connection %p: direction %d: %s, on wire %d, vlan %d "
+                 "instead of %s, %d, %d", p->class.name, h->conn, i,
+                 side_name(&h->side[i]), h->side[i].on_wire, h->side[i].vlan,
+                 side_name(&m->side[i]), m->side[i].on_wire, m->side[i].vlan);
+        }
     }
 }
 
@@ -1104,7 +1327,8 @@ check_provider(struct provider *p, bool counters)
     HMAP_FOR_EACH (h, node, &p->held) {
         check_held(p, h);
     }
-    if (hmap_count(&p->held) != n || p->n_add - p->n_del != n) {
+    if (hmap_count(&p->held) != n
+        || p->n_add - p->n_del - p->n_est_error != n) {
         fail("%s: holds %"PRIuSIZE" connections (%llu added, %llu deleted) "
              "instead of %u", p->class.name, hmap_count(&p->held), p->n_add,
              p->n_del, n);
@@ -1113,17 +1337,20 @@ check_provider(struct provider *p, bool counters)
         && (p->n_add != expected[p->id].n_add
             || p->n_error != expected[p->id].n_error
             || p->n_del != expected[p->id].n_del
-            || p->n_est != expected[p->id].n_est)) {
-        fail("%s: in all %llu add, %llu error, %llu del, %llu est instead of "
-             "%llu, %llu, %llu, %llu", p->class.name,
-             p->n_add, p->n_error, p->n_del, p->n_est,
+            || p->n_est != expected[p->id].n_est
+            || p->n_est_error != expected[p->id].n_est_error)) {
+        fail("%s: in all %llu add, %llu error, %llu del, %llu est, %llu error "
+             "instead of %llu, %llu, %llu, %llu, %llu", p->class.name,
+             p->n_add, p->n_error, p->n_del, p->n_est, p->n_est_error,
              expected[p->id].n_add, expected[p->id].n_error,
-             expected[p->id].n_del, expected[p->id].n_est);
+             expected[p->id].n_del, expected[p->id].n_est,
+             expected[p->id].n_est_error);
     }
     expected[p->id].n_add = p->n_add;
     expected[p->id].n_error = p->n_error;
     expected[p->id].n_del = p->n_del;
     expected[p->id].n_est = p->n_est;
+    expected[p->id].n_est_error = p->n_est_error;
     ovs_mutex_unlock(&p->mutex);
 }
 
@@ -1135,7 +1362,8 @@ check_stats(void)
 
     for (size_t i = 0; i < n_all; i++) {
         offloaded += all[i]->held != 0;
-        established += all[i]->held && all[i]->held == all[i]->est;
+        established += (all[i]->held && all[i]->held == all[i]->est
+                        && !all[i]->uni_dir);
     }
     if (!ct_offload_get_stats(&stats)) {
         return;
@@ -1206,6 +1434,10 @@ check(bool counters)
     for (int i = 0; i < N_PROVIDERS; i++) {
         check_provider(&providers[i], counters);
     }
+    if (limit != UINT_MAX && ct_offload_room_is_left() != (n_room() < limit)) {
+        fail("there is%s room, though %u of %u take some",
+             n_room() < limit ? " no" : "", n_room(), limit);
+    }
 }
 
 /* Packets. */
@@ -1247,6 +1479,9 @@ struct burst {
     bool set_mark, set_label;
     uint32_t mark;
     struct netdev *netdev;
+    bool rewritten;             /* Not as they came from 'netdev'. */
+    bool made_here;             /* They came from no port. */
+    uint16_t vlan;              /* Tag, 0 if none. */
     bool was_active;
     struct packet packets[MAX_PACKETS];
 };
@@ -1315,7 +1550,6 @@ compose_plain(const struct packet *p)
         icmp->icmp_csum = 0;
         icmp->icmp_csum = csum(icmp, ICMP_HEADER_LEN);
     }
-    ct_offload_wire_receive(pkt, true);
     return pkt;
 }
 
@@ -1403,7 +1637,11 @@ note_burst(const struct burst *b)
     if (b->set_label) {
         note(" label=%u", b->mark);
     }
-    note(" %s", b->netdev ? b->netdev->name : "no-port");
+    note(" %s%s%s", b->netdev ? b->netdev->name : "no-port",
+         b->rewritten ? " rewritten" : "", b->made_here ? " made-here" : "");
+    if (b->vlan) {
+        note(" vlan=%u", b->vlan);
+    }
     for (size_t i = 0; i < b->n; i++) {
         note_packet(&b->packets[i]);
     }
@@ -1411,22 +1649,144 @@ note_burst(const struct burst *b)
 
 /* The model of what a packet does. */
 
-/* 'm' should be offered to the providers, if there is room, when the burst is
- * over. */
+/* Something is to be done for 'm' when the burst is over. */
 static void
-mconn_offer(struct mconn *m, const struct burst *b)
+mconn_own(struct mconn *m)
 {
-    unsigned int n = n_held();
-
-    for (size_t i = 0; i < n_all; i++) {
-        n += all[i]->offered && !all[i]->held;
+    if (!m->busy) {
+        m->busy = true;
+        batch[n_batch++] = m;
     }
-    if (n < limit) {
-        m->api = false;
-        m->offered = true;
-        m->in[0] = b->netdev;
-    } else {
+}
+
+/* 'm' should be taken back into software when the burst is over.  Any offer
+ * that was made before is off. */
+static void
+mconn_raise_del(struct mconn *m)
+{
+    m->add = m->establish = false;
+    m->del = true;
+    mconn_own(m);
+}
+
+static bool
+mconn_take_room(struct mconn *m)
+{
+    if (!m->room && n_room() >= limit) {
         sum.no_room++;
+        return false;
+    }
+    m->room = true;
+    return true;
+}
+
+/* What packets of 'b' look like. */
+static struct side
+side_from_burst(const struct burst *b)
+{
+    struct side side = {
+        .known = true,
+        .netdev = b->made_here ? NULL : b->netdev,
+        .on_wire = b->netdev && !b->rewritten && !b->made_here,
+        .vlan = b->vlan,
+    };
+
+    return side;
+}
+
+/* Does 'new' show that 'old' is out of date? */
+static bool
+side_has_moved(const struct side *old, const struct side *new)
+{
+    return (new->netdev
+            && (new->netdev != old->netdev
+                || (new->on_wire && (!old->on_wire
+                                     || new->vlan != old->vlan))));
+}
+
+/* 'm' was just created by 'b'. */
+static void
+mconn_init(struct mconn *m, const struct burst *b)
+{
+    if (!b->was_active) {
+        return;
+    }
+    if (!accepting(false)) {
+        m->await[1] = accepting(true) != 0;
+    } else if (mconn_take_room(m)) {
+        m->side[0] = side_from_burst(b);
+        m->await[1] = m->await_fin = true;
+        m->add = true;
+        mconn_own(m);
+    }
+}
+
+/* 'm', which nobody holds, has a packet in direction 'dir'.  Returns true if
+ * it may be offered to providers, and whether it has no owner in '*owned'. */
+static bool
+mconn_learn_own(struct mconn *m, int dir, bool *owned)
+{
+    if (!accepting(false) && !(accepting(true) && is_established(m))) {
+        m->await[0] = false;
+        m->await[1] = accepting(true) != 0;
+        return false;
+    }
+    if (!m->room && dir == CT_DIR_REV) {
+        m->await[1] = false;
+        m->await[0] = true;
+        return false;
+    }
+    if (!m->room && m->helper) {
+        m->await[0] = m->await[1] = m->await_fin = false;
+        return false;
+    }
+    *owned = !m->busy && !m->gone;
+    if (*owned && !mconn_take_room(m)) {
+        m->await[0] = m->await[1] = m->await_fin = false;
+    }
+    return m->room;
+}
+
+/* A packet of direction 'dir' of 'm' is looked at. */
+static void
+mconn_learn(struct mconn *m, const struct burst *b, int dir)
+{
+    struct side side = side_from_burst(b);
+    bool owned = false, again = false;
+    uint8_t takers, established;
+
+    if (!m->held && !mconn_learn_own(m, dir, &owned)) {
+        return;
+    }
+    established = accepting(true);
+    takers = ((accepting(false) | (is_established(m) ? established : 0))
+              & ~m->held);
+    if (!m->side[dir].known || owned) {
+        m->side[dir] = side;
+    } else if (m->held && side_has_moved(&m->side[dir], &side)) {
+        m->await[dir] = false;
+        mconn_raise_del(m);
+        sum.moved++;
+        return;
+    }
+
+    /* Those that want established connections only need the reply's port. */
+    if (takers && m->busy) {
+        again = true;
+    } else if (takers & accepting(false) || (takers && m->side[1].known)) {
+        m->add = true;
+        mconn_own(m);
+    }
+    if (m->side[1].known && (!m->held || m->est != m->held || m->add)) {
+        m->establish = true;
+        mconn_own(m);
+    }
+    if (mconn_is_tcp(m) && (m->add || m->establish)) {
+        m->await_fin = true;
+    }
+    m->await[dir] = again;
+    if (!m->side[1].known || established & ~m->held & ~takers) {
+        m->await[1] = true;
     }
 }
 
@@ -1434,51 +1794,30 @@ mconn_offer(struct mconn *m, const struct burst *b)
 static void
 mconn_force(struct mconn *m)
 {
-    m->forced = true;
+    m->forced = m->gone = true;
     m->expiration = 0;
-    m->seen = true;
-    m->offered = false;
+    if (m->held || m->busy) {
+        mconn_raise_del(m);
+    }
     sum.forced++;
 }
 
-/* 'p' was valid for 'm'. */
+/* 'p' was accepted for 'm', and not as the first one of a connection that is
+ * to take its place. */
 static void
-mconn_valid(struct mconn *m, const struct burst *b, const struct packet *p,
-            bool reply)
+mconn_seen(struct mconn *m, const struct burst *b, const struct packet *p,
+           bool reply)
 {
-    bool awaiting = m->held || m->offered;
+    bool fin = (m->await_fin && mconn_is_tcp(m)
+                && p->flags & (TCP_FIN | TCP_RST));
 
-    if (!awaiting) {
-        return;
+    if (m->await[reply] && (!reply || p->state & CS_ESTABLISHED)) {
+        mconn_learn(m, b, reply);
     }
-    if (reply && !m->replied) {
-        m->replied = true;
-        m->in[1] = b->netdev;
-    }
-    m->check_est = true;
-    if (mconn_is_tcp(m) && p->flags & (TCP_FIN | TCP_RST)) {
-        m->evicted = true;
+    if (fin && (!m->gone || m->held || m->busy)) {
+        m->await_fin = false;
         m->closed = true;
-    }
-}
-
-/* A packet came for 'm', which was marked as eligible. */
-static void
-mconn_eligible(struct mconn *m, const struct burst *b)
-{
-    m->eligible = false;
-    if (mconn_is_tcp(m)) {
-        uint8_t orig, reply;
-
-        ct_offload_conn_get_tcp_state(m->conn, &orig, &reply);
-        if (MAX(orig, reply) > CT_DPIF_TCPS_ESTABLISHED) {
-            m->closed = true;
-            return;
-        }
-    }
-    if (b->was_active && !m->held) {
-        sum.offered_again++;
-        mconn_offer(m, b);
+        mconn_raise_del(m);
     }
 }
 
@@ -1513,6 +1852,20 @@ check_wild(struct mconn *m, bool valid)
     sum.bypassed += m->no_seq_chk;
 }
 
+/* If this is the only packet of a burst for 'm', a TCP connection, then this
+ * is the timeout that is applied now.  (If there are more packets then the
+ * model does not know exactly when a connection was established.) */
+static void
+mconn_tcp_timeout(struct mconn *m)
+{
+    uint8_t tm;
+
+    if (mconn_is_tcp(m)) {
+        atomic_read_relaxed(&m->conn->timeout, &tm);
+        m->tm = tm;
+    }
+}
+
 /* 'p' was found to belong to 'm', and updated it.  Returns true if another
  * connection should take the place of 'm'. */
 static bool
@@ -1521,7 +1874,7 @@ mconn_update(struct mconn *m, const struct burst *b, const struct packet *p,
 {
     bool valid = p->state & CS_ESTABLISHED;
 
-    m->seen = true;
+    m->n_packets++;
     if (mconn_is_tcp(m) && (p->flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN))
         == TCP_SYN
         && m->tcp[0] >= CT_DPIF_TCPS_FIN_WAIT_2
@@ -1543,6 +1896,7 @@ mconn_update(struct mconn *m, const struct burst *b, const struct packet *p,
         fail("unexpected ct_state %"PRIx8, p->state);
     }
     m->touched = true;
+    m->fin |= (p->flags & (TCP_FIN | TCP_RST)) != 0;
     mconn_sent(m, p, reply);
     if (m->key[0].nw_proto == IPPROTO_UDP) {
         m->tm = (reply || m->tm == CT_TM_OTHER_BIDIR ? CT_TM_OTHER_BIDIR
@@ -1551,18 +1905,14 @@ mconn_update(struct mconn *m, const struct burst *b, const struct packet *p,
         m->tm = CT_TM_ICMP_REPLY;
     }
 
-    if (valid) {
-        mconn_valid(m, b, p, reply);
-    }
-    if (m->eligible && !reply) {
-        mconn_eligible(m, b);
-    }
+    mconn_tcp_timeout(m);
+    mconn_seen(m, b, p, reply);
     return false;
 }
 
 /* The mark and labels of 'm' were set. */
 static void
-mconn_mark(struct mconn *m, const struct burst *b, bool created)
+mconn_mark(struct mconn *m, const struct burst *b)
 {
     ovs_u128 label = { .u32[0] = b->mark };
 
@@ -1571,8 +1921,9 @@ mconn_mark(struct mconn *m, const struct burst *b, bool created)
     }
     if (((b->set_mark && m->mark != b->mark)
          || (b->set_label && !ovs_u128_equals(m->label, label)))
-        && !created && m->held) {
-        m->evicted = true;
+        && (m->held || m->busy)
+        && !(n_batch && batch[n_batch - 1] == m && m->add && !m->held)) {
+        mconn_raise_del(m);
     }
     if (b->set_mark) {
         m->mark = b->mark;
@@ -1613,22 +1964,52 @@ model_packet(const struct burst *b, const struct packet *p,
             m->seq[0] = p->seq;
             mconn_sent(m, p, false);
             m->seq_unknown = false;
+            m->fin = (p->flags & (TCP_FIN | TCP_RST)) != 0;
             if (m->related) {
                 m->mark = created->mark;
                 m->label = created->label;
             }
             is_new = true;
-            if (b->was_active) {
-                mconn_offer(m, b);
-            }
+            mconn_init(m, b);
         } else if (!b->nat) {
             fail("no connection was created");
         }
     }
     if (m) {
-        mconn_mark(m, b, is_new);
+        mconn_mark(m, b);
     }
     return is_new;
+}
+
+/* Has 'other' a tuple of 'm'? */
+static bool
+mconn_same_tuple(const struct mconn *m, const struct mconn *other)
+{
+    return (other != m
+            && (key_equals(&m->key[0], &other->key[0])
+                || key_equals(&m->key[0], &other->key[1])
+                || (m->nat && (key_equals(&m->key[1], &other->key[0])
+                               || key_equals(&m->key[1], &other->key[1])))));
+}
+
+/* Providers should give up what has a tuple of 'm', and the time of which is
+ * up. */
+static void
+mconn_retire_others(const struct mconn *m)
+{
+    for (size_t i = 0; i < n_all; i++) {
+        struct mconn *other = all[i];
+
+        if (!other->gone && now >= other->expiration
+            && mconn_same_tuple(m, other)) {
+            sum.retired += other->held != 0;
+            other->gone = true;
+            if (other->held) {
+                mconn_unhold(other);
+                mconn_release(other);
+            }
+        }
+    }
 }
 
 /* 'm' should be offered to the providers.  Returns the first error. */
@@ -1637,72 +2018,202 @@ mconn_add(struct mconn *m)
 {
     int error = 0;
 
-    for (int i = 0; i < N_PROVIDERS; i++) {
-        struct provider *p = &providers[i];
+    if (m->gone || m->closed || now >= m->expiration || !m->room
+        || m->helper) {
+        error = EOPNOTSUPP;
+    } else if (mconn_is_tcp(m)
+               && MAX(m->tcp[0], m->tcp[1]) > CT_DPIF_TCPS_ESTABLISHED) {
+        m->closed = true;
+        error = EOPNOTSUPP;
+    } else if (m->side[0].stopped) {
+        error = EOPNOTSUPP;
+    } else {
+        bool established;
 
-        if (!p->registered || will_refuse(p, m->conn)) {
-            continue;
+        m->side[1].known &= !m->side[1].stopped;
+        established = m->side[1].known && is_established(m);
+        mconn_retire_others(m);
+        for (int i = 0; i < N_PROVIDERS; i++) {
+            struct provider *p = &providers[i];
+
+            if (!p->registered || m->held & (1 << i)
+                || (p->class.established_only && !established)
+                || will_refuse(p, m->conn)) {
+                continue;
+            }
+            if (will_err(p, m->conn)) {
+                expected[i].n_error++;
+                error = ENOSPC;
+            } else {
+                expected[i].n_add++;
+                m->held |= 1 << i;
+                sum.established_only += p->class.established_only;
+            }
         }
-        if (will_err(p, m->conn)) {
-            expected[i].n_error++;
-            error = ENOSPC;
-        } else {
-            expected[i].n_add++;
-            m->held |= 1 << i;
-        }
+    }
+    if (!m->held) {
+        mconn_release(m);
     }
     return error;
 }
 
-/* The burst is over: the providers should have been told about 'm'. */
+/* Those who hold 'm' should be told that it is established. */
+static void
+mconn_establish(struct mconn *m)
+{
+    if (!m->held) {
+        return;
+    }
+    if (!m->side[1].known) {
+        m->await[1] = true;
+        return;
+    }
+    if (may_bypass(m->held)) {
+        m->bypass = m->no_seq_chk = true;
+    }
+    for (int i = 0; i < N_PROVIDERS; i++) {
+        struct provider *p = &providers[i];
+
+        if (!(m->held & ~m->est & (1 << i))) {
+            continue;
+        }
+        if (will_err_est(p, m->conn)) {
+            expected[i].n_est_error++;
+            m->held &= ~(1 << i);
+            sum.est_errors++;
+        } else {
+            expected[i].n_est++;
+            m->est |= 1 << i;
+            m->uni_dir |= will_be_uni_dir(p, m->conn);
+        }
+    }
+    if (!may_bypass(m->est)) {
+        m->bypass = false;
+    }
+    if (!m->held) {
+        mconn_release(m);
+    }
+}
+
+/* Several packets of a TCP connection were in one burst, so that the model
+ * does not know exactly when it was established: takes over what the layer
+ * says of 'm', which check() compares with what providers say. */
+static void
+mconn_adopt(struct mconn *m)
+{
+    uint32_t state = conn_offload_state(m->conn);
+    struct conn_offload *offload = conn_get_offload(m->conn);
+
+    m->held = m->est = 0;
+    for (int i = 0; i < N_PROVIDERS; i++) {
+        struct provider *p = &providers[i];
+        struct held *h;
+
+        ovs_mutex_lock(&p->mutex);
+        h = held_find(p, m->conn);
+        m->held |= h ? 1 << i : 0;
+        m->est |= h && h->est ? 1 << i : 0;
+        ovs_mutex_unlock(&p->mutex);
+    }
+    if (m->held && state & (CONN_OFFLOAD_CLOSED | CONN_OFFLOAD_GONE)) {
+        fail("connection %p is held, though it is closed", m->conn);
+    }
+    m->closed = state & CONN_OFFLOAD_CLOSED;
+    m->gone = state & CONN_OFFLOAD_GONE;
+    m->bypass = state & CONN_OFFLOAD_BYPASS;
+    m->no_seq_chk = state & CONN_OFFLOAD_NO_SEQ_CHK;
+    m->uni_dir = state & CONN_OFFLOAD_UNI_DIR;
+    m->room = state & CONN_OFFLOAD_COUNTS;
+    m->await[0] = state & CONN_OFFLOAD_AWAIT_ORIG;
+    m->await[1] = state & CONN_OFFLOAD_AWAIT_REPLY;
+    m->await_fin = state & CONN_OFFLOAD_AWAIT_FIN;
+    memset(m->side, 0, sizeof m->side);
+    for (int dir = 0; dir < CT_DIRS && m->room; dir++) {
+        struct ct_offload_ctx ctx;
+        uint32_t port;
+
+        memset(&ctx, 0, sizeof ctx);
+        if (conn_side_get(offload, dir, &ctx, &port)) {
+            ctx.netdev_in = ct_offload_port_get_netdev(port);
+            m->side[dir] = side_from_ctx(&ctx);
+        }
+    }
+    atomic_read_relaxed(&m->conn->expiration, &m->expiration);
+}
+
+/* The burst is over: what is known of 'm' in software. */
 static void
 mconn_finish(struct mconn *m)
 {
     long long int expiration;
 
-    if (!m->seen && !m->evicted) {
+    if (!m->n_packets) {
         return;
     }
     atomic_read_relaxed(&m->conn->expiration, &expiration);
+    mconn_tcp_timeout(m);
     if (mconn_is_tcp(m)) {
         ct_offload_conn_get_tcp_state(m->conn, &m->tcp[0], &m->tcp[1]);
     }
-    if (m->touched && !m->forced) {
-        uint8_t tm;
-
+    if (m->touched && !m->forced
+        && (!mconn_is_tcp(m) || expiration == now + timeout_ms[m->tm])) {
         /* A TCP packet may be accepted without extending the connection. */
-        atomic_read_relaxed(&m->conn->timeout, &tm);
-        if (!mconn_is_tcp(m) || expiration == now + timeout_ms[tm]) {
-            m->expiration = now + timeout_ms[mconn_is_tcp(m) ? tm : m->tm];
+        m->expiration = now + timeout_ms[m->tm];
+    }
+    m->adopt = (mconn_is_tcp(m) && m->n_packets > 1
+                && !(m->was_established && is_established(m))
+                && (m->was_established || is_established(m) || m->fin));
+}
+
+/* The burst is over: what should have become of the connections.  Returns
+ * false if the model does not know how often providers should have been
+ * called. */
+static bool
+model_end(void)
+{
+    bool exact = true;
+
+    for (size_t i = 0; i < n_all; i++) {
+        mconn_finish(all[i]);
+    }
+    for (size_t i = 0; i < n_batch; i++) {
+        struct mconn *m = batch[i];
+
+        if (m->del && !m->adopt) {
+            mconn_evict(m, m->used);
         }
     }
+    for (size_t i = 0; i < n_batch; i++) {
+        struct mconn *m = batch[i];
 
-    if (m->offered && !m->forced && !m->evicted && !m->closed && !m->helper) {
-        mconn_add(m);
+        if (m->add && !m->adopt) {
+            mconn_add(m);
+        }
+        if (m->establish && !m->adopt) {
+            mconn_establish(m);
+        }
     }
-    if (m->replied && m->check_est && !m->forced) {
-        for (int i = 0; i < N_PROVIDERS; i++) {
-            struct provider *p = &providers[i];
-
-            if (m->held & ~m->est & (1 << i)
-                && (!p->class.established_only || !mconn_is_tcp(m)
-                    || (m->tcp[0] == CT_DPIF_TCPS_ESTABLISHED
-                        && m->tcp[1] == CT_DPIF_TCPS_ESTABLISHED))) {
-                expected[i].n_est++;
-                m->est |= 1 << i;
-                m->no_seq_chk |= p->class.may_bypass;
-                sum.handshakes += p->class.established_only && mconn_is_tcp(m);
+    for (size_t i = 0; i < n_all; i++) {
+        for (size_t j = 0; all[i]->adopt && j < n_all; j++) {
+            if (!all[j]->adopt && mconn_same_tuple(all[i], all[j])) {
+                mconn_adopt(all[j]);
             }
         }
     }
-    if (m->forced) {
-        mconn_unhold(m);
-    } else if (m->evicted) {
-        mconn_evict(m, m->used);
-    } else if (!m->held) {
-        mconn_unhold(m);
+    for (size_t i = 0; i < n_all; i++) {
+        struct mconn *m = all[i];
+
+        if (m->adopt) {
+            mconn_adopt(m);
+            sum.adopted++;
+            exact = false;
+        }
+        m->n_packets = 0;
+        m->touched = m->fin = m->adopt = false;
+        m->busy = m->add = m->establish = m->del = false;
     }
-    m->seen = m->touched = m->offered = m->evicted = m->check_est = false;
+    n_batch = 0;
+    return exact;
 }
 
 /* 'b' is about to be sent. */
@@ -1712,6 +2223,20 @@ model_begin(struct burst *b)
     b->was_active = active();
     for (size_t i = 0; i < n_all; i++) {
         all[i]->used = last_used(all[i], all[i]->held);
+        all[i]->was_established = is_established(all[i]);
+    }
+}
+
+/* Has 'pkt' look as 'b' says. */
+static void
+finish_packet(struct dp_packet *pkt, const struct burst *b)
+{
+    if (b->vlan) {
+        eth_push_vlan(pkt, htons(ETH_TYPE_VLAN_8021Q), htons(b->vlan));
+    }
+    ct_offload_wire_receive(pkt, !b->made_here);
+    if (b->rewritten && !b->made_here) {
+        pkt->md.ct_wire = pkt->md.ct_wire == 1 ? 2 : 1;
     }
 }
 
@@ -1722,7 +2247,7 @@ execute(struct burst *b)
 {
     struct conn *created[MAX_PACKETS];
     size_t n_created, n_expected = 0;
-    struct dp_packet_batch batch;
+    struct dp_packet_batch packets;
     uint32_t mark[2] = { b->mark, UINT32_MAX };
     struct ovs_key_ct_labels label[2];
     unsigned int first;
@@ -1732,13 +2257,14 @@ execute(struct burst *b)
     memset(&label[1], 0xff, sizeof label[1]);
     note_burst(b);
 
-    dp_packet_batch_init(&batch);
+    dp_packet_batch_init(&packets);
     for (size_t i = 0; i < b->n; i++) {
         struct packet *p = &b->packets[i];
 
         p->pkt = (p->kind == KIND_ICMP_ERROR ? compose_error(p)
                   : compose_plain(p));
-        dp_packet_batch_add(&batch, p->pkt);
+        finish_packet(p->pkt, b);
+        dp_packet_batch_add(&packets, p->pkt);
     }
 
     /* The last list is for the canary. */
@@ -1747,7 +2273,7 @@ execute(struct burst *b)
     }
     first = ct->next_list;
     model_begin(b);
-    conntrack_execute(ct, &batch, htons(b->ipv6 ? ETH_TYPE_IPV6 : ETH_TYPE_IP),
+    conntrack_execute(ct, &packets, htons(b->ipv6 ? ETH_TYPE_IPV6 : ETH_TYPE_IP),
                       b->force, b->commit, b->zone, b->set_mark ? mark : NULL,
                       b->set_label ? label : NULL, b->helper, b->nat, now, 0,
                       b->netdev);
@@ -1756,7 +2282,7 @@ execute(struct burst *b)
         b->packets[i].state = b->packets[i].pkt->md.ct_state;
         note(" %"PRIx8, b->packets[i].state);
     }
-    dp_packet_delete_batch(&batch, true);
+    dp_packet_delete_batch(&packets, true);
 
     n_created = ct->next_list - first;
     for (size_t i = 0; i < n_created; i++) {
@@ -1774,11 +2300,8 @@ execute(struct burst *b)
         fail("%"PRIuSIZE" connections were created instead of %"PRIuSIZE,
              n_created, n_expected);
     }
-    for (size_t i = 0; i < n_all; i++) {
-        mconn_finish(all[i]);
-    }
     sum.packets += b->n;
-    check(b->n == 1);
+    check(model_end());
 }
 
 /* Making up packets. */
@@ -1969,6 +2492,9 @@ burst_init(struct burst *b)
         b->set_label = !b->set_mark || percent(30);
         b->mark = 1 + pick(3);
     }
+    b->rewritten = percent(8);
+    b->made_here = percent(4);
+    b->vlan = percent(85) ? 0 : 1 + pick(2);
 }
 
 static void
@@ -1981,7 +2507,7 @@ step_burst(void)
     if (percent(15)) {
         set_nat(&b, percent(40));
         b.force = false;
-    } else if (percent(30) && limit == UINT_MAX) {
+    } else if (percent(30)) {
         n = percent(10) ? MAX_PACKETS : 2 + pick(8);
         if (n == MAX_PACKETS) {
             b.set_mark = b.set_label = b.force = false;
@@ -1990,6 +2516,13 @@ step_burst(void)
     for (size_t i = 0; i < n; i++) {
         if (percent(40) || !add_known(&b)) {
             add_request(&b);
+        }
+
+        /* If the model does not know exactly who takes room, then there must
+         * be enough: see mconn_adopt(). */
+        if (limit != UINT_MAX && b.packets[b.n - 1].key.nw_proto == IPPROTO_TCP
+            && !is_first(&b, &b.packets[b.n - 1])) {
+            b.n--;
         }
     }
     if (n == 1 && !b.nat && b.commit && percent(10)) {
@@ -2025,6 +2558,12 @@ step_dialog(void)
     }
     if (m->nat) {
         set_nat(&b, false);
+    }
+    if (m->side[reply].known && percent(80)) {
+        b.netdev = m->side[reply].netdev;
+        b.rewritten = !m->side[reply].on_wire;
+        b.made_here = false;
+        b.vlan = m->side[reply].vlan;
     }
 
     struct packet *p = add_packet(&b, &m->key[reply]);
@@ -2127,18 +2666,17 @@ step_twice(void)
     note(" twice");
     note_burst(&b);
 
-    struct dp_packet_batch batch;
+    struct dp_packet_batch packets;
     uint32_t mark[2] = { 1 + pick(3), UINT32_MAX };
 
+    finish_packet(look.pkt, &b);
     model_begin(&b);
-    dp_packet_batch_init_packet(&batch, look.pkt);
-    conntrack_execute(ct, &batch, look.key.dl_type, false, false, b.zone, NULL,
+    dp_packet_batch_init_packet(&packets, look.pkt);
+    conntrack_execute(ct, &packets, look.key.dl_type, false, false, b.zone, NULL,
                       NULL, NULL, NULL, now, 0, b.netdev);
     b.packets[0].state = look.pkt->md.ct_state;
     model_packet(&b, &b.packets[0], NULL);
-    for (size_t i = 0; i < n_all; i++) {
-        mconn_finish(all[i]);
-    }
+    model_end();
     if (look.pkt->md.conn != found->conn) {
         fail("the packet does not remember its connection");
     }
@@ -2146,56 +2684,73 @@ step_twice(void)
 
     note(" mark=%u", mark[0]);
     model_begin(&b);
-    conntrack_execute(ct, &batch, look.key.dl_type, false, true, b.zone, mark,
-                      NULL, NULL, NULL, now, 0, b.netdev);
-    dp_packet_delete_batch(&batch, true);
+    conntrack_execute(ct, &packets, look.key.dl_type, false, true, b.zone,
+                      mark, NULL, NULL, NULL, now, 0, b.netdev);
+    dp_packet_delete_batch(&packets, true);
     b.set_mark = true;
     b.mark = mark[0];
-    mconn_mark(found, &b, false);
-    mconn_finish(found);
+    mconn_mark(found, &b);
+    model_end();
     check(true);
 }
 
 /* Time. */
 
+/* The sweep comes to 'm', which is alive. */
 static void
-model_sweep_conn(struct mconn *m, bool room)
+model_sweep_conn(struct mconn *m)
 {
-    if (m->held && now >= m->expiration) {
-        long long int expiration = extended(m, last_used(m, m->held));
+    if (m->closed || m->gone || (m->await[0] && m->await[1])) {
+        return;
+    }
+    if (!m->held && (!active() || n_room() >= limit || m->helper)) {
+        return;
+    }
+    m->await[0] |= m->held || accepting(false) || is_established(m);
+    m->await[1] = true;
+}
 
-        m->api = false;
-        if (expiration > now) {
-            m->expiration = expiration;
-            sum.extended++;
-        } else {
-            mconn_unhold(m);
-            sum.lapsed++;
-        }
-    } else if (!m->held && room && !m->forced && !m->closed && !m->helper
-               && now < m->expiration) {
-        m->eligible = true;
+/* The time of 'm' is up, but its packets may bypass software. */
+static void
+model_expire(struct mconn *m)
+{
+    m->expiration = extended(m, last_used(m, m->held));
+    if (m->expiration > now) {
+        sum.extended++;
+    } else {
+        mconn_unhold(m);
+        mconn_release(m);
+        sum.lapsed++;
     }
 }
 
 static void
 model_sweep(void)
 {
-    bool on = active();
-
     for (int i = 0; i < N_EXP_LISTS; i++) {
-        bool room = on && (limit == UINT_MAX || n_held() < limit);
+        struct mconn *expire[ARRAY_SIZE(all)], *remove[ARRAY_SIZE(all)];
+        size_t n_expire = 0, n_remove = 0;
         struct conn *conn;
 
-        RCULIST_FOR_EACH (conn, node, &ct->exp_lists[i]) {
-            model_sweep_conn(mconn_find(conn), room);
-        }
+        /* Providers are called at the end of a list, and what they hold takes
+         * room until then. */
         RCULIST_FOR_EACH (conn, node, &ct->exp_lists[i]) {
             struct mconn *m = mconn_find(conn);
 
             if (!is_alive(m)) {
-                mconn_remove(m);
+                m->room = m->held;
+                remove[n_remove++] = m;
+            } else if (now >= m->expiration) {
+                expire[n_expire++] = m;
+            } else {
+                model_sweep_conn(m);
             }
+        }
+        for (size_t j = 0; j < n_remove; j++) {
+            mconn_remove(remove[j]);
+        }
+        for (size_t j = 0; j < n_expire; j++) {
+            model_expire(expire[j]);
         }
     }
 }
@@ -2303,11 +2858,12 @@ step_register(void)
             if (m->held == bit) {
                 mconn_evict(m, last_used(m, bit));
             } else if (m->held & bit) {
-                if (!m->api) {
+                if (m->bypass) {
                     m->expiration = extended(m, last_used(m, bit));
                 }
                 m->held &= ~bit;
                 m->est &= ~bit;
+                m->bypass &= may_bypass(m->est);
                 expected[p->id].n_del++;
             }
         }
@@ -2336,6 +2892,72 @@ step_offload_flush(void)
 }
 
 /* Single operations from outside of conntrack. */
+
+static void
+api_add(struct mconn *m, const struct ct_offload_ctx *ctx)
+{
+    int expect, error;
+
+    note(" ct_offload_conn_add");
+    if (m->gone) {
+        expect = EOPNOTSUPP;
+    } else if (!mconn_take_room(m)) {
+        expect = ENOSPC;
+    } else {
+        if (!m->held) {
+            m->side[0] = side_from_ctx(ctx);
+        }
+        m->await[1] = true;
+        m->await_fin |= mconn_is_tcp(m);
+        expect = mconn_add(m);
+        if (m->side[1].known) {
+            mconn_establish(m);
+        }
+    }
+    error = ct_offload_conn_add(ctx);
+    if (error != expect) {
+        fail("adding connection %p gave error %d instead of %d", m->conn,
+             error, expect);
+    }
+}
+
+static void
+api_establish(struct mconn *m, const struct ct_offload_ctx *ctx)
+{
+    note(" ct_offload_conn_established");
+    if (!m->gone) {
+        if (m->room && (!m->side[1].known || !m->est)) {
+            m->side[1] = side_from_ctx(ctx);
+        }
+        m->await[1] = false;
+        mconn_establish(m);
+    }
+    ct_offload_conn_established(ctx);
+}
+
+static void
+api_update(struct mconn *m, const struct ct_offload_ctx *ctx)
+{
+    long long int expect = 0, used;
+
+    note(" ct_offload_conn_update");
+    for (int i = 0; i < N_PROVIDERS; i++) {
+        struct provider *p = &providers[i];
+
+        if (m->held & (1 << i)) {
+            ovs_mutex_lock(&p->mutex);
+            expect = MAX(expect, will_answer(p, held_find(p, m->conn), now));
+            ovs_mutex_unlock(&p->mutex);
+        }
+    }
+    m->expiration = extended(m, MIN(expect, now));
+    used = ct_offload_conn_update(ctx);
+    if (used != expect) {
+        fail("connection %p was last used at %lld instead of %lld", m->conn,
+             used, expect);
+    }
+}
+
 static void
 step_api(void)
 {
@@ -2346,40 +2968,20 @@ step_api(void)
         return;
     }
     m = all[pick(n_all)];
-    if (mconn_is_tcp(m) && MAX(m->tcp[0], m->tcp[1])
-                           > CT_DPIF_TCPS_ESTABLISHED) {
-        /* It is up to conntrack whether to try. */
-        return;
-    }
     ctx.conn = m->conn;
-    if (m->held) {
+    ctx.netdev_in = pick_netdev();
+    ctx.unmodified = ctx.netdev_in != NULL;
+    if (percent(30)) {
+        api_update(m, &ctx);
+    } else if (percent(20)) {
+        api_establish(m, &ctx);
+    } else if (m->held && percent(50)) {
         note(" ct_offload_conn_del");
         mconn_unhold(m);
+        mconn_release(m);
         ct_offload_conn_del(&ctx);
     } else {
-        int expect, error;
-
-        ctx.netdev_in = pick_netdev();
-        ctx.unmodified = ctx.netdev_in != NULL;
-        note(" ct_offload_conn_add");
-        if (!is_alive(m)) {
-            expect = EOPNOTSUPP;
-        } else if (n_held() >= limit) {
-            expect = ENOSPC;
-        } else if (m->closed || m->helper) {
-            expect = EOPNOTSUPP;
-        } else {
-            expect = mconn_add(m);
-            if (m->held) {
-                m->in[0] = ctx.netdev_in;
-                m->api = true;
-            }
-        }
-        error = ct_offload_conn_add(&ctx);
-        if (error != expect) {
-            fail("adding connection %p gave error %d instead of %d",
-                 m->conn, error, expect);
-        }
+        api_add(m, &ctx);
     }
     check(true);
 }
@@ -2394,8 +2996,12 @@ step_netdev_flush(void)
     for (size_t i = 0; i < n_all; i++) {
         struct mconn *m = all[i];
 
-        if (m->held && (m->in[0] == netdev || m->in[1] == netdev)) {
+        if (m->held && (m->side[0].netdev == netdev
+                        || m->side[1].netdev == netdev)) {
             mconn_evict(m, last_used(m, m->held));
+        }
+        for (int dir = 0; dir < CT_DIRS; dir++) {
+            m->side[dir].stopped |= m->side[dir].netdev == netdev;
         }
     }
     for (int i = 0; i < N_PROVIDERS; i++) {
@@ -2415,13 +3021,17 @@ static void
 step_config(void)
 {
     bool was_active = active();
+    bool was_bypass = config_bypass;
 
     /* Mostly without limits. */
     enabled = percent(80);
     limit = (percent(70) ? UINT_MAX : percent(10) ? 0
-             : n_held() ? pick(2 * n_held()) : 1 + pick(10));
-    note(" enabled %d limit %u", enabled, limit);
-    if (was_active && !active()) {
+             : n_room() ? pick(2 * n_room()) : 1 + pick(10));
+    if (percent(50)) {
+        config_bypass = percent(40);
+    }
+    note(" enabled %d limit %u bypass %d", enabled, limit, config_bypass);
+    if (was_active && (!active() || config_bypass != was_bypass)) {
         evict_all();
     }
     configure();
@@ -2437,9 +3047,12 @@ step_behaviour(void)
     p->salt = rng_next();
     p->refuse = percent(50) ? 0 : pick(17);
     p->errors = percent(50) ? 0 : pick(17);
+    p->est_errors = percent(60) ? 0 : pick(17);
+    p->uni_dir = percent(60) ? 0 : pick(17);
     p->answer = percent(50) ? ANSWER_USED : pick(N_ANSWERS);
-    note(" %s refuse=%u errors=%u answer=%s", p->class.name, p->refuse,
-         p->errors, answer_names[p->answer]);
+    note(" %s refuse=%u errors=%u est_errors=%u uni_dir=%u answer=%s",
+         p->class.name, p->refuse, p->errors, p->est_errors, p->uni_dir,
+         answer_names[p->answer]);
 }
 
 /* Hardware forwards packets of a connection. */
@@ -2579,13 +3192,15 @@ cmd_run(struct ovs_cmdl_context *ctx)
     parse_seed(ctx->argv[1]);
     run(n, NULL);
     printf("%u steps, %lld ms, %llu packets, connections: %llu created, "
-           "%llu related, %llu forced to expire, %llu evicted, "
-           "%llu offered again, %llu without room, %llu handshakes, "
-           "%llu wild packets, %llu extended, %llu lapsed\n",
+           "%llu related, %llu forced to expire, %llu retired, %llu evicted, "
+           "%llu moved, %llu without room, %llu wild packets, %llu extended, "
+           "%llu lapsed, %llu added when established, %llu errors then, "
+           "%llu not modelled, %llu settled, %llu flooded\n",
            n, time_wall_msec() - started, sum.packets, sum.created,
-           sum.related, sum.forced, sum.evicted, sum.offered_again,
-           sum.no_room, sum.handshakes, sum.bypassed, sum.extended,
-           sum.lapsed);
+           sum.related, sum.forced, sum.retired, sum.evicted, sum.moved,
+           sum.no_room, sum.bypassed, sum.extended, sum.lapsed,
+           sum.established_only, sum.est_errors, sum.adopted, sum.settled,
+           sum.flooded);
 }
 
 /* Does a process that runs steps 0 to 'n' - 1, without those in 'skip', fail?
@@ -2702,7 +3317,7 @@ thread_burst(void)
     OVS_NO_THREAD_SAFETY_ANALYSIS /* It may have no port to lock. */
 {
     uint32_t mark[2] = { pick(3), UINT32_MAX };
-    struct dp_packet_batch batch;
+    struct dp_packet_batch packets;
     struct ovs_rwlock *lock = NULL;
     struct burst b;
 
@@ -2718,15 +3333,19 @@ thread_burst(void)
         set_nat(&b, percent(40));
     }
     b.n = percent(20) ? MAX_PACKETS : 1 + pick(8);
-    dp_packet_batch_init(&batch);
+    dp_packet_batch_init(&packets);
     for (size_t i = 0; i < b.n; i++) {
+        struct dp_packet *pkt;
+
         thread_packet(&b.packets[i], &b);
-        dp_packet_batch_add(&batch, compose_plain(&b.packets[i]));
+        pkt = compose_plain(&b.packets[i]);
+        finish_packet(pkt, &b);
+        dp_packet_batch_add(&packets, pkt);
     }
-    conntrack_execute(ct, &batch, htons(b.ipv6 ? ETH_TYPE_IPV6 : ETH_TYPE_IP),
+    conntrack_execute(ct, &packets, htons(b.ipv6 ? ETH_TYPE_IPV6 : ETH_TYPE_IP),
                       b.force, b.commit, b.zone, b.set_mark ? mark : NULL,
                       NULL, NULL, b.nat, time_msec(), 0, b.netdev);
-    dp_packet_delete_batch(&batch, true);
+    dp_packet_delete_batch(&packets, true);
     if (lock) {
         ovs_rwlock_unlock(lock);
     }
@@ -2788,7 +3407,8 @@ port_thread(void *seed_)
 
                 ovs_mutex_lock(&p->mutex);
                 HMAP_FOR_EACH (h, node, &p->held) {
-                    if (h->in[0] == &netdevs[i] || h->in[1] == &netdevs[i]) {
+                    if (h->side[0].netdev == &netdevs[i]
+                        || h->side[1].netdev == &netdevs[i]) {
                         fail("%s: holds a connection of a port that was "
                              "flushed", p->class.name);
                     }
@@ -2902,10 +3522,10 @@ cmd_run_threads(struct ovs_cmdl_context *ctx)
         struct provider *p = &providers[i];
 
         ovs_mutex_lock(&p->mutex);
-        if (hmap_count(&p->held) || p->n_add != p->n_del) {
+        if (hmap_count(&p->held) || p->n_add != p->n_del + p->n_est_error) {
             fail("%s: holds %"PRIuSIZE" connections at the end: %llu added, "
-                 "%llu deleted", p->class.name, hmap_count(&p->held),
-                 p->n_add, p->n_del);
+                 "%llu deleted, %llu errors", p->class.name,
+                 hmap_count(&p->held), p->n_add, p->n_del, p->n_est_error);
         }
         n_add += p->n_add;
         n_est += p->n_est;
