@@ -3080,6 +3080,136 @@ step_use(void)
     }
 }
 
+/* Sends a packet of 'm' in direction 'dir', which looks as 'side' says. */
+static void
+say(const struct mconn *m, int dir, const struct side *side)
+{
+    struct packet *p;
+    struct burst b;
+
+    memset(&b, 0, offsetof(struct burst, packets));
+    b.zone = m->key[0].zone;
+    b.ipv6 = m->key[0].dl_type == htons(ETH_TYPE_IPV6);
+    b.netdev = side->netdev;
+    b.vlan = side->vlan;
+    p = add_packet(&b, &m->key[dir]);
+    p->kind = KIND_PLAIN;
+    p->wild = false;
+    p->len = 0;
+    p->flags = TCP_ACK;
+    p->seq = m->seq[dir];
+    p->ack = m->seq[!dir];
+    execute(&b);
+}
+
+/* Whatever was before: after two sweeps with packets after each, a connection
+ * that is established is held by all providers that want it, and they know
+ * what these packets look like. */
+static void
+step_settle(void)
+{
+    struct side side[2];
+    struct mconn *m;
+    struct conn *conn;
+
+    if (!n_all || limit != UINT_MAX) {
+        return;
+    }
+    m = all[pick(n_all)];
+    if (!is_alive(m) || m->closed || m->gone || m->helper || m->nat
+        || !is_established(m) || m->seq_unknown) {
+        return;
+    }
+    conn = m->conn;
+    for (int i = 0; i < 2; i++) {
+        side[i] = (struct side) {
+            .netdev = &netdevs[pick(N_NETDEVS)],
+            .on_wire = true,
+            .vlan = pick(3),
+        };
+    }
+    for (int i = 0; i < N_PROVIDERS; i++) {
+        struct provider *p = &providers[i];
+
+        p->refuse = p->errors = p->est_errors = 0;
+    }
+
+    note(" settle");
+    say(m, 0, &side[0]);
+    for (int i = 0; i < 2; i++) {
+        pass(next_sweep - now);
+        for (int j = 0; j < 4; j++) {
+            m = mconn_find(conn);
+            say(m, j & 1, &side[j & 1]);
+        }
+    }
+    for (int i = 0; i < N_PROVIDERS; i++) {
+        struct provider *p = &providers[i];
+
+        ovs_mutex_lock(&p->mutex);
+        const struct held *h = held_find(p, conn);
+        if (p->registered && enabled
+            && (!h || !h->est || !side_equals(&h->side[0], &side[0])
+                || !side_equals(&h->side[1], &side[1]))) {
+            fail("%s does not know of connection %p, or not how it is now",
+                 p->class.name, conn);
+        }
+        ovs_mutex_unlock(&p->mutex);
+    }
+    sum.settled++;
+}
+
+/* Many connections that are never established, because nobody answers, or
+ * because nobody goes on after an answer. */
+static void
+step_flood(void)
+{
+    unsigned int before = n_room();
+    bool tcp = percent(50);
+    struct burst b;
+
+    if (n_all > ARRAY_SIZE(all) / 4) {
+        return;
+    }
+    burst_init(&b);
+    b.commit = true;
+    b.force = b.set_mark = b.set_label = false;
+    for (size_t i = 0; i < MAX_PACKETS; i++) {
+        struct packet *p = &b.packets[b.n++];
+
+        memset(p, 0, sizeof *p);
+        p->key.dl_type = htons(b.ipv6 ? ETH_TYPE_IPV6 : ETH_TYPE_IP);
+        p->key.zone = b.zone;
+        p->key.nw_proto = tcp ? IPPROTO_TCP : IPPROTO_UDP;
+        set_addr(&p->key.src, b.ipv6, 3);
+        set_addr(&p->key.dst, b.ipv6, 2);
+        do {
+            p->key.src.port = htons(10000 + pick(10000));
+        } while (!is_first(&b, p));
+        p->key.dst.port = htons(PORT_SERVER);
+        p->flags = TCP_SYN;
+        p->seq = rng_next();
+    }
+    note(" flood");
+    execute(&b);
+    sum.flooded += b.n;
+
+    if (tcp) {
+        for (size_t i = 0; i < b.n; i++) {
+            struct packet *p = &b.packets[i];
+
+            key_reverse(&p->key);
+            p->flags = TCP_SYN | TCP_ACK;
+            p->ack = p->seq + 1;
+            p->seq = rng_next();
+        }
+        execute(&b);
+    }
+    if (!accepting(false) && n_room() > before) {
+        fail("a flood takes room");
+    }
+}
+
 static const struct {
     unsigned int weight;
     void (*run)(void);
@@ -3099,6 +3229,8 @@ static const struct {
     { 40, step_config },
     { 200, step_behaviour },
     { 600, step_use },
+    { 40, step_settle },
+    { 15, step_flood },
 };
 
 static void
@@ -3125,6 +3257,73 @@ run_step(void)
     ovsrcu_quiesce();
 }
 
+/* Does a connection that is like 'key', or that is translated to 'to', wait
+ * for a predecessor? */
+static bool
+is_preceded(const struct conn_key *key, const struct ct_endpoint *to)
+{
+    struct conn *probe = xzalloc(sizeof *probe);
+    bool preceded;
+
+    probe->key_node[CT_DIR_FWD].key = *key;
+    probe->key_node[CT_DIR_REV].key = *key;
+    key_reverse(&probe->key_node[CT_DIR_REV].key);
+    if (to) {
+        probe->key_node[CT_DIR_REV].key.dst = *to;
+    }
+    preceded = conn_is_preceded(probe);
+    free(probe);
+    return preceded;
+}
+
+/* There are no connections any more: nobody waits for any, ports have none,
+ * and there is room. */
+static void
+check_nothing_left(void)
+{
+    static const uint8_t protocols[] = {
+        IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMP
+    };
+
+    for (uint32_t i = 0; i < 2 * N_ZONES * ARRAY_SIZE(protocols) * 256; i++) {
+        struct conn_key key;
+        struct ct_endpoint to;
+
+        memset(&key, 0, sizeof key);
+        key.dl_type = htons(i & 1 ? ETH_TYPE_IPV6 : ETH_TYPE_IP);
+        key.zone = i / 512 % N_ZONES;
+        key.nw_proto = protocols[i / 512 / N_ZONES];
+        set_addr(&key.src, i & 1, 1);
+        set_addr(&key.dst, i & 1, 2);
+        set_addr(&to, i & 1, 101);
+        key.src.port = to.port = htons(PORT_CLIENT + i / 2 % 64);
+        key.dst.port = htons(i / 128 % 2 ? PORT_TFTP : PORT_SERVER);
+        if (i / 256 % 2) {
+            to.port = htons(2000 + i / 2 % 2);
+        }
+        if (is_preceded(&key, NULL) || is_preceded(&key, &to)) {
+            fail("connections would wait for ones that are gone");
+        }
+    }
+    for (int i = 0; i < N_NETDEVS; i++) {
+        struct conn **conns;
+        size_t n;
+
+        n = ct_offload_port_get_conns(ct_offload_port_get(&netdevs[i]),
+                                      &conns);
+        if (n) {
+            fail("%s has %"PRIuSIZE" connections that are gone",
+                 netdevs[i].name, n);
+        }
+        free(conns);
+    }
+    limit = 1;
+    configure();
+    if (!ct_offload_room_is_left()) {
+        fail("connections that are gone take room");
+    }
+}
+
 /* At the end nothing may be left. */
 static void
 finish(void)
@@ -3137,6 +3336,7 @@ finish(void)
         check_provider(&providers[i], true);
     }
     check_stats();
+    check_nothing_left();
     for (int i = 0; i < N_PROVIDERS; i++) {
         if (providers[i].registered) {
             ct_offload_unregister(&providers[i].class);
@@ -3306,7 +3506,20 @@ thread_packet(struct packet *p, const struct burst *b)
     set_addr(&key->dst, b->ipv6, 2);
     key->src.port = htons(PORT_CLIENT + pick(N_CLIENTS));
     key->dst.port = htons(percent(95) ? PORT_SERVER : PORT_TFTP);
-    if (percent(50)) {
+    if (b->nat) {
+        /* Nobody else uses what addresses and ports are translated to. */
+        key->src.port = htons(PORT_CLIENT + 20 + pick(4));
+        key->dst.port = htons(PORT_SERVER);
+        if (!b->commit) {
+            bool dst = b->nat->nat_action & NAT_ACTION_DST;
+
+            set_addr(dst ? &key->dst : &key->src, b->ipv6, dst ? 102 : 101);
+            if (b->nat->nat_action & NAT_ACTION_SRC_PORT) {
+                key->src.port = htons(2000 + pick(2));
+            }
+            key_reverse(key);
+        }
+    } else if (percent(50)) {
         key_reverse(key);
     }
     p->flags = flags[pick(ARRAY_SIZE(flags))];
@@ -3331,6 +3544,7 @@ thread_burst(void)
     }
     if (percent(20)) {
         set_nat(&b, percent(40));
+        b.force = false;
     }
     b.n = percent(20) ? MAX_PACKETS : 1 + pick(8);
     dp_packet_batch_init(&packets);
@@ -3449,11 +3663,14 @@ thread_configure(void)
     } else if (r < 15) {
         enabled = percent(80);
         limit = percent(50) ? UINT_MAX : pick(100);
+        config_bypass = percent(30);
         configure();
     } else if (r < 50) {
         ovs_mutex_lock(&p->mutex);
         p->refuse = percent(50) ? 0 : pick(8);
         p->errors = percent(50) ? 0 : pick(8);
+        p->est_errors = percent(50) ? 0 : pick(8);
+        p->uni_dir = percent(50) ? 0 : pick(8);
         p->salt = rng_next();
         p->answer = pick(N_ANSWERS);
         ovs_mutex_unlock(&p->mutex);
@@ -3518,6 +3735,7 @@ cmd_run_threads(struct ovs_cmdl_context *ctx)
 
     conntrack_destroy(ct);
     check_stats();
+    check_nothing_left();
     for (int i = 0; i < N_PROVIDERS; i++) {
         struct provider *p = &providers[i];
 
