@@ -671,6 +671,11 @@ conn_add_ops(struct conn_offload_batch *batch, struct conn *conn,
     } else if (events & CONN_OFFLOAD_PENDING_LEAVE) {
         conn_add_del(conn, ops, ~ct_offload_leaving());
         events &= ~CONN_OFFLOAD_PENDING_LEAVE;
+        if (waiting) {
+            /* It is still to be offered when nobody holds it any more. */
+            conn_put_back(conn, waiting);
+            waiting = 0;
+        }
     }
     return events | waiting;
 }

@@ -17,6 +17,7 @@
 #include "ct-dpif.h"
 #include "ct-offload.h"
 #include "ct-offload-dummy.h"
+#include "ct-offload-room.h"
 #include "ct-offload-stats.h"
 #include "ct-offload-thread.h"
 #include "ct-offload-wire.h"
@@ -2766,6 +2767,96 @@ test_established_only(struct ovs_cmdl_context *ctx OVS_UNUSED)
     ct_offload_unregister(&a.class);
 }
 
+/* Connections that have an owner. */
+
+static void *
+owner_reply(void *ct)
+{
+    execute(ct, udp(1, true), &looking);
+    return NULL;
+}
+
+static void
+test_owner(struct ovs_cmdl_context *ctx OVS_UNUSED)
+{
+    struct ct_offload_ctx side = { .input_port_id = u32_to_odp(1) };
+    struct conntrack *ct = start();
+    struct conn_offload_batch *batch;
+    struct conn_offload *offload;
+    struct conn probe, *conn;
+    uint32_t port;
+
+    a.class.established_only = true;
+    recorder_register(&a, false);
+    configure("hw-offload-ct-size", "1");
+
+    /* A packet that raises nothing does not keep another thread from making an
+     * offer until the end of its burst. */
+    execute(ct, udp(1, false), &committing);
+    execute(ct, udp(1, true), &looking);
+    batch = conntrack_offload_begin(NULL);
+    execute(ct, udp(1, false), &looking);
+    in_thread(owner_reply, ct);
+    CHECK_RECORD("a add 1\n"
+                 "a est 1\n");
+    conntrack_offload_end(batch);
+    conntrack_flush(ct, NULL);
+    CHECK_RECORD("a del 1\n");
+
+    /* What has a block, but is not held, does not keep the room until RCU
+     * frees it. */
+    execute(ct, udp(1, false), &committing);
+    execute(ct, udp(1, true), &looking);
+    execute(ct, udp(1, false), &looking);
+    ovs_assert(!ct_offload_room_is_left());
+    conntrack_flush(ct, NULL);
+    ovs_assert(ct_offload_room_is_left());
+
+    /* The first of two threads tells where packets come from, also if both of
+     * them see that this is not known. */
+    execute(ct, udp(1, false), &committing);
+    execute(ct, udp(1, true), &looking);
+    execute(ct, udp(1, false), &looking);
+    offload = conn_get_offload(find_udp(ct, 1));
+    conn_side_set(offload, CT_DIR_REV, 5, &side);
+    conn_side_set(offload, CT_DIR_REV, 6, &side);
+    ovs_assert(conn_side_get(offload, CT_DIR_REV, &side, &port) && port == 5);
+    conntrack_flush(ct, NULL);
+    ct_offload_unregister(&a.class);
+    CHECK_RECORD("a exit\n");
+    a.class.established_only = false;
+
+    /* One provider holds a connection, and another one has to wait for a
+     * predecessor: the first one can be unregistered meanwhile. */
+    ovs_assert(ct_offload_threads_start(1) == 1);
+    recorder_register(&a, false);
+    execute(ct, udp(1, false), &committing);
+    ct_offload_barrier();
+    CHECK_RECORD("a add 1\n");
+    recorder_register(&b, false);
+    conn = find_udp(ct, 1);
+    memset(&probe, 0, sizeof probe);
+    for (int dir = 0; dir < CT_DIRS; dir++) {
+        probe.key_node[dir].key = conn->key_node[dir].key;
+    }
+    atomic_init(&probe.offload_state, 1 << CONN_OFFLOAD_HELD_SHIFT);
+    conn_doom(&probe);
+    sweep(ct);
+    execute(ct, udp(1, false), &looking);
+    ct_offload_unregister(&a.class);
+    CHECK_RECORD("a del 1\n"
+                 "a exit\n");
+    conn_undoom(&probe);
+    ct_offload_barrier();
+    CHECK_RECORD("b add 1\n");
+
+    conntrack_destroy(ct);
+    ct_offload_barrier();
+    CHECK_RECORD("b del 1\n");
+    ct_offload_unregister(&b.class);
+    ct_offload_threads_stop();
+}
+
 /* EST fails: nothing says that a connection is in hardware that is not. */
 static void
 check_not_offloaded(struct conntrack *ct, uint16_t client)
@@ -4055,6 +4146,7 @@ static const struct ovs_cmdl_command commands[] = {
     {"successors", "", 0, 0, test_successors, OVS_RO},
     {"flush", "", 0, 0, test_flush, OVS_RO},
     {"established-only", "", 0, 0, test_established_only, OVS_RO},
+    {"owner", "", 0, 0, test_owner, OVS_RO},
     {"guards", "", 0, 0, test_guards, OVS_RO},
     {"api", "", 0, 0, test_api, OVS_RO},
     {"serial", "", 0, 0, test_serial, OVS_RO},
