@@ -455,21 +455,30 @@ struct retire_aux {
     struct conn_offload_batch *batch;
     const struct conn *successor;
     long long int now;
+    bool rival;                 /* Is another one alive? */
 };
 
-/* If 'conn' is not alive, 'aux->successor' with the same tuple has taken its
- * place: providers must give it up first. */
+/* If 'conn' is not alive, 'aux->successor' with a tuple of it has taken its
+ * place: providers must give it up first.  If it is, and providers may hold
+ * it, they cannot have the other one. */
 static void
 retire_one(struct conn *conn, void *aux_)
 {
     struct retire_aux *aux = aux_;
     struct conn_offload_batch *batch = aux->batch;
+    uint32_t state = conn_offload_state(conn);
 
-    if (conn == aux->successor || !conn_is_past(conn, aux->now)
-        || !conn_doom(conn)) {
+    if (conn == aux->successor) {
         return;
     }
-    if (conn_raise(conn, CONN_OFFLOAD_PENDING_DEL, 0, 0)) {
+    if (!conn_is_past(conn, aux->now)) {
+        aux->rival |= (!(state & CONN_OFFLOAD_GONE)
+                       && state & (CONN_OFFLOAD_HELD_MASK
+                                   | CONN_OFFLOAD_BUSY));
+        return;
+    }
+    if (conn_doom(conn)
+        && conn_raise(conn, CONN_OFFLOAD_PENDING_DEL, 0, 0)) {
         if (batch->n_retired >= batch->allocated_retired) {
             batch->retired = x2nrealloc(batch->retired,
                                         &batch->allocated_retired,
@@ -481,22 +490,23 @@ retire_one(struct conn *conn, void *aux_)
     }
 }
 
-/* Has providers give up connections with the tuple of 'conn', or the reverse
- * one, whose time is up. */
-static void
+/* Has providers give up connections that have a tuple of 'conn' and whose time
+ * is up.  Returns false if there is one that is alive: two threads had another
+ * opinion of the time, or a connection that NAT has changed looks like another
+ * one that it has not. */
+static bool
 retire_predecessors(struct conn_offload_batch *batch, const struct conn *conn)
 {
     struct conntrack *ct = conn_get_conntrack(conn);
-    struct retire_aux aux = { batch, conn, time_msec() };
+    struct retire_aux aux = { batch, conn, time_msec(), false };
 
     if (ct) {
-        conntrack_for_each_with_key(ct, &conn->key_node[CT_DIR_FWD].key,
-                                    retire_one, &aux);
+        conntrack_for_each_rival(ct, conn, CT_DIR_FWD, retire_one, &aux);
         if (conn->nat_action) {
-            conntrack_for_each_with_key(ct, &conn->key_node[CT_DIR_REV].key,
-                                        retire_one, &aux);
+            conntrack_for_each_rival(ct, conn, CT_DIR_REV, retire_one, &aux);
         }
     }
+    return !aux.rival;
 }
 
 /* Gives up what retire_predecessors() has found, after its DEL. */
@@ -513,16 +523,17 @@ retired_disown(struct conn_offload_batch *batch)
 }
 
 /* May 'conn', which the calling thread owns, be offered to providers?  If so,
- * returns CT_OFFLOAD_REASON_NONE, or CT_OFFLOAD_PREDECESSOR if it has to wait.
- * Adds to 'batch->ops' what has to be done before. */
+ * returns CT_OFFLOAD_REASON_NONE, with '*wait' set to true if it has to wait
+ * for its predecessor.  Adds to 'batch->ops' what has to be done before. */
 static enum ct_offload_reason
-conn_check_add(struct conn_offload_batch *batch, struct conn *conn)
+conn_check_add(struct conn_offload_batch *batch, struct conn *conn, bool *wait)
 {
     struct conn_offload *offload = conn_get_offload(conn);
     uint32_t state = conn_offload_state(conn);
     struct ct_offload_ctx ctx;
     uint32_t port;
 
+    *wait = false;
     if (state & (CONN_OFFLOAD_GONE | CONN_OFFLOAD_CLOSED)
         || conn_is_past(conn, time_msec())) {
         return CT_OFFLOAD_CLOSING;
@@ -546,9 +557,11 @@ conn_check_add(struct conn_offload_batch *batch, struct conn *conn)
         /* There will be no EST before another reply. */
         conn_side_clear(offload, CT_DIR_REV);
     }
-    retire_predecessors(batch, conn);
-    return (conn_is_preceded(conn) ? CT_OFFLOAD_PREDECESSOR
-            : CT_OFFLOAD_REASON_NONE);
+    if (!retire_predecessors(batch, conn)) {
+        return CT_OFFLOAD_PREDECESSOR;
+    }
+    *wait = conn_is_preceded(conn);
+    return CT_OFFLOAD_REASON_NONE;
 }
 
 /* Offers 'conn' to the providers, as an operation in 'batch->ops'.  Returns
@@ -556,9 +569,11 @@ conn_check_add(struct conn_offload_batch *batch, struct conn *conn)
 static bool
 conn_add_add(struct conn_offload_batch *batch, struct conn *conn)
 {
-    enum ct_offload_reason reason = conn_check_add(batch, conn);
+    enum ct_offload_reason reason;
+    bool wait;
 
-    if (reason == CT_OFFLOAD_PREDECESSOR) {
+    reason = conn_check_add(batch, conn, &wait);
+    if (wait) {
         return false;
     } else if (!reason) {
         ops_add(&batch->ops, CT_OFFLOAD_OP_ADD, conn);
@@ -1103,8 +1118,8 @@ find_conntrack(const struct conn *conn, struct conn_offload *offload)
     LIST_FOR_EACH (node, node, &conntracks) {
         const struct conn *wanted = conn;
 
-        conntrack_for_each_with_key(node->ct, &conn->key_node[CT_DIR_FWD].key,
-                                    find_one, &wanted);
+        conntrack_for_each_rival(node->ct, conn, CT_DIR_FWD, find_one,
+                                 &wanted);
         if (!wanted) {
             atomic_store_relaxed(&offload->ct, node->ct);
         }
@@ -1170,15 +1185,16 @@ api_check_add(struct conn_offload_batch *batch, struct ct_offload_op *op)
 {
     struct conn *conn = op_conn(op);
     enum ct_offload_reason reason;
+    bool wait;
 
     conn_set_state(conn, 0, conn_await_reply(conn));
-    reason = conn_check_add(batch, conn);
+    reason = conn_check_add(batch, conn, &wait);
     if (batch->n_retired) {
         ops_run(&batch->ops);
         retired_disown(batch);
-        reason = conn_check_add(batch, conn);
+        reason = conn_check_add(batch, conn, &wait);
     }
-    if (reason == CT_OFFLOAD_PREDECESSOR) {
+    if (wait) {
         return EINPROGRESS;
     }
     if (reason) {

@@ -211,12 +211,13 @@ conntrack_offload_sweep_end(struct conn_offload_batch *batch)
     }
 }
 
-/* In conntrack.c: calls 'cb' for each connection of 'ct' that has 'key' in
- * either direction, even if it has expired. */
-void conntrack_for_each_with_key(struct conntrack *,
-                                 const struct conn_key *key,
-                                 void (*cb)(struct conn *, void *aux),
-                                 void *aux);
+/* In conntrack.c: calls 'cb' for each connection of 'ct', even if it has
+ * expired, that has a tuple in common with 'conn' and is found by that of
+ * 'conn' in direction 'dir'. */
+void conntrack_for_each_rival(struct conntrack *, const struct conn *,
+                              enum key_dir dir,
+                              void (*cb)(struct conn *, void *aux),
+                              void *aux);
 
 /* Calls from ct-offload.c. */
 

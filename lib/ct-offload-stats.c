@@ -191,7 +191,7 @@ static const struct {
     [CT_OFFLOAD_LIMIT] = { "limit", "hw-offload-ct-size reached" },
     [CT_OFFLOAD_QUEUE] = { "queue", "offload thread has too much to do" },
     [CT_OFFLOAD_PREDECESSOR] = { "predecessor",
-                                 "predecessor not deleted yet" },
+                                 "another connection has its tuple" },
     [CT_OFFLOAD_ERROR] = { "error", "error of the provider" },
     [CT_OFFLOAD_TAKEN_BACK] = { "taken-back",
                                 "taken back, until it is offered again" },

@@ -141,7 +141,8 @@ enum ct_offload_reason {
     CT_OFFLOAD_CLOSING,         /* A FIN or RST was seen. */
     CT_OFFLOAD_LIMIT,           /* No room in "hw-offload-ct-size". */
     CT_OFFLOAD_QUEUE,           /* An offload thread has too much to do. */
-    CT_OFFLOAD_PREDECESSOR,     /* Hardware still has its predecessor. */
+    CT_OFFLOAD_PREDECESSOR,     /* Hardware may still have another connection
+                                 * with its tuple. */
     CT_OFFLOAD_ERROR,           /* The provider failed. */
     CT_OFFLOAD_TAKEN_BACK,      /* Its port stopped, or its mark, labels,
                                  * port or the configuration have changed. */
