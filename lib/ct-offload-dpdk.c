@@ -623,7 +623,7 @@ rules_free(struct ovs_list *destroyed)
 }
 
 /* Destroys those rules of 'port' for 'key' that no connection has any more.
- * Returns 0 or, if that fails, EBUSY: they would take the packets of others. */
+ * Returns 0 or, if that fails, EBUSY: they would take packets of others. */
 static int
 rule_bury(struct dpdk_port *port, const struct dpdk_flow_key *key,
           struct ovs_list *destroyed)

@@ -12,17 +12,17 @@ Run it as one of:
                                         is fragmented.
     reset tcp ADDR PORT SPORT           The same as "once", but end the
                                         connection by a reset.
-    hold PROTO ADDR PORT SPORT          The same as "once", but do not end.  Do
-                                        it again for each SIGUSR1, and send a
-                                        segment that is far out of the window
-                                        for each SIGUSR2.
+    hold PROTO ADDR PORT SPORT          The same as "once", three times, but do
+                                        not end.  Do it again for each SIGUSR1,
+                                        and send a segment that is far out of
+                                        the window for each SIGUSR2.
     get ADDR PORT SPORT MEGABYTES [RATE]
                                         Download as much over TCP, at RATE
                                         megabytes per second, and compare
                                         checksums.
-    many PROTO ADDR PORT SPORT N        The same as "once", N times, from ports
-                                        SPORT on, all at the same time.  End
-                                        with SIGTERM.
+    many PROTO ADDR PORT SPORT N        N connections from ports SPORT on, all
+                                        at the same time, with three messages
+                                        each.  End with SIGTERM.
     flood PROTO DEV SRC DST DMAC N      Send N packets that each begin a
                                         connection over the device DEV.
     packet PROTO DEV VLAN DMAC SRC DST SPORT DPORT [FLAGS SEQ ACK]
@@ -127,6 +127,10 @@ def serve(proto, addr, port):
 
 # Clients.
 
+# Enough for a connection to be established and offloaded.
+N_MESSAGES = 3
+
+
 def connect(proto, addr, port, sport):
     sock = new_socket(proto, addr)
     sock.settimeout(TIMEOUT)
@@ -168,7 +172,8 @@ def hold(proto, addr, port, sport):
     signals = {signal.SIGUSR1, signal.SIGUSR2}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     sock = connect(proto, addr, port, sport)
-    exchange(sock)
+    for _ in range(N_MESSAGES):
+        exchange(sock)
     while True:
         if signal.sigwait(signals) == signal.SIGUSR1:
             exchange(sock)
@@ -206,7 +211,7 @@ def get(addr, port, sport, megabytes, rate="0"):
 
 def many(proto, addr, port, sport, n):
     socks = [connect(proto, addr, port, int(sport) + i) for i in range(int(n))]
-    for sock in socks:
+    for sock in socks * N_MESSAGES:
         sock.send(b"hello")
         if sock.recv(CHUNK) != b"hello":
             sys.exit("wrong answer")

@@ -462,12 +462,12 @@ test_vlan(void)
     char *answer, *p;
     int n = 0;
 
-    for (int i = 0; i < 2; i++) {
-        struct dp_packet *packet = packet_create(IPPROTO_UDP, 1, i);
+    for (int i = 0; i < 6; i++) {
+        struct dp_packet *packet = packet_create(IPPROTO_UDP, 1, i & 1);
 
         eth_push_vlan(packet, htons(ETH_TYPE_VLAN_8021Q), htons(5));
         ct_offload_wire_receive(packet, true);
-        execute(packet, netdevs[i], 0);
+        execute(packet, netdevs[i & 1], 0);
     }
     answer = nic("json");
     for (p = answer; (p = strstr(p, pattern)); p++) {
