@@ -1639,31 +1639,51 @@ sweep_await(const struct conn *conn, uint32_t state)
             ? both : CONN_OFFLOAD_AWAIT_REPLY);
 }
 
+/* Has the providers asked when 'conn', packets of which may bypass software,
+ * was last used: because its time is up, or will be by the next sweep.  Hardware
+ * may have counters only, which tell that packets came between two readings:
+ * so there is a reading before the one that decides. */
+static void
+sweep_ask(struct conn_offload_batch *batch, struct conntrack *ct,
+          struct conn *conn, uint32_t event)
+{
+    struct conn_offload *offload = conn_get_offload(conn);
+
+    if (offload) {
+        /* What was added by ct_offload_conn_add() may not know. */
+        atomic_store_relaxed(&offload->ct, ct);
+    }
+    batch_raise(batch, conn, event, 0, 0);
+    batch_run_if_full(batch);
+}
+
 void
 conntrack_offload_sweep_conn__(struct conn_offload_batch *batch,
                                struct conntrack *ct, struct conn *conn,
                                long long int now)
 {
     uint32_t state = conn_offload_state(conn);
-    struct conn_offload *offload;
+    uint32_t await;
 
     batch->walking = true;
-    if (conn_is_past(conn, now)) {
-        if (state & CONN_OFFLOAD_BYPASS && !(state & CONN_OFFLOAD_GONE)) {
-            offload = conn_get_offload(conn);
-            if (offload) {
-                /* What was added by ct_offload_conn_add() may not know. */
-                atomic_store_relaxed(&offload->ct, ct);
-            }
-            batch_raise(batch, conn, CONN_OFFLOAD_PENDING_EXPIRE, 0, 0);
-            batch_run_if_full(batch);
-        }
-    } else {
-        uint32_t await = sweep_await(conn, state) & ~state;
+    if (state & CONN_OFFLOAD_BYPASS && !(state & CONN_OFFLOAD_GONE)) {
+        /* Sweeps do not come on the dot. */
+        long long int next = now + conntrack_get_sweep_interval(ct) * 3LL / 2;
 
-        if (await) {
-            conn_set_state(conn, 0, await);
+        if (conn_is_past(conn, now)) {
+            sweep_ask(batch, ct, conn, CONN_OFFLOAD_PENDING_EXPIRE);
+            return;
         }
+        if (conn_is_past(conn, next)) {
+            sweep_ask(batch, ct, conn, CONN_OFFLOAD_PENDING_UPD);
+        }
+    } else if (conn_is_past(conn, now)) {
+        return;
+    }
+
+    await = sweep_await(conn, state) & ~state;
+    if (await) {
+        conn_set_state(conn, 0, await);
     }
 }
 
