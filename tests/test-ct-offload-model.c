@@ -3167,6 +3167,7 @@ step_flood(void)
     unsigned int before = n_room();
     bool tcp = percent(50);
     struct burst b;
+    bool reply;
 
     if (n_all > ARRAY_SIZE(all) / 4) {
         return;
@@ -3183,10 +3184,10 @@ step_flood(void)
         p->key.nw_proto = tcp ? IPPROTO_TCP : IPPROTO_UDP;
         set_addr(&p->key.src, b.ipv6, 3);
         set_addr(&p->key.dst, b.ipv6, 2);
+        p->key.dst.port = htons(PORT_SERVER);
         do {
             p->key.src.port = htons(10000 + pick(10000));
-        } while (!is_first(&b, p));
-        p->key.dst.port = htons(PORT_SERVER);
+        } while (!is_first(&b, p) || mconn_lookup(&p->key, &reply));
         p->flags = TCP_SYN;
         p->seq = rng_next();
     }
