@@ -6,6 +6,7 @@
 #include "ct-offload-wire.h"
 
 #include <netinet/in.h>
+#include <netinet/ip6.h>
 #include <string.h>
 
 #include "conntrack.h"
