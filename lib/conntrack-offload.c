@@ -471,7 +471,8 @@ retire_one(struct conn *conn, void *aux_)
     if (conn == aux->successor) {
         return;
     }
-    if (!conn_is_past(conn, aux->now)) {
+    if (!conn_is_past(conn, aux->now)
+        || conntrack_offload_alive(conn, aux->now)) {
         aux->rival |= (!(state & CONN_OFFLOAD_GONE)
                        && state & (CONN_OFFLOAD_HELD_MASK
                                    | CONN_OFFLOAD_BUSY));

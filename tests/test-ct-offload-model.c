@@ -2000,7 +2000,7 @@ mconn_retire_others(const struct mconn *m)
     for (size_t i = 0; i < n_all; i++) {
         struct mconn *other = all[i];
 
-        if (!other->gone && now >= other->expiration
+        if (!other->gone && !is_alive(other)
             && mconn_same_tuple(m, other)) {
             sum.retired += other->held != 0;
             other->gone = true;
