@@ -2664,6 +2664,38 @@ test_order_stress(struct ovs_cmdl_context *ctx)
     ct_offload_threads_stop();
 }
 
+/* A connection that is in use in hardware, but not in software, has a rival
+ * with one of its tuples: it goes on. */
+static void
+test_rival(struct ovs_cmdl_context *ctx OVS_UNUSED)
+{
+    struct how nat = { .commit = true, .nat = &nat_clients };
+    struct conntrack *ct = start();
+    struct dp_packet *pkt;
+    struct ip_header *ip;
+    struct conn *conn;
+
+    a.class.may_bypass = true;
+    recorder_register(&a, false);
+    execute(ct, udp(1, false), &nat);
+    conn = find(ct, udp_behind_nat(1));
+    execute(ct, udp_behind_nat(1), &looking);
+    CHECK_RECORD("a add 1\n"
+                 "a est 1\n");
+    atomic_store_relaxed(&conn->expiration, now);
+
+    pkt = udp(1, false);
+    ip = dp_packet_l3(pkt);
+    packet_set_ipv4(pkt, NAT_ADDR, get_16aligned_be32(&ip->ip_dst),
+                    ip->ip_tos, ip->ip_ttl);
+    execute(ct, pkt, &committing);
+    CHECK_RECORD("");
+    ovs_assert(ct_offload_conn_is_offloaded(conn));
+
+    conntrack_destroy(ct);
+    ct_offload_unregister(&a.class);
+}
+
 /* Established connections only. */
 
 /* Sends what it takes for the UDP connection from 'client' to be offered to a
@@ -4147,6 +4179,7 @@ static const struct ovs_cmdl_command commands[] = {
     {"flush", "", 0, 0, test_flush, OVS_RO},
     {"established-only", "", 0, 0, test_established_only, OVS_RO},
     {"owner", "", 0, 0, test_owner, OVS_RO},
+    {"rival", "", 0, 0, test_rival, OVS_RO},
     {"guards", "", 0, 0, test_guards, OVS_RO},
     {"api", "", 0, 0, test_api, OVS_RO},
     {"serial", "", 0, 0, test_serial, OVS_RO},
