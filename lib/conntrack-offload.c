@@ -1369,10 +1369,10 @@ conntrack_offload_conn_uninit__(struct conn *conn)
     free(offload);
 }
 
-/* 'conn', which no provider holds, has a packet in direction 'dir', after which
- * it could be offered to a provider.  Makes the calling thread its owner, if
- * it has none, and returns its block; or returns NULL if it cannot be offered
- * now.  '*owned' tells whether the calling thread is the owner. */
+/* 'conn', which no provider holds, has a packet in direction 'dir', after
+ * which it could be offered to a provider.  Makes the calling thread its
+ * owner, if it has none, and returns its block; or returns NULL if it cannot
+ * be offered now.  '*owned' tells whether the calling thread is the owner. */
 static struct conn_offload *
 learn_own(struct conn *conn, enum key_dir dir, bool *owned)
 {

@@ -369,8 +369,8 @@ side_from_ctx(const struct ct_offload_ctx *ctx)
         .known = true,
         .netdev = ctx->netdev_in,
         .on_wire = ctx->unmodified,
-        .vlan = ctx->vlan == CT_OFFLOAD_VLAN_TAG ? vlan_tci_to_vid(ctx->vlan_tci)
-                : 0,
+        .vlan = (ctx->vlan == CT_OFFLOAD_VLAN_TAG
+                 ? vlan_tci_to_vid(ctx->vlan_tci) : 0),
     };
 
     return side;
@@ -2273,8 +2273,9 @@ execute(struct burst *b)
     }
     first = ct->next_list;
     model_begin(b);
-    conntrack_execute(ct, &packets, htons(b->ipv6 ? ETH_TYPE_IPV6 : ETH_TYPE_IP),
-                      b->force, b->commit, b->zone, b->set_mark ? mark : NULL,
+    conntrack_execute(ct, &packets,
+                      htons(b->ipv6 ? ETH_TYPE_IPV6 : ETH_TYPE_IP), b->force,
+                      b->commit, b->zone, b->set_mark ? mark : NULL,
                       b->set_label ? label : NULL, b->helper, b->nat, now, 0,
                       b->netdev);
     note(" =>");
@@ -2672,8 +2673,8 @@ step_twice(void)
     finish_packet(look.pkt, &b);
     model_begin(&b);
     dp_packet_batch_init_packet(&packets, look.pkt);
-    conntrack_execute(ct, &packets, look.key.dl_type, false, false, b.zone, NULL,
-                      NULL, NULL, NULL, now, 0, b.netdev);
+    conntrack_execute(ct, &packets, look.key.dl_type, false, false, b.zone,
+                      NULL, NULL, NULL, NULL, now, 0, b.netdev);
     b.packets[0].state = look.pkt->md.ct_state;
     model_packet(&b, &b.packets[0], NULL);
     model_end();
@@ -3557,8 +3558,9 @@ thread_burst(void)
         finish_packet(pkt, &b);
         dp_packet_batch_add(&packets, pkt);
     }
-    conntrack_execute(ct, &packets, htons(b.ipv6 ? ETH_TYPE_IPV6 : ETH_TYPE_IP),
-                      b.force, b.commit, b.zone, b.set_mark ? mark : NULL,
+    conntrack_execute(ct, &packets,
+                      htons(b.ipv6 ? ETH_TYPE_IPV6 : ETH_TYPE_IP), b.force,
+                      b.commit, b.zone, b.set_mark ? mark : NULL,
                       NULL, NULL, b.nat, time_msec(), 0, b.netdev);
     dp_packet_delete_batch(&packets, true);
     if (lock) {
