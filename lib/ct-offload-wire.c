@@ -5,6 +5,7 @@
 #include "ct-offload-wire.h"
 
 #include <netinet/in.h>
+#include <netinet/ip6.h>
 
 #include "flow.h"
 #include "hash.h"
