@@ -1794,8 +1794,11 @@ mconn_learn(struct mconn *m, const struct burst *b, int dir)
 static void
 mconn_force(struct mconn *m)
 {
-    m->forced = m->gone = true;
+    m->forced = true;
     m->expiration = 0;
+
+    /* What has nothing to do with offload does not hear of it. */
+    m->gone |= active() || conn_offload_state(m->conn) & CONN_OFFLOAD_GONE;
     if (m->held || m->busy) {
         mconn_raise_del(m);
     }
