@@ -3625,6 +3625,16 @@ test_api(struct ovs_cmdl_context *ctx OVS_UNUSED)
                  "a add 9\n");
     ovs_assert(a.add.netdev_in == p1 && a.add.unmodified);
 
+    /* The same, but it was removed: there is no way back. */
+    struct ct_dpif_tuple tuple;
+    hang(ct, 11);
+    ct_offload_conn_get_tuple(orig.conn, false, &tuple);
+    ovs_assert(!conntrack_flush_tuple(ct, &tuple, 0));
+    ovs_assert(ct_offload_conn_add(&orig) == EINPROGRESS);
+    resume();
+    CHECK_RECORD("a add 11\n"
+                 "a del 9\n");
+
     /* And the room that it takes comes back. */
     conntrack_flush(ct, NULL);
     ct_offload_barrier();
