@@ -1648,10 +1648,12 @@ race_netdev_flush(void *netdev)
     return NULL;
 }
 
-/* Starts 'thread' from within the operation 'race_op', and has it end if it
- * can. */
+/* Starts 'race_main' in a thread from within the operation 'race_op', and has
+ * it end if it can.  If it cannot, gives it time to begin, or waits for
+ * 'race_begun', where the result depends on that. */
 static void *(*race_main)(void *);
 static void *race_aux;
+static uint8_t (*race_begun)(void);
 
 static void
 race(const char *op)
@@ -1662,7 +1664,9 @@ race(const char *op)
         if (race_joinable) {
             xpthread_join(race_thread, NULL);
         } else {
-            xnanosleep(20 * 1000 * 1000);
+            do {
+                xnanosleep_no_quiesce(20 * 1000 * 1000);
+            } while (race_begun && !race_begun());
         }
     }
 }
@@ -1793,6 +1797,7 @@ test_races(struct ovs_cmdl_context *ctx OVS_UNUSED)
     /* The provider goes while ADD is running. */
     conntrack_flush(ct, NULL);
     race_prepare("add", race_unregister, NULL, false);
+    race_begun = ct_offload_leaving;
     dp_packet_batch_init_packet(&batch, udp(1, false));
     dp_packet_batch_add(&batch, udp(2, false));
     execute_batch(ct, &batch, &committing);
@@ -3857,7 +3862,8 @@ test_quiesce(struct ovs_cmdl_context *ctx OVS_UNUSED)
 {
     enum { N = 10000 };
     struct conntrack *ct = start();
-    unsigned int n_ops, n_batches;
+    unsigned int n_ops, n_batches, n_added;
+    struct ct_offload_stats sum;
     uint32_t n;
     bool ended;
 
@@ -3875,7 +3881,9 @@ test_quiesce(struct ovs_cmdl_context *ctx OVS_UNUSED)
     do {
         xnanosleep(1000 * 1000);
         atomic_read(&grace_period_ended, &ended);
-    } while (!ended && n_offloaded() < N);
+        ct_offload_stats_sum(&sum);
+        n_added = ct_offload_stats_read(&sum.counters[CT_OFFLOAD_N_OFFLOADED]);
+    } while (!ended && n_added < N);
     ovsrcu_quiesce_end();
     ovs_assert(ended);
     ct_offload_barrier();
