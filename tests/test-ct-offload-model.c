@@ -2733,7 +2733,8 @@ model_sweep(void)
 {
     for (int i = 0; i < N_EXP_LISTS; i++) {
         struct mconn *expire[ARRAY_SIZE(all)], *remove[ARRAY_SIZE(all)];
-        size_t n_expire = 0, n_remove = 0;
+        struct mconn *ask[ARRAY_SIZE(all)];
+        size_t n_expire = 0, n_remove = 0, n_ask = 0;
         struct conn *conn;
 
         /* Providers are called at the end of a list, and what they hold takes
@@ -2747,11 +2748,19 @@ model_sweep(void)
             } else if (now >= m->expiration) {
                 expire[n_expire++] = m;
             } else {
+                if (m->bypass
+                    && now + SWEEP_S * 1500 >= m->expiration) {
+                    ask[n_ask++] = m;
+                }
                 model_sweep_conn(m);
             }
         }
         for (size_t j = 0; j < n_remove; j++) {
             mconn_remove(remove[j]);
+        }
+        for (size_t j = 0; j < n_ask; j++) {
+            ask[j]->expiration = extended(ask[j],
+                                          last_used(ask[j], ask[j]->held));
         }
         for (size_t j = 0; j < n_expire; j++) {
             model_expire(expire[j]);

@@ -373,6 +373,9 @@ start(void)
     latch_set(&ct->clean_thread_exit);
     pthread_join(ct->clean_thread, NULL);
     ct->clean_thread = ovs_thread_create("idle", idle_main, NULL);
+
+    /* The next sweep comes at once. */
+    conntrack_set_sweep_interval(ct, 0);
     return ct;
 }
 
@@ -1148,10 +1151,21 @@ test_expiry(struct ovs_cmdl_context *ctx OVS_UNUSED)
     CHECK_RECORD("a add 1\n"
                  "a est 1\n");
 
-    /* The sweep does not ask as long as software has seen packets. */
+    /* The sweep does not ask as long as software has seen packets, unless the
+     * connection will be out of time when the next one comes: counters have to
+     * be read before they decide. */
     atomic_store_relaxed(&conn->expiration, now + 1);
     sweep(ct);
     CHECK_RECORD("");
+    conntrack_set_sweep_interval(ct, 20000);
+    atomic_store_relaxed(&conn->expiration, now + 30001);
+    sweep(ct);
+    CHECK_RECORD("");
+    atomic_store_relaxed(&conn->expiration, now + 30000);
+    sweep(ct);
+    CHECK_RECORD("a upd 1\n");
+    ovs_assert(conn_get_expiration(conn) == now + 30000);
+    conntrack_set_sweep_interval(ct, 0);
 
     /* Then it does, and the connection lives as long after its last use as it
      * would in software. */
