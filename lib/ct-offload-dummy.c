@@ -10,6 +10,7 @@
 #include "ct-offload.h"
 #include "hash.h"
 #include "netdev.h"
+#include "netdev-provider.h"
 #include "openvswitch/dynamic-string.h"
 #include "openvswitch/hmap.h"
 #include "openvswitch/json.h"
@@ -49,6 +50,7 @@ static struct ovs_mutex mutex = OVS_MUTEX_INITIALIZER;
 static struct hmap conns OVS_GUARDED_BY(mutex) = HMAP_INITIALIZER(&conns);
 static unsigned int counters[DUMMY_N_COUNTERS] OVS_GUARDED_BY(mutex);
 static int add_error OVS_GUARDED_BY(mutex);
+static int est_error OVS_GUARDED_BY(mutex);
 
 /* How long the next operations take, by "ct-offload-dummy/set-delay". */
 static unsigned int delay_us OVS_GUARDED_BY(mutex);
@@ -146,7 +148,7 @@ dummy_can_offload(const struct ct_offload_ctx *ctx)
                          &claimed, netdev_get_name(ctx->netdev_in))));
     ovs_mutex_unlock(&mutex);
 
-    return accept;
+    return accept || ct_offload_refuse(CT_OFFLOAD_NO_PROVIDER);
 }
 
 static int
@@ -235,12 +237,16 @@ static int
 dummy_conn_established(const struct ct_offload_ctx *ctx)
 {
     struct dummy_conn *dc;
+    int error = 0;
 
     dummy_delay();
     ovs_mutex_lock(&mutex);
     dc = dummy_get(ctx);
     if (dc && dc->established) {
         dummy_misused(ctx, "established twice");
+    } else if (dc && est_error) {
+        error = est_error;
+        dummy_free(dc);
     } else if (dc) {
         dc->established = true;
         dc->port_reply = netdev_name_copy(ctx->netdev_in);
@@ -250,7 +256,8 @@ dummy_conn_established(const struct ct_offload_ctx *ctx)
                  dc->port_reply ? dc->port_reply : "unknown");
     }
     ovs_mutex_unlock(&mutex);
-    return 0;
+
+    return error;
 }
 
 static void
@@ -263,6 +270,32 @@ dummy_flush(void)
         VLOG_WARN("%s: flushed, but not deleted before", dc->name);
         counters[DUMMY_MISUSED]++;
         dummy_free(dc);
+    }
+    ovs_mutex_unlock(&mutex);
+}
+
+/* Appends to 'ds' what there is to say of 'dc', but for its name. */
+static void
+dummy_format(const struct dummy_conn *dc, struct ds *ds)
+    OVS_REQUIRES(mutex)
+{
+    ds_put_format(ds, "ports=%s%s/%s%s%s",
+                  dc->port_orig ? dc->port_orig : "unknown",
+                  dc->modified_orig ? ",modified" : "",
+                  dc->port_reply ? dc->port_reply : "unknown",
+                  dc->modified_reply ? ",modified" : "",
+                  dc->established ? ",established" : "");
+}
+
+static void
+dummy_conn_format(const struct ct_offload_ctx *ctx, struct ds *ds)
+{
+    const struct dummy_conn *dc;
+
+    ovs_mutex_lock(&mutex);
+    dc = dummy_get(ctx);
+    if (dc) {
+        dummy_format(dc, ds);
     }
     ovs_mutex_unlock(&mutex);
 }
@@ -298,7 +331,7 @@ dummy_get_debug(struct ds *ds, struct json *json)
     ovs_mutex_unlock(&mutex);
 }
 
-const struct ct_offload_class ct_offload_dummy_class = {
+struct ct_offload_class ct_offload_dummy_class = {
     .name = "dummy",
     .thread_safe = true,
     .init = dummy_init,
@@ -308,6 +341,7 @@ const struct ct_offload_class ct_offload_dummy_class = {
     .conn_update = dummy_conn_update,
     .conn_established = dummy_conn_established,
     .flush = dummy_flush,
+    .conn_format = dummy_conn_format,
     .get_debug = dummy_get_debug,
 };
 
@@ -450,6 +484,23 @@ static void
 dummy_unixctl_claim(struct unixctl_conn *conn, int argc, const char *argv[],
                     void *aux OVS_UNUSED)
 {
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "all")) {
+            struct netdev *netdev = netdev_from_name(argv[i]);
+
+            if (!netdev) {
+                char *error = xasprintf("there is no port \"%s\": add it to "
+                                        "a bridge first, or claim \"all\"",
+                                        argv[i]);
+
+                unixctl_command_reply_error(conn, error);
+                free(error);
+                return;
+            }
+            netdev_close(netdev);
+        }
+    }
+
     ovs_mutex_lock(&mutex);
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "all")) {
@@ -483,12 +534,11 @@ dummy_unixctl_dump(struct unixctl_conn *conn, int argc OVS_UNUSED,
     ovs_mutex_lock(&mutex);
     lines = xmalloc(hmap_count(&conns) * sizeof *lines);
     HMAP_FOR_EACH (dc, node, &conns) {
-        lines[n++] = xasprintf("%s,ports=%s%s/%s%s%s", dc->name,
-                               dc->port_orig ? dc->port_orig : "unknown",
-                               dc->modified_orig ? ",modified" : "",
-                               dc->port_reply ? dc->port_reply : "unknown",
-                               dc->modified_reply ? ",modified" : "",
-                               dc->established ? ",established" : "");
+        struct ds line = DS_EMPTY_INITIALIZER;
+
+        ds_put_format(&line, "%s,", dc->name);
+        dummy_format(dc, &line);
+        lines[n++] = ds_steal_cstr(&line);
     }
     ovs_mutex_unlock(&mutex);
 
@@ -543,17 +593,47 @@ dummy_unixctl_touch(struct unixctl_conn *conn, int argc OVS_UNUSED,
     }
 }
 
+/* From now on every ADD or EST, as 'error_' says, fails. */
 static void
-dummy_unixctl_add_error(struct unixctl_conn *conn, int argc OVS_UNUSED,
-                        const char *argv[], void *aux OVS_UNUSED)
+dummy_unixctl_set_error(struct unixctl_conn *conn, int argc OVS_UNUSED,
+                        const char *argv[], void *error_)
 {
-    int error;
+    int error, *errorp = error_;
 
     if (!str_to_int(argv[1], 10, &error) || error < 0) {
         unixctl_command_reply_error(conn, "bad errno value");
         return;
     }
-    ct_offload_dummy_set_add_error(error);
+    ovs_mutex_lock(&mutex);
+    *errorp = error;
+    ovs_mutex_unlock(&mutex);
+    unixctl_command_reply(conn, NULL);
+}
+
+/* Sets '*flag_', which is in the provider's class: the provider comes anew,
+ * and is offered again what it held. */
+static void
+dummy_unixctl_flag(struct unixctl_conn *conn, int argc OVS_UNUSED,
+                   const char *argv[], void *flag_)
+{
+    bool on = !strcmp(argv[1], "on");
+    bool *flag = flag_;
+
+    if (!on && strcmp(argv[1], "off")) {
+        unixctl_command_reply_error(conn, "say \"on\" or \"off\"");
+        return;
+    }
+    if (*flag != on) {
+        bool registered = ct_offload_is_registered(&ct_offload_dummy_class);
+
+        if (registered) {
+            ct_offload_unregister(&ct_offload_dummy_class);
+        }
+        *flag = on;
+        if (registered) {
+            ct_offload_register(&ct_offload_dummy_class);
+        }
+    }
     unixctl_command_reply(conn, NULL);
 }
 
@@ -590,7 +670,15 @@ ct_offload_dummy_enable(void)
     unixctl_command_register("ct-offload-dummy/touch", "PART-OF-CONNECTION",
                              1, 1, dummy_unixctl_touch, NULL);
     unixctl_command_register("ct-offload-dummy/set-add-error", "ERRNO", 1, 1,
-                             dummy_unixctl_add_error, NULL);
+                             dummy_unixctl_set_error, &add_error);
+    unixctl_command_register("ct-offload-dummy/set-est-error", "ERRNO", 1, 1,
+                             dummy_unixctl_set_error, &est_error);
+    unixctl_command_register("ct-offload-dummy/bypass", "on|off", 1, 1,
+                             dummy_unixctl_flag,
+                             &ct_offload_dummy_class.may_bypass);
+    unixctl_command_register("ct-offload-dummy/established-only", "on|off",
+                             1, 1, dummy_unixctl_flag,
+                             &ct_offload_dummy_class.established_only);
     unixctl_command_register("ct-offload-dummy/set-delay", "US [N]", 1, 2,
                              dummy_unixctl_delay, NULL);
 }

@@ -18,6 +18,17 @@
  *
  *     ovs-appctl ct-offload-dummy/claim all|PORT...
  *
+ * Software sees every packet, unless
+ *
+ *     ovs-appctl ct-offload-dummy/bypass on
+ *
+ * makes it a provider past which packets may go.  It is told of connections
+ * when they are committed, unless
+ *
+ *     ovs-appctl ct-offload-dummy/established-only on
+ *
+ * has it told of established ones only, as hardware providers are.
+ *
  * A test program that calls ct_offload_dummy_register() gets one that accepts
  * every connection.
  *
@@ -26,7 +37,8 @@
 struct conn;
 struct ct_offload_class;
 
-extern const struct ct_offload_class ct_offload_dummy_class;
+/* Changes only while it is not registered. */
+extern struct ct_offload_class ct_offload_dummy_class;
 
 void ct_offload_dummy_enable(void);
 bool ct_offload_dummy_is_enabled(void);
