@@ -590,6 +590,24 @@ explain_one(struct conn *conn, void *aux_)
     }
 }
 
+/* Stores in '*aux' which connections the 'n' arguments in 'args' mean.
+ * Returns true if successful, otherwise false with a message in 'error'. */
+static bool
+explain_parse(const char *args[], int n, struct ds *error,
+              struct explain_aux *aux)
+{
+    unsigned int zone;
+
+    /* ofp_ct_match_parse() does not care about the range. */
+    if (!strncmp(args[0], "zone=", 5)
+        && (!str_to_uint(args[0] + 5, 10, &zone) || zone > UINT16_MAX)) {
+        ds_put_cstr(error, "zone is not an integer from 0 to 65535");
+        return false;
+    }
+    return ofp_ct_match_parse(args, n, error, &aux->match, &aux->with_zone,
+                              &aux->zone);
+}
+
 static void
 ct_offload_explain(struct unixctl_conn *conn, int argc, const char *argv[],
                    void *aux_ OVS_UNUSED)
@@ -599,8 +617,7 @@ ct_offload_explain(struct unixctl_conn *conn, int argc, const char *argv[],
 
     memset(&aux, 0, sizeof aux);
     ds_init(&aux.ds);
-    if (argc > 1 && !ofp_ct_match_parse(&argv[1], argc - 1, &error, &aux.match,
-                                        &aux.with_zone, &aux.zone)) {
+    if (argc > 1 && !explain_parse(&argv[1], argc - 1, &error, &aux)) {
         ds_put_cstr(&error, ": give what dpctl/flush-conntrack takes, for "
                     "example zone=5 'ct_nw_proto=6,ct_tp_dst=80'");
         unixctl_command_reply_error(conn, ds_cstr(&error));
