@@ -306,6 +306,13 @@ op_prepare(struct ct_offload_op *op)
     op->priv = offload ? offload->priv : NULL;
     op->skip = op->type == CT_OFFLOAD_OP_ADD ? !offload : !op->held;
 
+    /* What is dead must not come to life because packets may bypass software
+     * now: another connection may have taken its place. */
+    if (op->type == CT_OFFLOAD_OP_EST && !(state & CONN_OFFLOAD_BYPASS)
+        && conn_is_past(op->ctx.conn, time_msec())) {
+        op->skip = true;
+    }
+
     /* Packets may bypass software before EST returns. */
     if (op->type == CT_OFFLOAD_OP_EST && !op->skip
         && ct_offload_may_bypass(op->held)) {

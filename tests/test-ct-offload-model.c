@@ -2071,6 +2071,9 @@ mconn_establish(struct mconn *m)
         m->await[1] = true;
         return;
     }
+    if (now >= m->expiration && !m->bypass) {
+        return;
+    }
     if (may_bypass(m->held)) {
         m->bypass = m->no_seq_chk = true;
     }
@@ -3010,7 +3013,7 @@ step_netdev_flush(void)
         struct mconn *m = all[i];
 
         if (m->held && (m->side[0].netdev == netdev
-                        || m->side[1].netdev == netdev)) {
+                        || (m->est && m->side[1].netdev == netdev))) {
             mconn_evict(m, last_used(m, m->held));
         }
         for (int dir = 0; dir < CT_DIRS; dir++) {

@@ -2711,6 +2711,18 @@ test_rival(struct ovs_cmdl_context *ctx OVS_UNUSED)
     CHECK_RECORD("");
     ovs_assert(ct_offload_conn_is_offloaded(conn));
 
+    /* One whose time is up before EST does not come to life by that. */
+    struct ct_offload_ctx c = { .input_port_id = u32_to_odp(1) };
+    conntrack_flush(ct, NULL);
+    ds_clear(&record);
+    execute(ct, udp(2, false), &committing);
+    conn = find_udp(ct, 2);
+    atomic_store_relaxed(&conn->expiration, now);
+    c.conn = conn;
+    ct_offload_conn_established(&c);
+    CHECK_RECORD("a add 2\n");
+    ovs_assert(!conntrack_offload_alive(conn, now));
+
     conntrack_destroy(ct);
     ct_offload_unregister(&a.class);
 }
