@@ -216,10 +216,9 @@ ctx_from_packet(struct ct_offload_ctx *ctx, struct netdev *netdev,
 
 /* If 'conn' was used at 'last_used', as a provider says, then it expires at
  * that time plus the timeout of its state, unless it expires later anyway or
- * was forced to expire.  Returns true if that is after 'now'. */
+ * was forced to expire.  Returns true if it has more time now. */
 static bool
-conn_extend(struct conntrack *ct, struct conn *conn, long long int last_used,
-            long long int now)
+conn_extend(struct conntrack *ct, struct conn *conn, long long int last_used)
 {
     struct conn probe = {
         .tp_id = conn->tp_id,
@@ -228,24 +227,20 @@ conn_extend(struct conntrack *ct, struct conn *conn, long long int last_used,
     long long int new, old;
     int timeout;
 
-    atomic_read_relaxed(&conn->expiration, &old);
-    if (!last_used) {
-        return old > now;
-    }
-
     /* The timeout policy is applied to a connection, so have one. */
     atomic_read_relaxed(&conn->timeout, &timeout);
-    conn_init_expiration(ct, &probe, timeout, MIN(last_used, now));
+    conn_init_expiration(ct, &probe, timeout, MIN(last_used, time_msec()));
     atomic_read_relaxed(&probe.expiration, &new);
+    atomic_read_relaxed(&conn->expiration, &old);
     do {
         if (!old || new <= old) {
-            return old > now;
+            return false;
         }
     } while (!atomic_compare_exchange_weak_explicit(&conn->expiration,
                                                     &old, new,
                                                     memory_order_relaxed,
                                                     memory_order_relaxed));
-    return new > now;
+    return true;
 }
 
 /* Operations. */
@@ -399,8 +394,9 @@ op_finish(const struct ct_offload_op *op)
     switch (op->type) {
     case CT_OFFLOAD_OP_UPD:
         ct = conn_get_conntrack(conn);
-        if (!op->error && ct) {
-            conn_extend(ct, conn, op->last_used, time_msec());
+        if (!op->error && ct && conn_extend(ct, conn, op->last_used)) {
+            COVERAGE_INC(ct_offload_expiry_extended);
+            ct_offload_count(CT_OFFLOAD_N_EXTENDED, 1);
         }
         break;
     case CT_OFFLOAD_OP_ADD:
@@ -635,15 +631,10 @@ conn_add_del(struct conn *conn, struct ct_offload_op_batch *ops,
 static void
 conn_add_lapse(struct conn *conn, struct ct_offload_op_batch *ops)
 {
-    bool lapsed = conn_is_past(conn, time_msec());
-
-    if (lapsed) {
+    if (conn_is_past(conn, time_msec())) {
         ops_add(ops, CT_OFFLOAD_OP_DEL, conn)->lapsed = true;
+        ct_offload_count(CT_OFFLOAD_N_LAPSED, 1);
     }
-    COVERAGE_INC(ct_offload_expiry_asked);
-    COVERAGE_ADD(ct_offload_expiry_extended, !lapsed);
-    ct_offload_count(CT_OFFLOAD_N_ASKED, 1);
-    ct_offload_count(lapsed ? CT_OFFLOAD_N_LAPSED : CT_OFFLOAD_N_EXTENDED, 1);
 }
 
 /* Adds to 'batch->ops' the operations that bring the first of 'events' of
@@ -1661,6 +1652,8 @@ sweep_ask(struct conn_offload_batch *batch, struct conntrack *ct,
         /* What was added by ct_offload_conn_add() may not know. */
         atomic_store_relaxed(&offload->ct, ct);
     }
+    COVERAGE_INC(ct_offload_expiry_asked);
+    ct_offload_count(CT_OFFLOAD_N_ASKED, 1);
     batch_raise(batch, conn, event, 0, 0);
     batch_run_if_full(batch);
 }
