@@ -505,6 +505,9 @@ retire_predecessors(struct conn_offload_batch *batch, const struct conn *conn)
     struct retire_aux aux = { batch, conn, time_msec(), false };
 
     if (ct) {
+        /* Of two that are being offered at once, one at least sees that the
+         * other one has an owner. */
+        atomic_thread_fence(memory_order_seq_cst);
         conntrack_for_each_rival(ct, conn, CT_DIR_FWD, retire_one, &aux);
         if (conn->nat_action) {
             conntrack_for_each_rival(ct, conn, CT_DIR_REV, retire_one, &aux);
@@ -857,6 +860,9 @@ batch_enter(void)
     }
     if (!batch->depth++) {
         batch_next_seq(batch);
+        /* What a barrier is to make known is looked at after this only: see
+         * batches_wait(). */
+        atomic_thread_fence(memory_order_seq_cst);
     }
     return batch;
 }
@@ -1034,6 +1040,7 @@ batches_wait(bool quiesce, long long int deadline)
     struct conn_offload_batch *batch;
     bool done = true;
 
+    atomic_thread_fence(memory_order_seq_cst);
     ovs_mutex_lock(&batches_mutex);
     LIST_FOR_EACH (batch, node, &batches) {
         done = (batch == own || batch_wait(batch, quiesce, deadline)) && done;
