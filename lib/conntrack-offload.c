@@ -1646,9 +1646,9 @@ sweep_await(const struct conn *conn, uint32_t state)
 }
 
 /* Has the providers asked when 'conn', packets of which may bypass software,
- * was last used: because its time is up, or will be by the next sweep.  Hardware
- * may have counters only, which tell that packets came between two readings:
- * so there is a reading before the one that decides. */
+ * was last used: because its time is up, or will be by the next sweep.
+ * Hardware may have counters only, which tell that packets came between two
+ * readings: so there is a reading before the one that decides. */
 static void
 sweep_ask(struct conn_offload_batch *batch, struct conntrack *ct,
           struct conn *conn, uint32_t event)

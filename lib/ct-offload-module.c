@@ -280,8 +280,10 @@ ct_offload_get_stats(struct netdev_custom_stats *stats)
     }
     ct_offload_threads_get_stats(&threads);
 
-    uint64_t n = ct_offload_stats_read(&sum.counters[CT_OFFLOAD_N_OFFLOADED]);
-    uint64_t n_bi_dir = ct_offload_stats_read(&sum.counters[CT_OFFLOAD_N_BI_DIR]);
+    uint64_t n
+        = ct_offload_stats_read(&sum.counters[CT_OFFLOAD_N_OFFLOADED]);
+    uint64_t n_bi_dir
+        = ct_offload_stats_read(&sum.counters[CT_OFFLOAD_N_BI_DIR]);
     const struct {
         const char *name;
         uint64_t value;

@@ -23,22 +23,34 @@ static struct ct_offload_stats ended_stats OVS_GUARDED_BY(stats_mutex);
 
 /* Statistics. */
 
+/* Adds 'src' to 'dst'. */
+static void
+counter_sum(atomic_ullong *dst, const atomic_ullong *src)
+{
+    ct_offload_stats_add(dst, ct_offload_stats_read(src));
+}
+
+/* Subtracts 'src' from 'dst'. */
+static void
+counter_subtract(atomic_ullong *dst, const atomic_ullong *src)
+{
+    ct_offload_stats_add(dst, -ct_offload_stats_read(src));
+}
+
 static void
 stats_add(struct ct_offload_stats *dst, const struct ct_offload_stats *src)
 {
     for (size_t i = 0; i < CT_OFFLOAD_N_COUNTERS; i++) {
-        ct_offload_stats_add(&dst->counters[i], ct_offload_stats_read(&src->counters[i]));
+        counter_sum(&dst->counters[i], &src->counters[i]);
     }
     for (size_t i = 0; i < CT_OFFLOAD_N_REASONS; i++) {
-        ct_offload_stats_add(&dst->reasons[i], ct_offload_stats_read(&src->reasons[i]));
+        counter_sum(&dst->reasons[i], &src->reasons[i]);
     }
     for (size_t i = 0; i < CT_OFFLOAD_MAX_PROVIDERS; i++) {
-        ct_offload_stats_add(&dst->n_held[i], ct_offload_stats_read(&src->n_held[i]));
+        counter_sum(&dst->n_held[i], &src->n_held[i]);
         for (size_t j = 0; j < CT_OFFLOAD_N_OPS; j++) {
-            ct_offload_stats_add(&dst->ops[i][j].total,
-                        ct_offload_stats_read(&src->ops[i][j].total));
-            ct_offload_stats_add(&dst->ops[i][j].errors,
-                        ct_offload_stats_read(&src->ops[i][j].errors));
+            counter_sum(&dst->ops[i][j].total, &src->ops[i][j].total);
+            counter_sum(&dst->ops[i][j].errors, &src->ops[i][j].errors);
         }
     }
 }
@@ -111,7 +123,8 @@ ct_offload_stats_sum(struct ct_offload_stats *sum)
 
     counter_limit(&sum->counters[CT_OFFLOAD_N_OFFLOADED], LLONG_MAX);
     counter_limit(&sum->counters[CT_OFFLOAD_N_BI_DIR],
-                  ct_offload_stats_read(&sum->counters[CT_OFFLOAD_N_OFFLOADED]));
+                  ct_offload_stats_read(
+                      &sum->counters[CT_OFFLOAD_N_OFFLOADED]));
     for (size_t i = 0; i < CT_OFFLOAD_MAX_PROVIDERS; i++) {
         counter_limit(&sum->n_held[i], LLONG_MAX);
     }
@@ -127,12 +140,12 @@ ct_offload_stats_clear_slot(unsigned int slot)
      * threads make the sum zero. */
     ct_offload_stats_sum(&sum);
     ovs_mutex_lock(&stats_mutex);
-    ct_offload_stats_add(&ended_stats.n_held[slot], -ct_offload_stats_read(&sum.n_held[slot]));
+    counter_subtract(&ended_stats.n_held[slot], &sum.n_held[slot]);
     for (size_t i = 0; i < CT_OFFLOAD_N_OPS; i++) {
-        ct_offload_stats_add(&ended_stats.ops[slot][i].total,
-                    -ct_offload_stats_read(&sum.ops[slot][i].total));
-        ct_offload_stats_add(&ended_stats.ops[slot][i].errors,
-                    -ct_offload_stats_read(&sum.ops[slot][i].errors));
+        counter_subtract(&ended_stats.ops[slot][i].total,
+                         &sum.ops[slot][i].total);
+        counter_subtract(&ended_stats.ops[slot][i].errors,
+                         &sum.ops[slot][i].errors);
     }
     ovs_mutex_unlock(&stats_mutex);
 }

@@ -598,7 +598,7 @@ op_is_for(struct ct_offload_op *op, struct provider *p)
 }
 
 /* 'p' does not hold the connection of 'op' any more. */
-static inline void
+static void
 op_unhold(struct ct_offload_op *op, const struct provider *p,
           struct ct_offload_stats *stats)
 {
