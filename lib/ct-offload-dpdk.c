@@ -1138,13 +1138,14 @@ dpdk_conn_del(const struct ct_offload_ctx *ctx)
     free(dc);
 }
 
+/* Appends to 'ds' what there is to say of the rules of 'dc'.  The ports are
+ * locked. */
 static void
-dpdk_conn_format(const struct ct_offload_ctx *ctx, struct ds *ds)
+conn_format(const struct dpdk_conn *dc, struct ds *ds)
+    OVS_NO_THREAD_SAFETY_ANALYSIS
 {
     static const char *const dirs[2] = { "original", "reply" };
-    struct dpdk_conn *dc = *ctx->priv;
 
-    ports_lock(dc->ports[0], dc->ports[1]);
     for (int i = 0; i < 2; i++) {
         ds_put_format(ds, "%s%s: ", i ? "; " : "", dirs[i]);
         if (dc->rules[i]) {
@@ -1153,6 +1154,15 @@ dpdk_conn_format(const struct ct_offload_ctx *ctx, struct ds *ds)
             ds_put_cstr(ds, "no rule");
         }
     }
+}
+
+static void
+dpdk_conn_format(const struct ct_offload_ctx *ctx, struct ds *ds)
+{
+    struct dpdk_conn *dc = *ctx->priv;
+
+    ports_lock(dc->ports[0], dc->ports[1]);
+    conn_format(dc, ds);
     ports_unlock(dc->ports[0], dc->ports[1]);
 }
 
