@@ -529,6 +529,18 @@ retired_disown(struct conn_offload_batch *batch)
     batch->n_retired = 0;
 }
 
+/* Has the port stopped that packets of direction 'dir' came from, as far as
+ * 'offload' knows? */
+static bool
+side_has_stopped(struct conn_offload *offload, enum key_dir dir)
+{
+    struct ct_offload_ctx ctx;
+    uint32_t port;
+
+    conn_side_get(offload, dir, &ctx, &port);
+    return port && !ct_offload_port_get_netdev(port);
+}
+
 /* May 'conn', which the calling thread owns, be offered to providers?  If so,
  * returns CT_OFFLOAD_REASON_NONE, with '*wait' set to true if it has to wait
  * for its predecessor.  Adds to 'batch->ops' what has to be done before. */
@@ -537,8 +549,6 @@ conn_check_add(struct conn_offload_batch *batch, struct conn *conn, bool *wait)
 {
     struct conn_offload *offload = conn_get_offload(conn);
     uint32_t state = conn_offload_state(conn);
-    struct ct_offload_ctx ctx;
-    uint32_t port;
 
     *wait = false;
     if (state & (CONN_OFFLOAD_GONE | CONN_OFFLOAD_CLOSED)
@@ -555,12 +565,10 @@ conn_check_add(struct conn_offload_batch *batch, struct conn *conn, bool *wait)
         conn_set_state(conn, 0, CONN_OFFLOAD_CLOSED);
         return CT_OFFLOAD_CLOSING;
     }
-    conn_side_get(offload, CT_DIR_FWD, &ctx, &port);
-    if (port && !ct_offload_port_get_netdev(port)) {
+    if (side_has_stopped(offload, CT_DIR_FWD)) {
         return CT_OFFLOAD_TAKEN_BACK;
     }
-    conn_side_get(offload, CT_DIR_REV, &ctx, &port);
-    if (port && !ct_offload_port_get_netdev(port)) {
+    if (side_has_stopped(offload, CT_DIR_REV)) {
         /* There will be no EST before another reply. */
         conn_side_clear(offload, CT_DIR_REV);
     }
@@ -598,14 +606,12 @@ static void
 conn_add_est(struct conn *conn, struct ct_offload_op_batch *ops)
 {
     struct conn_offload *offload = conn_get_offload(conn);
-    struct ct_offload_ctx ctx;
-    uint32_t port;
 
     if (!offload || !state_held(conn_offload_state(conn))) {
         return;
     }
-    if (!conn_side_get(offload, CT_DIR_REV, &ctx, &port)
-        || (port && !ct_offload_port_get_netdev(port))) {
+    if (!conn_side_is_known(offload, CT_DIR_REV)
+        || side_has_stopped(offload, CT_DIR_REV)) {
         conn_side_clear(offload, CT_DIR_REV);
         conn_set_state(conn, 0, CONN_OFFLOAD_AWAIT_REPLY);
         return;

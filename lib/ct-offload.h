@@ -212,7 +212,6 @@ struct ct_offload_op {
     uint8_t est;                /* The same for those that know that it is
                                  * established. */
     uint8_t except;             /* Providers that it does not concern. */
-    bool gone;                  /* DEL: the connection will not come back. */
     bool lapsed;                /* DEL: because it is not in use any more. */
     bool skip;                  /* Not to be dispatched after all. */
     void **priv;                /* Array with a pointer for each slot. */
