@@ -40,8 +40,10 @@ enum { SLEEP_MIN_MS = 1, SLEEP_MAX_MS = 8 };
 #define SAMPLE_EVERY 16
 
 /* A thread quiesces after each batch.  If one takes longer than this, in us,
- * the next ones are smaller. */
+ * the next ones are smaller.  After it has slept, a thread begins with a small
+ * one, since hardware may have become slow. */
 #define BATCH_MAX_US 5000
+#define BATCH_START 4
 
 /* Most passes of a barrier through the queues. */
 #define MAX_PASSES 4
@@ -327,7 +329,7 @@ thread_run_batch(struct offload_thread *thread, size_t *max)
         long long int elapsed = thread_run(thread, works, n);
 
         if (elapsed > BATCH_MAX_US) {
-            *max = MAX(n / 2, 1);
+            *max = MAX(n * BATCH_MAX_US / elapsed, 1);
         } else if (elapsed < BATCH_MAX_US / 4 && n == *max) {
             *max = MIN(*max * 2, CT_OFFLOAD_BATCH_INLINE);
         }
@@ -376,7 +378,7 @@ static void *
 thread_main(void *thread_)
 {
     struct offload_thread *thread = thread_;
-    size_t max = CT_OFFLOAD_BATCH_INLINE;
+    size_t max = BATCH_START;
     int sleep = SLEEP_MIN_MS;
     unsigned int n_queued;
     bool exit, idle;
@@ -389,6 +391,7 @@ thread_main(void *thread_)
         if (n_queued < BUSY_QUEUE_SIZE && !exit) {
             sleep = idle ? MIN(sleep * 2, SLEEP_MAX_MS) : SLEEP_MIN_MS;
             thread_sleep(thread, sleep);
+            max = MIN(max, BATCH_START);
         }
         coverage_try_clear();
     } while (!exit || !idle);
