@@ -65,7 +65,6 @@ enum conn_offload_state {
     CONN_OFFLOAD_BYPASS = 1 << 5,   /* Packets may bypass software now... */
     CONN_OFFLOAD_NO_SEQ_CHK = 1 << 6, /* ...or could once: sequence numbers
                                        * prove nothing any more. */
-    CONN_OFFLOAD_UNI_DIR = 1 << 7,  /* Hardware has one direction only. */
 
     /* What to look out for in packets. */
     CONN_OFFLOAD_AWAIT_ORIG = 1 << 8, /* One in original direction. */
@@ -91,9 +90,12 @@ enum conn_offload_state {
     CONN_OFFLOAD_PENDING_DEL = 1 << 25, /* For all of them. */
     CONN_OFFLOAD_PENDING_MASK = 0x3f << 20,
 
-    /* Why it is in software: 'enum ct_offload_reason'. */
+    /* Why it is in software: 'enum ct_offload_reason'.  While it is held, it
+     * needs no reason: then, those of the providers with EST of which the
+     * hardware has one direction only. */
     CONN_OFFLOAD_REASON_SHIFT = 28,
     CONN_OFFLOAD_REASON_MASK = (int) (0xfu << 28),
+    CONN_OFFLOAD_UNI_SHIFT = CONN_OFFLOAD_REASON_SHIFT,
 };
 BUILD_ASSERT_DECL(CT_OFFLOAD_MAX_PROVIDERS == 4);
 BUILD_ASSERT_DECL(CT_OFFLOAD_N_REASONS <= 16);
@@ -141,10 +143,20 @@ state_est(uint32_t state)
     return (state & CONN_OFFLOAD_EST_MASK) >> CONN_OFFLOAD_EST_SHIFT;
 }
 
+/* Returns why a connection with this state word is in software, if it is. */
 static inline enum ct_offload_reason
 state_reason(uint32_t state)
 {
-    return (enum ct_offload_reason) (state >> CONN_OFFLOAD_REASON_SHIFT);
+    return (state_held(state) ? CT_OFFLOAD_REASON_NONE
+            : (enum ct_offload_reason) (state >> CONN_OFFLOAD_REASON_SHIFT));
+}
+
+/* Returns the providers that hold a connection with this state word and have
+ * one direction of it only. */
+static inline uint8_t
+state_uni(uint32_t state)
+{
+    return state_held(state) & (state >> CONN_OFFLOAD_UNI_SHIFT);
 }
 
 /* Returns the bits for 'reason'. */
@@ -165,7 +177,7 @@ state_is_established(uint32_t state)
 static inline bool
 state_is_bi_dir(uint32_t state)
 {
-    return state_is_established(state) && !(state & CONN_OFFLOAD_UNI_DIR);
+    return state_is_established(state) && !state_uni(state);
 }
 
 bool conn_raise(struct conn *, uint32_t events, uint32_t clear, uint32_t set);

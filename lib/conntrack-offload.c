@@ -33,6 +33,21 @@ COVERAGE_DEFINE(ct_offload_moved);
 COVERAGE_DEFINE(ct_offload_preceded);
 COVERAGE_DEFINE(ct_offload_queue_full);
 
+/* Connections that one thread owns. */
+struct conns {
+    struct conn **p;
+    size_t n, allocated;
+};
+
+static void
+conns_push(struct conns *conns, struct conn *conn)
+{
+    if (OVS_UNLIKELY(conns->n >= conns->allocated)) {
+        conns->p = x2nrealloc(conns->p, &conns->allocated, sizeof *conns->p);
+    }
+    conns->p[conns->n++] = conn;
+}
+
 /* What one thread has to tell the providers. */
 struct conn_offload_batch {
     struct ovs_list node;           /* In 'batches'. */
@@ -45,14 +60,9 @@ struct conn_offload_batch {
                                      * providers before the end of it. */
     struct netdev *netdev_in;       /* Where the packets came from. */
 
-    /* Connections that the thread owns, with something pending, in the order
-     * in which it came to own them. */
-    struct conn **conns;
-    size_t n_conns, allocated_conns;
-
-    /* Predecessors of these that the thread found and owns. */
-    struct conn **retired;
-    size_t n_retired, allocated_retired;
+    struct conns conns;             /* With something pending, in the order in
+                                     * which the thread came to own them. */
+    struct conns retired;           /* Predecessors of these. */
 
     struct ct_offload_op_batch ops; /* For conns_run(). */
 };
@@ -152,7 +162,7 @@ conn_release(struct conn *conn, enum ct_offload_reason reason)
 
     conn_set_state(conn,
                    (CONN_OFFLOAD_AWAIT_MASK | CONN_OFFLOAD_REASON_MASK
-                    | CONN_OFFLOAD_BYPASS | CONN_OFFLOAD_UNI_DIR),
+                    | CONN_OFFLOAD_BYPASS),
                    (state_from_reason(reason)
                     | (wait ? CONN_OFFLOAD_AWAIT_REPLY : 0)));
     if (offload) {
@@ -350,9 +360,12 @@ op_finish_held(const struct ct_offload_op *op)
     uint32_t old = conn_offload_state(conn);
     uint8_t held = op->held | (state_held(old) & op->except);
     uint8_t est = op->est | (state_est(old) & op->except);
+    uint8_t uni = (op->uni | state_uni(old)) & held;
     uint32_t set = ((uint32_t) held << CONN_OFFLOAD_HELD_SHIFT
-                    | (uint32_t) est << CONN_OFFLOAD_EST_SHIFT);
-    uint32_t clear = CONN_OFFLOAD_HELD_MASK | CONN_OFFLOAD_EST_MASK;
+                    | (uint32_t) est << CONN_OFFLOAD_EST_SHIFT
+                    | (uint32_t) uni << CONN_OFFLOAD_UNI_SHIFT);
+    uint32_t clear = (CONN_OFFLOAD_HELD_MASK | CONN_OFFLOAD_EST_MASK
+                      | CONN_OFFLOAD_REASON_MASK);
     enum key_dir dir = (op->type == CT_OFFLOAD_OP_EST ? CT_DIR_REV
                         : CT_DIR_FWD);
 
@@ -360,8 +373,6 @@ op_finish_held(const struct ct_offload_op *op)
         struct ct_offload_ctx ctx;
         uint32_t port;
 
-        clear |= CONN_OFFLOAD_REASON_MASK;
-        set |= op->uni_dir ? CONN_OFFLOAD_UNI_DIR : 0;
         conn_side_get(offload, dir, &ctx, &port);
         ct_offload_port_add(port, offload, dir);
     }
@@ -393,8 +404,12 @@ op_finish(const struct ct_offload_op *op)
 
     switch (op->type) {
     case CT_OFFLOAD_OP_UPD:
+        /* Where software sees all packets, it knows when a connection is dead:
+         * another one may have its tuple then. */
         ct = conn_get_conntrack(conn);
-        if (!op->error && ct && conn_extend(ct, conn, op->last_used)) {
+        if (!op->error && ct
+            && conn_offload_state(conn) & CONN_OFFLOAD_BYPASS
+            && conn_extend(ct, conn, op->last_used)) {
             COVERAGE_INC(ct_offload_expiry_extended);
             ct_offload_count(CT_OFFLOAD_N_EXTENDED, 1);
         }
@@ -483,12 +498,7 @@ retire_one(struct conn *conn, void *aux_)
     }
     if (conn_doom(conn)
         && conn_raise(conn, CONN_OFFLOAD_PENDING_DEL, 0, 0)) {
-        if (batch->n_retired >= batch->allocated_retired) {
-            batch->retired = x2nrealloc(batch->retired,
-                                        &batch->allocated_retired,
-                                        sizeof *batch->retired);
-        }
-        batch->retired[batch->n_retired++] = conn;
+        conns_push(&batch->retired, conn);
         conn_take_events(conn);
         ops_add(&batch->ops, CT_OFFLOAD_OP_DEL, conn);
     }
@@ -520,13 +530,13 @@ retire_predecessors(struct conn_offload_batch *batch, const struct conn *conn)
 static void
 retired_disown(struct conn_offload_batch *batch)
 {
-    for (size_t i = 0; i < batch->n_retired; i++) {
+    for (size_t i = 0; i < batch->retired.n; i++) {
         /* Nobody holds it, nor ever will. */
-        while (!conn_disown(batch->retired[i])) {
-            conn_take_events(batch->retired[i]);
+        while (!conn_disown(batch->retired.p[i])) {
+            conn_take_events(batch->retired.p[i]);
         }
     }
-    batch->n_retired = 0;
+    batch->retired.n = 0;
 }
 
 /* Has the port stopped that packets of direction 'dir' came from, as far as
@@ -818,8 +828,8 @@ thread_batch_destroy(void *batch_)
     ovs_list_remove(&batch->node);
     ovs_mutex_unlock(&batches_mutex);
     ct_offload_op_batch_destroy(&batch->ops);
-    free(batch->conns);
-    free(batch->retired);
+    free(batch->conns.p);
+    free(batch->retired.p);
     free_cacheline(batch);
 }
 
@@ -893,11 +903,11 @@ batch_hand_over(struct conn_offload_batch *batch)
     size_t n = 0;
 
     /* What no provider holds or may take does not concern the threads. */
-    for (size_t i = 0; i < batch->n_conns; i++) {
-        struct conn *conn = batch->conns[i];
+    for (size_t i = 0; i < batch->conns.n; i++) {
+        struct conn *conn = batch->conns.p[i];
 
         if (conn_get_offload(conn)) {
-            batch->conns[n++] = conn;
+            batch->conns.p[n++] = conn;
         } else {
             conns_drain_all(batch, &conn, 1);
         }
@@ -907,7 +917,7 @@ batch_hand_over(struct conn_offload_batch *batch)
         ct_offload_thread_expect(0, n);
     }
     for (size_t i = 0; i < n; i++) {
-        struct conn *conn = batch->conns[i];
+        struct conn *conn = batch->conns.p[i];
         unsigned int thread = 0;
 
         if (n_threads > 1) {
@@ -927,32 +937,21 @@ batch_run(struct conn_offload_batch *batch)
     if (ct_offload_n_threads()) {
         batch_hand_over(batch);
     } else {
-        conns_drain_all(batch, batch->conns, batch->n_conns);
+        conns_drain_all(batch, batch->conns.p, batch->conns.n);
     }
-    batch->n_conns = 0;
+    batch->conns.n = 0;
 }
 
 /* Ends what batch_enter() began. */
 static void
 batch_leave(struct conn_offload_batch *batch)
 {
-    if (batch->depth == 1 && batch->n_conns) {
+    if (batch->depth == 1 && batch->conns.n) {
         batch_run(batch);
     }
     if (!--batch->depth) {
         batch_next_seq(batch);
     }
-}
-
-/* Adds 'conn', which the calling thread owns, to 'batch'. */
-static void
-batch_add(struct conn_offload_batch *batch, struct conn *conn)
-{
-    if (OVS_UNLIKELY(batch->n_conns >= batch->allocated_conns)) {
-        batch->conns = x2nrealloc(batch->conns, &batch->allocated_conns,
-                                  sizeof *batch->conns);
-    }
-    batch->conns[batch->n_conns++] = conn;
 }
 
 /* Raises 'events' for 'conn' as conn_raise() does, to be done with 'batch'
@@ -962,7 +961,7 @@ batch_raise(struct conn_offload_batch *batch, struct conn *conn,
             uint32_t events, uint32_t clear, uint32_t set)
 {
     if (conn_raise(conn, events, clear, set)) {
-        batch_add(batch, conn);
+        conns_push(&batch->conns, conn);
     }
 }
 
@@ -970,7 +969,7 @@ batch_raise(struct conn_offload_batch *batch, struct conn *conn,
 static void
 batch_run_if_full(struct conn_offload_batch *batch)
 {
-    if (batch->n_conns >= CT_OFFLOAD_BATCH_INLINE
+    if (batch->conns.n >= CT_OFFLOAD_BATCH_INLINE
         && (!batch->walking || ct_offload_n_threads())) {
         batch_run(batch);
     }
@@ -1092,14 +1091,14 @@ conntrack_offload_run(struct ct_offload_work **works, size_t n)
         batch = thread_batch_create();
     }
     for (size_t i = 0; i < n; i++) {
-        batch_add(batch, CONTAINER_OF(works[i], struct conn_offload,
+        conns_push(&batch->conns, CONTAINER_OF(works[i], struct conn_offload,
                                       work)->conn);
     }
-    n = conns_drain(batch, batch->conns, batch->n_conns);
+    n = conns_drain(batch, batch->conns.p, batch->conns.n);
     for (size_t i = 0; i < n; i++) {
-        works[i] = &conn_get_offload(batch->conns[i])->work;
+        works[i] = &conn_get_offload(batch->conns.p[i])->work;
     }
-    batch->n_conns = 0;
+    batch->conns.n = 0;
     return n;
 }
 
@@ -1201,7 +1200,7 @@ api_check_add(struct conn_offload_batch *batch, struct ct_offload_op *op)
 
     conn_set_state(conn, 0, conn_await_reply(conn));
     reason = conn_check_add(batch, conn, &wait);
-    if (batch->n_retired) {
+    if (batch->retired.n) {
         ops_run(&batch->ops);
         retired_disown(batch);
         reason = conn_check_add(batch, conn, &wait);
@@ -1299,7 +1298,7 @@ conntrack_offload_own(struct ct_offload_op *op, bool leave)
     op_prepare(op);
     if (error == EINPROGRESS) {
         conn_raise(conn, CONN_OFFLOAD_PENDING_ADD, 0, 0);
-        batch_add(batch, conn);
+        conns_push(&batch->conns, conn);
     } else if (error || op->skip) {
         if (op->type == CT_OFFLOAD_OP_ADD
             && !(conn_offload_state(conn) & (CONN_OFFLOAD_HELD_MASK
@@ -1356,7 +1355,7 @@ conntrack_offload_conn_init__(struct conntrack *ct, struct conn *conn,
         conn_set_state(conn, 0, (CONN_OFFLOAD_BUSY | CONN_OFFLOAD_PENDING_ADD
                                  | CONN_OFFLOAD_AWAIT_REPLY
                                  | CONN_OFFLOAD_AWAIT_FIN));
-        batch_add(batch, conn);
+        conns_push(&batch->conns, conn);
     }
 }
 
@@ -1372,9 +1371,9 @@ conntrack_offload_conn_uninit__(struct conn *conn)
     if (state & CONN_OFFLOAD_BUSY && !(state & CONN_OFFLOAD_FREE)) {
         struct conn_offload_batch *batch = *thread_batch_get();
 
-        ovs_assert(batch->n_conns
-                   && batch->conns[batch->n_conns - 1] == conn);
-        batch->n_conns--;
+        ovs_assert(batch->conns.n
+                   && batch->conns.p[batch->conns.n - 1] == conn);
+        batch->conns.n--;
     }
     conn_uncount(conn);
     free(offload);
@@ -1455,7 +1454,8 @@ learn_packet(struct conn_offload_batch *batch, struct conn *conn,
     reply_known = conn_side_is_known(offload, CT_DIR_REV);
     if (takers && !owned && state & CONN_OFFLOAD_BUSY) {
         clear = 0;                          /* The next packet tells. */
-    } else if (takers & (any | (reply_known ? established_only : 0))) {
+    } else if (takers & ((dir == CT_DIR_FWD ? any : 0)
+                         | (reply_known ? established_only : 0))) {
         events |= CONN_OFFLOAD_PENDING_ADD;
     }
     if (reply_known && (events || !state_is_established(state))) {
@@ -1503,7 +1503,7 @@ conn_learn(struct conn_offload_batch *batch, struct conntrack *ct,
     /* What has nothing pending must not have an owner for long: it is not
      * offered by another thread meanwhile. */
     if (owned && !conn_disown(conn)) {
-        batch_add(batch, conn);
+        conns_push(&batch->conns, conn);
     }
 }
 
@@ -1557,7 +1557,7 @@ conntrack_offload_conn_changed__(struct conn *conn)
     }
 
     /* The commit that creates a connection sets its mark and labels, too. */
-    if (batch->n_conns && batch->conns[batch->n_conns - 1] == conn
+    if (batch->conns.n && batch->conns.p[batch->conns.n - 1] == conn
         && conn_offload_state(conn) & CONN_OFFLOAD_PENDING_ADD
         && !state_held(conn_offload_state(conn))) {
         return;
@@ -1610,7 +1610,7 @@ conntrack_offload_conn_postpone(void (*delete)(struct conn *),
     if (OVS_UNLIKELY(conn_raise_free(conn, delete))) {
         struct conn_offload_batch *batch = batch_enter();
 
-        batch_add(batch, conn);
+        conns_push(&batch->conns, conn);
         batch_run_if_full(batch);
         batch_leave(batch);
     }
@@ -1709,12 +1709,12 @@ conntrack_offload_sweep_end__(struct conn_offload_batch *batch)
      * before it goes on to the next ones: hardware can be slow. */
     batch->walking = false;
     if (!ct_offload_n_threads()) {
-        for (size_t i = 0; i < batch->n_conns; i += CT_OFFLOAD_BATCH_INLINE) {
-            conns_drain_all(batch, &batch->conns[i],
-                            MIN(batch->n_conns - i, CT_OFFLOAD_BATCH_INLINE));
+        for (size_t i = 0; i < batch->conns.n; i += CT_OFFLOAD_BATCH_INLINE) {
+            conns_drain_all(batch, &batch->conns.p[i],
+                            MIN(batch->conns.n - i, CT_OFFLOAD_BATCH_INLINE));
             ovsrcu_quiesce();
         }
-        batch->n_conns = 0;
+        batch->conns.n = 0;
     }
     batch_leave(batch);
     ct_offload_room_collect();
@@ -1769,7 +1769,8 @@ conntrack_evict(struct conntrack *ct, uint8_t leaving)
             uint32_t state = conn_offload_state(conn);
 
             if (leaving ? state_held(state) & leaving
-                : state & (CONN_OFFLOAD_HELD_MASK | CONN_OFFLOAD_BUSY)) {
+                : state & (CONN_OFFLOAD_HELD_MASK | CONN_OFFLOAD_BUSY
+                           | CONN_OFFLOAD_COUNTS)) {
                 batch_raise(batch, conn, (leaving ? CONN_OFFLOAD_PENDING_LEAVE
                                           : CONN_OFFLOAD_PENDING_DEL), 0, 0);
             }
@@ -1874,7 +1875,7 @@ conntrack_offload_explain(struct conn *conn, struct ds *ds)
                                        state_held(conn_offload_state(conn)),
                                        offload->priv, ds);
             }
-            batch_add(batch, conn);
+            conns_push(&batch->conns, conn);
         } else {
             ds_put_cstr(ds, "  an operation is running, no details\n");
         }

@@ -553,6 +553,7 @@ op_preset(struct ct_offload_op *op)
     };
 
     op->last_used = 0;
+    op->uni = 0;
     op->uni_dir = false;
     op->ctx.uni_dir = &op->uni_dir;
     op->error = op->type < CT_OFFLOAD_N_OPS ? errors[op->type] : EINVAL;
@@ -608,6 +609,14 @@ op_unhold(struct ct_offload_op *op, const struct provider *p,
         op->priv[p->slot] = NULL;
     }
     ct_offload_stats_add(&stats->n_held[p->slot], -1);
+}
+
+/* Hardware of 'p' has one direction only of the connection of 'op', an EST, if
+ * 'uni_dir'. */
+static void
+op_set_uni(struct ct_offload_op *op, const struct provider *p, bool uni_dir)
+{
+    op->uni |= uni_dir ? 1u << p->slot : 0;
 }
 
 /* 'p' has failed to do its part of 'op', with 'error'. */
@@ -705,11 +714,9 @@ provider_do(struct provider *p, struct ct_offload_op *op,
         break;
     case CT_OFFLOAD_OP_EST:
         if (class->conn_established) {
-            bool uni_dir = false;
-
-            op->ctx.uni_dir = &uni_dir;
+            op->uni_dir = false;
             error = class->conn_established(&op->ctx);
-            op->uni_dir |= uni_dir;
+            op_set_uni(op, p, op->uni_dir);
         }
         break;
     case CT_OFFLOAD_OP_UPD:
@@ -766,7 +773,7 @@ provider_do_batch(struct provider *p, struct ct_offload_op *ops, size_t n,
 
     p->class->batch_submit(&batch);
     CT_OFFLOAD_BATCH_OP_FOR_EACH (i, op, &batch) {
-        origin[i]->uni_dir |= op->uni_dir;
+        op_set_uni(origin[i], p, op->uni_dir);
         op_merge(origin[i], p, stats, op->error, op->last_used);
     }
 }

@@ -211,6 +211,7 @@ struct ct_offload_op {
                                  * stands for slot N. */
     uint8_t est;                /* The same for those that know that it is
                                  * established. */
+    uint8_t uni;                /* EST: those that have one direction only. */
     uint8_t except;             /* Providers that it does not concern. */
     bool lapsed;                /* DEL: because it is not in use any more. */
     bool skip;                  /* Not to be dispatched after all. */

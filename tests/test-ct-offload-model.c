@@ -207,7 +207,7 @@ struct held {
     uint32_t mark;
     ovs_u128 labels;
     struct side side[2];        /* By direction. */
-    bool est;
+    bool est, uni_dir;
     long long int used;
     atomic_flag busy;           /* In a callback. */
 };
@@ -506,7 +506,7 @@ provider_est(struct provider *p, const struct ct_offload_ctx *ctx)
     }
     h->est = true;
     h->side[1] = side_from_ctx(ctx);
-    *ctx->uni_dir = will_be_uni_dir(p, ctx->conn);
+    h->uni_dir = *ctx->uni_dir = will_be_uni_dir(p, ctx->conn);
     p->n_est++;
     atomic_flag_clear(&h->busy);
     ovs_mutex_unlock(&p->mutex);
@@ -944,7 +944,7 @@ struct mconn {
     bool closed;                /* FIN or RST was seen. */
     bool no_seq_chk;            /* Packets may have bypassed software... */
     bool bypass;                /* ...and may now. */
-    bool uni_dir;               /* Hardware has one direction. */
+    uint8_t uni;                /* Those with one direction only. */
     uint8_t held, est;          /* Providers. */
     bool room;                  /* Takes room in "hw-offload-ct-size". */
     struct side side[2];        /* While it has room. */
@@ -1162,7 +1162,8 @@ mconn_unhold(struct mconn *m)
 static void
 mconn_release(struct mconn *m)
 {
-    m->room = m->bypass = m->uni_dir = false;
+    m->uni = 0;
+    m->room = m->bypass = false;
     memset(m->side, 0, sizeof m->side);
     m->await[0] = m->await_fin = false;
     m->await[1] = (!m->gone && !m->closed && accepting(true)
@@ -1363,7 +1364,7 @@ check_stats(void)
     for (size_t i = 0; i < n_all; i++) {
         offloaded += all[i]->held != 0;
         established += (all[i]->held && all[i]->held == all[i]->est
-                        && !all[i]->uni_dir);
+                        && !(all[i]->uni & all[i]->held));
     }
     if (!ct_offload_get_stats(&stats)) {
         return;
@@ -1773,7 +1774,8 @@ mconn_learn(struct mconn *m, const struct burst *b, int dir)
     /* Those that want established connections only need the reply's port. */
     if (takers && m->busy) {
         again = true;
-    } else if (takers & accepting(false) || (takers && m->side[1].known)) {
+    } else if (takers & ((dir ? 0 : accepting(false))
+                         | (m->side[1].known ? established : 0))) {
         m->add = true;
         mconn_own(m);
     }
@@ -2090,7 +2092,8 @@ mconn_establish(struct mconn *m)
         } else {
             expected[i].n_est++;
             m->est |= 1 << i;
-            m->uni_dir |= will_be_uni_dir(p, m->conn);
+            m->uni &= ~(1 << i);
+            m->uni |= will_be_uni_dir(p, m->conn) << i;
         }
     }
     if (!may_bypass(m->est)) {
@@ -2110,7 +2113,7 @@ mconn_adopt(struct mconn *m)
     uint32_t state = conn_offload_state(m->conn);
     struct conn_offload *offload = conn_get_offload(m->conn);
 
-    m->held = m->est = 0;
+    m->held = m->est = m->uni = 0;
     for (int i = 0; i < N_PROVIDERS; i++) {
         struct provider *p = &providers[i];
         struct held *h;
@@ -2119,6 +2122,7 @@ mconn_adopt(struct mconn *m)
         h = held_find(p, m->conn);
         m->held |= h ? 1 << i : 0;
         m->est |= h && h->est ? 1 << i : 0;
+        m->uni |= h && h->uni_dir ? 1 << i : 0;
         ovs_mutex_unlock(&p->mutex);
     }
     if (m->held && state & (CONN_OFFLOAD_CLOSED | CONN_OFFLOAD_GONE)) {
@@ -2128,7 +2132,6 @@ mconn_adopt(struct mconn *m)
     m->gone = state & CONN_OFFLOAD_GONE;
     m->bypass = state & CONN_OFFLOAD_BYPASS;
     m->no_seq_chk = state & CONN_OFFLOAD_NO_SEQ_CHK;
-    m->uni_dir = state & CONN_OFFLOAD_UNI_DIR;
     m->room = state & CONN_OFFLOAD_COUNTS;
     m->await[0] = state & CONN_OFFLOAD_AWAIT_ORIG;
     m->await[1] = state & CONN_OFFLOAD_AWAIT_REPLY;
@@ -2892,7 +2895,7 @@ static void
 evict_all(void)
 {
     for (size_t i = 0; i < n_all; i++) {
-        if (all[i]->held) {
+        if (all[i]->held || (all[i]->room && !all[i]->gone)) {
             mconn_evict(all[i], last_used(all[i], all[i]->held));
         }
     }
@@ -2966,7 +2969,9 @@ api_update(struct mconn *m, const struct ct_offload_ctx *ctx)
             ovs_mutex_unlock(&p->mutex);
         }
     }
-    m->expiration = extended(m, MIN(expect, now));
+    if (m->bypass) {
+        m->expiration = extended(m, MIN(expect, now));
+    }
     used = ct_offload_conn_update(ctx);
     if (used != expect) {
         fail("connection %p was last used at %lld instead of %lld", m->conn,

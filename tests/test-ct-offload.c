@@ -3240,9 +3240,11 @@ test_side_by_side(struct ovs_cmdl_context *ctx OVS_UNUSED)
     CHECK_RECORD("");
     a.add_error = 0;
     execute(ct, udp(1, true), &from_p2);
+    CHECK_RECORD("b est 1\n");
+    sweep(ct);
+    execute(ct, udp(1, false), &from_p1);
     CHECK_RECORD("a add 1\n"
-                 "a est 1\n"
-                 "b est 1\n");
+                 "a est 1\n");
     conntrack_flush(ct, NULL);
     ds_clear(&record);
 
