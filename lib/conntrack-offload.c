@@ -1082,8 +1082,8 @@ conntrack_offload_wait(long long int ms)
  * so only for those that have to wait for what another thread does.  Their
  * items are moved to the front of 'works', and their number is returned: they
  * are to be tried again. */
-size_t
-conntrack_offload_run(struct ct_offload_work **works, size_t n)
+static size_t
+run_works(struct ct_offload_work **works, size_t n)
 {
     struct conn_offload_batch *batch = *thread_batch_get();
 
@@ -1722,11 +1722,31 @@ conntrack_offload_sweep_end__(struct conn_offload_batch *batch)
 
 /* All connections. */
 
-/* Makes the connections of 'ct' known to the layer. */
+/* For the registry: see ct_offload_set_take_back(). */
+static void
+take_back(uint8_t leaving)
+{
+    /* Threads may still be telling providers of new connections.  Those that
+     * own a connection that is to be taken back end that, too. */
+    conntrack_offload_barrier(true);
+    conntrack_offload_evict(leaving);
+    conntrack_offload_barrier(true);
+}
+
+/* Makes the connections of 'ct' known to the layer, and those who do something
+ * for them to what is below this file. */
 void
 conntrack_offload_init(struct conntrack *ct)
 {
+    static struct ovsthread_once once = OVSTHREAD_ONCE_INITIALIZER;
     struct conntrack_node *node = xmalloc(sizeof *node);
+
+    if (ovsthread_once_start(&once)) {
+        ct_offload_set_take_back(take_back);
+        ct_offload_threads_set_callbacks(run_works,
+                                         conntrack_offload_barrier);
+        ovsthread_once_done(&once);
+    }
 
     node->ct = ct;
     ovs_mutex_lock(&conntracks_mutex);

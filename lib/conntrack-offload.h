@@ -49,7 +49,6 @@
  * otherwise what it would have been, had software seen that packet. */
 
 struct conn_offload_batch;
-struct ct_offload_work;
 
 struct conn_offload_batch *conntrack_offload_begin__(struct netdev *);
 void conntrack_offload_end__(struct conn_offload_batch *);
@@ -219,7 +218,7 @@ void conntrack_for_each_rival(struct conntrack *, const struct conn *,
                               void (*cb)(struct conn *, void *aux),
                               void *aux);
 
-/* Calls from ct-offload.c. */
+/* Calls from ct-offload-submit.c and ct-offload-module.c. */
 
 bool conntrack_offload_own(struct ct_offload_op *, bool leave);
 void conntrack_offload_release(const struct ct_offload_op *);
@@ -229,7 +228,6 @@ void conntrack_offload_evict(uint8_t leaving);
 void conntrack_offload_stop_port(const struct netdev *);
 void conntrack_offload_barrier(bool quiesce);
 bool conntrack_offload_wait(long long int ms);
-size_t conntrack_offload_run(struct ct_offload_work **, size_t n);
 void conntrack_offload_for_each(void (*cb)(struct conn *, void *aux),
                                 void *aux);
 void conntrack_offload_explain(struct conn *, struct ds *);

@@ -8,7 +8,6 @@
 
 #include <poll.h>
 
-#include "conntrack-offload.h"
 #include "coverage.h"
 #include "ct-offload-stats.h"
 #include "ct-offload.h"
@@ -80,6 +79,10 @@ struct barrier {
 
 atomic_uint ct_offload_n_threads_ = 0;
 static struct offload_thread *threads[CT_OFFLOAD_MAX_THREADS];
+
+/* See ct_offload_threads_set_callbacks(). */
+static size_t (*run_cb)(struct ct_offload_work **works, size_t n);
+static void (*wait_cb)(bool quiesce);
 
 /* For the threads that queue work. */
 
@@ -261,8 +264,8 @@ thread_requeue(struct offload_thread *thread, struct ct_offload_work **works,
     }
 }
 
-/* Has the providers told what is pending for the connections of the 'n' items
- * in 'works'.  Returns how long that took, in us. */
+/* Has what is pending for the 'n' items in 'works' done.  Returns how long that
+ * took, in us. */
 static long long int
 thread_run(struct offload_thread *thread, struct ct_offload_work **works,
            size_t n)
@@ -280,7 +283,7 @@ thread_run(struct offload_thread *thread, struct ct_offload_work **works,
         n_waited += queued[i] == CT_OFFLOAD_WORK_WAITED;
     }
     atomic_store_relaxed(&thread->busy_since, start / 1000);
-    n_waiting = conntrack_offload_run(works, n);
+    n_waiting = run_cb(works, n);
     thread_requeue(thread, works, n_waiting);
     atomic_sub_explicit(&thread->n_waiting, n_waited, &orig,
                         memory_order_acq_rel);
@@ -406,6 +409,24 @@ idle_main(void *aux OVS_UNUSED)
     return NULL;
 }
 
+/* From now on, 'run' is called in offload threads for the 'n' items in
+ * 'works', at most CT_OFFLOAD_BATCH_INLINE.  It must move those that have to
+ * wait for something that another thread does to the front, and return their
+ * number.
+ *
+ * 'wait' is called when other threads must not queue anything any more.  It
+ * must wait until those that may not have noticed have ended what they are
+ * doing, and may quiesce if 'quiesce'.  Called once, before anything can be
+ * queued. */
+void
+ct_offload_threads_set_callbacks(
+    size_t (*run)(struct ct_offload_work **works, size_t n),
+    void (*wait)(bool quiesce))
+{
+    run_cb = run;
+    wait_cb = wait;
+}
+
 /* Can a thread be started?  ovs_thread_create() would end the process if not.
  * Returns 0 or a positive errno value. */
 static int
@@ -479,7 +500,9 @@ ct_offload_threads_stop(void)
 
     /* No other thread queues anything from now on. */
     atomic_store_explicit(&ct_offload_n_threads_, 0, memory_order_release);
-    conntrack_offload_barrier(true);
+    if (wait_cb) {
+        wait_cb(true);
+    }
 
     for (size_t i = 0; i < n; i++) {
         struct offload_thread *thread = threads[i];

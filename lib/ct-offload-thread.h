@@ -80,6 +80,11 @@ bool ct_offload_threads_have_room(void);
  * taken in a callback of a provider. */
 void ct_offload_threads_barrier(bool quiesce);
 
+/* For conntrack-offload.c. */
+void ct_offload_threads_set_callbacks(
+    size_t (*run)(struct ct_offload_work **works, size_t n),
+    void (*wait)(bool quiesce));
+
 /* For the main thread. */
 unsigned int ct_offload_threads_start(unsigned int n);
 void ct_offload_threads_stop(void);

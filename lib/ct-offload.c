@@ -6,7 +6,6 @@
 
 #include <errno.h>
 
-#include "conntrack-offload.h"
 #include "coverage.h"
 #include "ct-offload-stats.h"
 #include "dpif-offload-provider.h"
@@ -229,6 +228,28 @@ ct_offload_register(const struct ct_offload_class *class)
     return error;
 }
 
+/* Has those who offer connections take them back, at the time of the call: see
+ * ct_offload_set_take_back(). */
+static void (*take_back_cb)(uint8_t leaving);
+
+static void
+take_back(uint8_t leaving)
+{
+    if (take_back_cb) {
+        take_back_cb(leaving);
+    }
+}
+
+/* From now on, 'cb' is called to take all connections from the providers, or,
+ * if 'leaving' is not 0, from those in it, as a bit for each slot.  When it
+ * returns, these must hold nothing.  It may quiesce.  Called once, before any
+ * connection can be offered. */
+void
+ct_offload_set_take_back(void (*cb)(uint8_t leaving))
+{
+    take_back_cb = cb;
+}
+
 /* Unregisters 'class'.  When this returns, no callback of it is running or
  * will run, everything that it still held has been deleted from it, and its
  * 'exit' was called.
@@ -259,12 +280,9 @@ ct_offload_unregister(const struct ct_offload_class *class)
     ovs_mutex_unlock(&registry_mutex);
 
     /* Every thread that might not have seen that 'p' is leaving ends what it
-     * is doing.  What those hold up in which we find another owner ends then
-     * as well. */
+     * is doing. */
     ovsrcu_synchronize();
-    conntrack_offload_barrier(true);
-    conntrack_offload_evict(1u << p->slot);
-    conntrack_offload_barrier(true);
+    take_back(1u << p->slot);
     ovsrcu_synchronize();
 
     /* Nobody holds anything of 'p' any more, so nobody calls it. */
@@ -381,10 +399,7 @@ ct_offload_configure(bool enabled, bool bypass)
 
     if (was_accepting
         && (!ct_offload_is_accepting() || bypass != was_bypass)) {
-        /* Threads may still be telling providers of new connections. */
-        conntrack_offload_barrier(true);
-        conntrack_offload_evict(0);
-        conntrack_offload_barrier(true);
+        take_back(0);
 
         ovs_mutex_lock(&registry_mutex);
         registry_changed(false);
@@ -501,15 +516,6 @@ ct_offload_refuse(enum ct_offload_reason reason)
     return false;
 }
 
-/* Waits until every thread has told the providers all that it knew when this
- * was called.  The caller must not hold any lock, or a pointer that is
- * protected by RCU. */
-void
-ct_offload_barrier(void)
-{
-    conntrack_offload_barrier(true);
-}
-
 /* Returns the name of the dpif-offload class that owns 'netdev', or NULL if
  * 'netdev' is NULL or nobody owns it. */
 const char *
@@ -544,8 +550,8 @@ log_error(const struct provider *p, const struct ct_offload_op *op, int error)
 }
 
 /* Gives 'op' the result that it has when no provider does anything. */
-static void
-op_preset(struct ct_offload_op *op)
+void
+ct_offload_op_preset(struct ct_offload_op *op)
 {
     static const int errors[CT_OFFLOAD_N_OPS] = {
         [CT_OFFLOAD_OP_UPD] = ENODATA,
@@ -764,7 +770,7 @@ provider_do_batch(struct provider *p, struct ct_offload_op *ops, size_t n,
         if (op_is_for(op, p)) {
             origin[batch.n_ops] = op;
             batch.ops[batch.n_ops] = *op;
-            op_preset(&batch.ops[batch.n_ops++]);
+            ct_offload_op_preset(&batch.ops[batch.n_ops++]);
         }
     }
     if (!batch.n_ops) {
@@ -826,7 +832,7 @@ ct_offload_dispatch(struct ct_offload_op *ops, size_t n)
     unsigned int serial, safe;
 
     for (size_t i = 0; i < n; i++) {
-        op_preset(&ops[i]);
+        ct_offload_op_preset(&ops[i]);
     }
 
     /* A provider that comes just now has nothing to do with 'ops'. */
@@ -883,153 +889,3 @@ ct_offload_op_batch_add(struct ct_offload_op_batch *batch,
     op->type = type;
     op->ctx = *ctx;
 }
-
-static bool
-op_has_conn(const struct ct_offload_op *op)
-{
-    switch (op->type) {
-    case CT_OFFLOAD_OP_ADD:
-    case CT_OFFLOAD_OP_DEL:
-    case CT_OFFLOAD_OP_UPD:
-    case CT_OFFLOAD_OP_EST:
-        return true;
-    case CT_OFFLOAD_OP_POLICY:
-    case CT_OFFLOAD_OP_FLUSH:
-    default:
-        return false;
-    }
-}
-
-static void
-flush__(void)
-{
-    struct ct_offload_op op = { .type = CT_OFFLOAD_OP_FLUSH };
-
-    conntrack_offload_evict(0);
-    conntrack_offload_barrier(false);
-    ct_offload_dispatch(&op, 1);
-}
-
-/* Does the 'n' operations in 'ops', all of which can be dispatched. */
-static void
-submit_run(struct ct_offload_op *ops, size_t n)
-{
-    if (n) {
-        ct_offload_dispatch(ops, n);
-        for (size_t i = 0; i < n; i++) {
-            if (op_has_conn(&ops[i])) {
-                conntrack_offload_release(&ops[i]);
-            }
-        }
-    }
-}
-
-/* Does all operations in 'batch', in order, and stores the result of each in
- * it: what it would have been if it had been done alone.  If another thread is
- * calling providers for a connection just now, it will do the operation as
- * well; 'error' is EINPROGRESS then. */
-void
-ct_offload_op_batch_submit(struct ct_offload_op_batch *batch)
-{
-    struct ct_offload_op *ops = batch->ops;
-    size_t start = 0;
-
-    conntrack_offload_enter();
-
-    /* Operations are dispatched in runs, ops[start] to ops[i - 1], in which no
-     * connection occurs twice: a connection that cannot be owned may be owned
-     * by this thread, for the sake of the run. */
-    for (size_t i = 0; i < batch->n_ops; i++) {
-        struct ct_offload_op *op = &ops[i];
-
-        op_preset(op);
-        if (op->type == CT_OFFLOAD_OP_FLUSH) {
-            submit_run(&ops[start], i - start);
-            start = i + 1;
-            conntrack_offload_leave();
-            flush__();
-            conntrack_offload_enter();
-        } else if (op_has_conn(op) && !conntrack_offload_own(op, false)) {
-            submit_run(&ops[start], i - start);
-            op_preset(op);
-            start = conntrack_offload_own(op, true) ? i : i + 1;
-        }
-    }
-    submit_run(&ops[start], batch->n_ops - start);
-    conntrack_offload_leave();
-}
-
-static int
-submit_one(enum ct_offload_op_type type, const struct ct_offload_ctx *ctx,
-           long long int *last_used)
-{
-    struct ct_offload_op op = { .type = type, .ctx = *ctx };
-
-    conntrack_offload_enter();
-    op_preset(&op);
-    if (!op_has_conn(&op)) {
-        ct_offload_dispatch(&op, 1);
-    } else if (conntrack_offload_own(&op, true)) {
-        ct_offload_dispatch(&op, 1);
-        conntrack_offload_release(&op);
-    }
-    conntrack_offload_leave();
-    if (last_used) {
-        *last_used = op.last_used;
-    }
-    return op.error;
-}
-
-/* Offers the connection of 'ctx' to every provider whose 'can_offload' accepts
- * it.  Returns 0 if there was no error, or the first error of any provider; or
- * EOPNOTSUPP if the connection must stay in software, or EINPROGRESS if
- * another thread will do it. */
-int
-ct_offload_conn_add(const struct ct_offload_ctx *ctx)
-{
-    return submit_one(CT_OFFLOAD_OP_ADD, ctx, NULL);
-}
-
-/* Takes the connection of 'ctx' from every provider that holds it. */
-void
-ct_offload_conn_del(const struct ct_offload_ctx *ctx)
-{
-    submit_one(CT_OFFLOAD_OP_DEL, ctx, NULL);
-}
-
-/* Returns the newest time, as time_msec() counts, at which any provider that
- * holds the connection of 'ctx' has seen it used, or 0 if none knows. */
-long long int
-ct_offload_conn_update(const struct ct_offload_ctx *ctx)
-{
-    long long int last_used;
-
-    submit_one(CT_OFFLOAD_OP_UPD, ctx, &last_used);
-    return last_used;
-}
-
-/* Tells every provider that holds the connection of 'ctx', and does not know
- * yet, that it is established. */
-void
-ct_offload_conn_established(const struct ct_offload_ctx *ctx)
-{
-    submit_one(CT_OFFLOAD_OP_EST, ctx, NULL);
-}
-
-/* Returns true if any provider would take the connection of 'ctx'. */
-bool
-ct_offload_can_offload(const struct ct_offload_ctx *ctx)
-{
-    return !submit_one(CT_OFFLOAD_OP_POLICY, ctx, NULL);
-}
-
-/* Takes every connection from every provider, and has the providers drop what
- * is left.  Waits for offload threads and others that are calling providers,
- * but does not quiesce.  The caller must have made sure that no connection is
- * offered meanwhile: 'flush' of a provider would drop it, too. */
-void
-ct_offload_flush(void)
-{
-    flush__();
-}
-

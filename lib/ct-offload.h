@@ -385,11 +385,13 @@ bool ct_offload_refuse(enum ct_offload_reason);
 bool ct_offload_config_bypass(void);
 const char *ct_offload_netdev_owner(const struct netdev *);
 
-/* For conntrack-offload.c. */
+/* For conntrack-offload.c and ct-offload-submit.c. */
 
 extern atomic_bool ct_offload_active;
 
+void ct_offload_op_preset(struct ct_offload_op *);
 void ct_offload_dispatch(struct ct_offload_op *, size_t n);
+void ct_offload_set_take_back(void (*cb)(uint8_t leaving));
 uint8_t ct_offload_leaving(void);
 uint8_t ct_offload_accepting(bool established_only);
 bool ct_offload_is_accepting(void);

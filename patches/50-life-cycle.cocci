@@ -12,6 +12,7 @@
 // Overlay: lib/conntrack-offload.c lib/conntrack-offload.h
 // Overlay: lib/conntrack-offload-state.c lib/conntrack-offload-state.h
 // Overlay: lib/ct-offload-port.c lib/ct-offload-port.h
+// Overlay: lib/ct-offload-submit.c
 // Overlay: lib/ct-offload-thread.c lib/ct-offload-thread.h
 // Overlay: lib/ct-offload-dummy.c lib/ct-offload-dummy.h
 //

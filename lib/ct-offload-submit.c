@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+#include <config.h>
+
+#include "ct-offload.h"
+
+#include "conntrack-offload.h"
+
+/* Operations from outside
+ * =======================
+ *
+ * conntrack's own operations are raised in conntrack-offload.c.  The functions
+ * here are for others: they do single operations, or batches of them, at once,
+ * and tell what came of it.  Order between operations on a connection, and
+ * between connections, is kept as for those from conntrack. */
+
+/* Waits until every thread has told the providers all that it knew when this
+ * was called.  The caller must not hold any lock, or a pointer that is
+ * protected by RCU. */
+void
+ct_offload_barrier(void)
+{
+    conntrack_offload_barrier(true);
+}
+
+static bool
+op_has_conn(const struct ct_offload_op *op)
+{
+    switch (op->type) {
+    case CT_OFFLOAD_OP_ADD:
+    case CT_OFFLOAD_OP_DEL:
+    case CT_OFFLOAD_OP_UPD:
+    case CT_OFFLOAD_OP_EST:
+        return true;
+    case CT_OFFLOAD_OP_POLICY:
+    case CT_OFFLOAD_OP_FLUSH:
+    default:
+        return false;
+    }
+}
+
+static void
+flush__(void)
+{
+    struct ct_offload_op op = { .type = CT_OFFLOAD_OP_FLUSH };
+
+    conntrack_offload_evict(0);
+    conntrack_offload_barrier(false);
+    ct_offload_dispatch(&op, 1);
+}
+
+/* Does the 'n' operations in 'ops', all of which can be dispatched. */
+static void
+submit_run(struct ct_offload_op *ops, size_t n)
+{
+    if (n) {
+        ct_offload_dispatch(ops, n);
+        for (size_t i = 0; i < n; i++) {
+            if (op_has_conn(&ops[i])) {
+                conntrack_offload_release(&ops[i]);
+            }
+        }
+    }
+}
+
+/* Does all operations in 'batch', in order, and stores the result of each in
+ * it: what it would have been if it had been done alone.  If another thread is
+ * calling providers for a connection just now, it will do the operation as
+ * well; 'error' is EINPROGRESS then. */
+void
+ct_offload_op_batch_submit(struct ct_offload_op_batch *batch)
+{
+    struct ct_offload_op *ops = batch->ops;
+    size_t start = 0;
+
+    conntrack_offload_enter();
+
+    /* Operations are dispatched in runs, ops[start] to ops[i - 1], in which no
+     * connection occurs twice: a connection that cannot be owned may be owned
+     * by this thread, for the sake of the run. */
+    for (size_t i = 0; i < batch->n_ops; i++) {
+        struct ct_offload_op *op = &ops[i];
+
+        ct_offload_op_preset(op);
+        if (op->type == CT_OFFLOAD_OP_FLUSH) {
+            submit_run(&ops[start], i - start);
+            start = i + 1;
+            conntrack_offload_leave();
+            flush__();
+            conntrack_offload_enter();
+        } else if (op_has_conn(op) && !conntrack_offload_own(op, false)) {
+            submit_run(&ops[start], i - start);
+            ct_offload_op_preset(op);
+            start = conntrack_offload_own(op, true) ? i : i + 1;
+        }
+    }
+    submit_run(&ops[start], batch->n_ops - start);
+    conntrack_offload_leave();
+}
+
+static int
+submit_one(enum ct_offload_op_type type, const struct ct_offload_ctx *ctx,
+           long long int *last_used)
+{
+    struct ct_offload_op op = { .type = type, .ctx = *ctx };
+
+    conntrack_offload_enter();
+    ct_offload_op_preset(&op);
+    if (!op_has_conn(&op)) {
+        ct_offload_dispatch(&op, 1);
+    } else if (conntrack_offload_own(&op, true)) {
+        ct_offload_dispatch(&op, 1);
+        conntrack_offload_release(&op);
+    }
+    conntrack_offload_leave();
+    if (last_used) {
+        *last_used = op.last_used;
+    }
+    return op.error;
+}
+
+/* Offers the connection of 'ctx' to every provider whose 'can_offload' accepts
+ * it.  Returns 0 if there was no error, or the first error of any provider; or
+ * EOPNOTSUPP if the connection must stay in software, or EINPROGRESS if
+ * another thread will do it. */
+int
+ct_offload_conn_add(const struct ct_offload_ctx *ctx)
+{
+    return submit_one(CT_OFFLOAD_OP_ADD, ctx, NULL);
+}
+
+/* Takes the connection of 'ctx' from every provider that holds it. */
+void
+ct_offload_conn_del(const struct ct_offload_ctx *ctx)
+{
+    submit_one(CT_OFFLOAD_OP_DEL, ctx, NULL);
+}
+
+/* Returns the newest time, as time_msec() counts, at which any provider that
+ * holds the connection of 'ctx' has seen it used, or 0 if none knows. */
+long long int
+ct_offload_conn_update(const struct ct_offload_ctx *ctx)
+{
+    long long int last_used;
+
+    submit_one(CT_OFFLOAD_OP_UPD, ctx, &last_used);
+    return last_used;
+}
+
+/* Tells every provider that holds the connection of 'ctx', and does not know
+ * yet, that it is established. */
+void
+ct_offload_conn_established(const struct ct_offload_ctx *ctx)
+{
+    submit_one(CT_OFFLOAD_OP_EST, ctx, NULL);
+}
+
+/* Returns true if any provider would take the connection of 'ctx'. */
+bool
+ct_offload_can_offload(const struct ct_offload_ctx *ctx)
+{
+    return !submit_one(CT_OFFLOAD_OP_POLICY, ctx, NULL);
+}
+
+/* Takes every connection from every provider, and has the providers drop what
+ * is left.  Waits for offload threads and others that are calling providers,
+ * but does not quiesce.  The caller must have made sure that no connection is
+ * offered meanwhile: 'flush' of a provider would drop it, too. */
+void
+ct_offload_flush(void)
+{
+    flush__();
+}
