@@ -25,6 +25,7 @@
 #include "coverage.h"
 #include "ct-dpif.h"
 #include "ct-offload-port.h"
+#include "ct-offload-private.h"
 #include "ct-offload-room.h"
 #include "ct-offload-stats.h"
 #include "ct-offload-thread.h"
@@ -62,6 +63,12 @@ conns_push(struct conns *conns, struct conn *conn)
     conns->p[conns->n++] = conn;
 }
 
+/* What to tell providers of connections that one thread owns. */
+struct tasks {
+    struct ct_offload_task *p;
+    size_t n, allocated;
+};
+
 /* What one thread has to tell the providers. */
 struct conn_offload_batch {
     struct ovs_list node;           /* In 'batches'. */
@@ -78,7 +85,7 @@ struct conn_offload_batch {
                                      * which the thread came to own them. */
     struct conns retired;           /* Predecessors of these. */
 
-    struct ct_offload_op_batch ops; /* For conns_run(). */
+    struct tasks tasks;             /* For conns_run(). */
 };
 
 DEFINE_STATIC_PER_THREAD_DATA(struct conn_offload_batch *, thread_batch,
@@ -270,9 +277,9 @@ conn_extend(struct conntrack *ct, struct conn *conn, long long int last_used)
 /* Operations. */
 
 static struct conn *
-op_conn(const struct ct_offload_op *op)
+task_conn(const struct ct_offload_task *t)
 {
-    return CONST_CAST(struct conn *, op->ctx.conn);
+    return CONST_CAST(struct conn *, t->op.ctx.conn);
 }
 
 /* Returns where 'conn' is, or NULL if that is not known. */
@@ -288,54 +295,54 @@ conn_get_conntrack(const struct conn *conn)
     return ct;
 }
 
-/* Initializes '*op' with 'type', for 'conn', with what is known of it.  The
+/* Initializes '*t' with 'type', for 'conn', with what is known of it.  The
  * calling thread owns 'conn'. */
 static void
-op_init(struct ct_offload_op *op, enum ct_offload_op_type type,
+task_init(struct ct_offload_task *t, enum ct_offload_op_type type,
         const struct conn *conn)
 {
     struct conn_offload *offload = conn_get_offload(conn);
     uint32_t port;
 
-    memset(op, 0, sizeof *op);
-    op->type = type;
-    op->ctx.conn = conn;
-    op->ctx.input_port_id = ODPP_NONE;
+    memset(t, 0, sizeof *t);
+    t->op.type = type;
+    t->op.ctx.conn = conn;
+    t->op.ctx.input_port_id = ODPP_NONE;
     if (offload && (type == CT_OFFLOAD_OP_ADD || type == CT_OFFLOAD_OP_EST)) {
         conn_side_get(offload,
                       type == CT_OFFLOAD_OP_ADD ? CT_DIR_FWD : CT_DIR_REV,
-                      &op->ctx, &port);
-        op->ctx.netdev_in = ct_offload_port_get_netdev(port);
-        op->ctx.unmodified &= op->ctx.netdev_in != NULL;
-        op->established = (conn_side_is_known(offload, CT_DIR_REV)
+                      &t->op.ctx, &port);
+        t->op.ctx.netdev_in = ct_offload_port_get_netdev(port);
+        t->op.ctx.unmodified &= t->op.ctx.netdev_in != NULL;
+        t->established = (conn_side_is_known(offload, CT_DIR_REV)
                            && conn_is_established(conn));
     }
 }
 
-/* Prepares 'op' for ct_offload_dispatch().  The calling thread owns the
+/* Prepares 't' for ct_offload_dispatch().  The calling thread owns the
  * connection. */
 static void
-op_prepare(struct ct_offload_op *op)
+task_prepare(struct ct_offload_task *t)
 {
-    struct conn_offload *offload = conn_get_offload(op->ctx.conn);
-    uint32_t state = conn_offload_state(op->ctx.conn);
+    struct conn_offload *offload = conn_get_offload(t->op.ctx.conn);
+    uint32_t state = conn_offload_state(t->op.ctx.conn);
 
-    op->held = state_held(state) & ~op->except;
-    op->est = state_est(state) & ~op->except;
-    op->priv = offload ? offload->priv : NULL;
-    op->skip = op->type == CT_OFFLOAD_OP_ADD ? !offload : !op->held;
+    t->held = state_held(state) & ~t->except;
+    t->est = state_est(state) & ~t->except;
+    t->priv = offload ? offload->priv : NULL;
+    t->skip = t->op.type == CT_OFFLOAD_OP_ADD ? !offload : !t->held;
 
     /* What is dead must not come to life because packets may bypass software
      * now: another connection may have taken its place. */
-    if (op->type == CT_OFFLOAD_OP_EST && !(state & CONN_OFFLOAD_BYPASS)
-        && conn_is_past(op->ctx.conn, time_msec())) {
-        op->skip = true;
+    if (t->op.type == CT_OFFLOAD_OP_EST && !(state & CONN_OFFLOAD_BYPASS)
+        && conn_is_past(t->op.ctx.conn, time_msec())) {
+        t->skip = true;
     }
 
     /* Packets may bypass software before EST returns. */
-    if (op->type == CT_OFFLOAD_OP_EST && !op->skip
-        && ct_offload_may_bypass(op->held)) {
-        conn_set_state(op_conn(op), 0,
+    if (t->op.type == CT_OFFLOAD_OP_EST && !t->skip
+        && ct_offload_may_bypass(t->held)) {
+        conn_set_state(task_conn(t), 0,
                        CONN_OFFLOAD_BYPASS | CONN_OFFLOAD_NO_SEQ_CHK);
     }
 }
@@ -364,26 +371,26 @@ count_change(uint32_t old, uint32_t new, bool lapsed)
     }
 }
 
-/* Brings the state of the connection up to date with 'op', which changes who
+/* Brings the state of the connection up to date with 't', which changes who
  * holds it, and was done or found unnecessary. */
 static void
-op_finish_held(const struct ct_offload_op *op)
+task_finish_held(const struct ct_offload_task *t)
 {
-    struct conn *conn = op_conn(op);
+    struct conn *conn = task_conn(t);
     struct conn_offload *offload = conn_get_offload(conn);
     uint32_t old = conn_offload_state(conn);
-    uint8_t held = op->held | (state_held(old) & op->except);
-    uint8_t est = op->est | (state_est(old) & op->except);
-    uint8_t uni = (op->uni | state_uni(old)) & held;
+    uint8_t held = t->held | (state_held(old) & t->except);
+    uint8_t est = t->est | (state_est(old) & t->except);
+    uint8_t uni = (t->uni | state_uni(old)) & held;
     uint32_t set = ((uint32_t) held << CONN_OFFLOAD_HELD_SHIFT
                     | (uint32_t) est << CONN_OFFLOAD_EST_SHIFT
                     | (uint32_t) uni << CONN_OFFLOAD_UNI_SHIFT);
     uint32_t clear = (CONN_OFFLOAD_HELD_MASK | CONN_OFFLOAD_EST_MASK
                       | CONN_OFFLOAD_REASON_MASK);
-    enum key_dir dir = (op->type == CT_OFFLOAD_OP_EST ? CT_DIR_REV
+    enum key_dir dir = (t->op.type == CT_OFFLOAD_OP_EST ? CT_DIR_REV
                         : CT_DIR_FWD);
 
-    if (held && op->type != CT_OFFLOAD_OP_DEL) {
+    if (held && t->op.type != CT_OFFLOAD_OP_DEL) {
         struct ct_offload_ctx ctx;
         uint32_t port;
 
@@ -394,13 +401,13 @@ op_finish_held(const struct ct_offload_op *op)
         clear |= CONN_OFFLOAD_BYPASS;
     }
     conn_set_state(conn, clear, set);
-    count_change(old, conn_offload_state(conn), op->lapsed);
+    count_change(old, conn_offload_state(conn), t->lapsed);
     if (!held) {
-        enum ct_offload_reason reason = op->reason;
+        enum ct_offload_reason reason = t->reason;
 
         if (old & CONN_OFFLOAD_CLOSED) {
             reason = CT_OFFLOAD_CLOSING;
-        } else if (op->type == CT_OFFLOAD_OP_DEL) {
+        } else if (t->op.type == CT_OFFLOAD_OP_DEL) {
             reason = CT_OFFLOAD_TAKEN_BACK;
         } else {
             ct_offload_count_reason(reason);
@@ -409,21 +416,21 @@ op_finish_held(const struct ct_offload_op *op)
     }
 }
 
-/* Does what 'op', which was done or found unnecessary, leads to. */
+/* Does what 't', which was done or found unnecessary, leads to. */
 static void
-op_finish(const struct ct_offload_op *op)
+task_finish(const struct ct_offload_task *t)
 {
-    struct conn *conn = op_conn(op);
+    struct conn *conn = task_conn(t);
     struct conntrack *ct;
 
-    switch (op->type) {
+    switch (t->op.type) {
     case CT_OFFLOAD_OP_UPD:
         /* Where software sees all packets, it knows when a connection is dead:
          * another one may have its tuple then. */
         ct = conn_get_conntrack(conn);
-        if (!op->error && ct
+        if (!t->op.error && ct
             && conn_offload_state(conn) & CONN_OFFLOAD_BYPASS
-            && conn_extend(ct, conn, op->last_used)) {
+            && conn_extend(ct, conn, t->op.last_used)) {
             COVERAGE_INC(ct_offload_expiry_extended);
             ct_offload_count(CT_OFFLOAD_N_EXTENDED, 1);
         }
@@ -431,7 +438,7 @@ op_finish(const struct ct_offload_op *op)
     case CT_OFFLOAD_OP_ADD:
     case CT_OFFLOAD_OP_DEL:
     case CT_OFFLOAD_OP_EST:
-        op_finish_held(op);
+        task_finish_held(t);
         break;
     case CT_OFFLOAD_OP_POLICY:
     case CT_OFFLOAD_OP_FLUSH:
@@ -447,39 +454,39 @@ op_finish(const struct ct_offload_op *op)
 #define EVENT_LAPSE (1u << 31)
 
 /* Appends an operation of 'type' on 'conn', which the calling thread owns, to
- * 'ops'. */
-static struct ct_offload_op *
-ops_add(struct ct_offload_op_batch *ops, enum ct_offload_op_type type,
-        const struct conn *conn)
+ * 'tasks'. */
+static struct ct_offload_task *
+tasks_add(struct tasks *tasks, enum ct_offload_op_type type,
+          const struct conn *conn)
 {
-    struct ct_offload_op op, *added;
+    struct ct_offload_task *t;
 
-    op_init(&op, type, conn);
-    ct_offload_op_batch_add(ops, type, &op.ctx);
-    added = &ops->ops[ops->n_ops - 1];
-    added->established = op.established;
-    return added;
+    if (OVS_UNLIKELY(tasks->n >= tasks->allocated)) {
+        tasks->p = x2nrealloc(tasks->p, &tasks->allocated, sizeof *tasks->p);
+    }
+    t = &tasks->p[tasks->n++];
+    task_init(t, type, conn);
+    return t;
 }
 
-/* Does the operations in 'ops'. */
+/* Does what is in 'tasks', which is empty then. */
 static void
-ops_run(struct ct_offload_op_batch *ops)
+tasks_run(struct tasks *tasks)
 {
-    struct ct_offload_op *op;
     bool wanted = false;
 
-    CT_OFFLOAD_BATCH_OP_FOR_EACH (i, op, ops) {
-        op_prepare(op);
-        wanted |= !op->skip;
+    for (size_t i = 0; i < tasks->n; i++) {
+        task_prepare(&tasks->p[i]);
+        wanted |= !tasks->p[i].skip;
     }
     /* Dispatching may mean to wait for another thread. */
     if (wanted) {
-        ct_offload_dispatch(ops->ops, ops->n_ops);
+        ct_offload_dispatch(tasks->p, tasks->n);
     }
-    CT_OFFLOAD_BATCH_OP_FOR_EACH (i, op, ops) {
-        op_finish(op);
+    for (size_t i = 0; i < tasks->n; i++) {
+        task_finish(&tasks->p[i]);
     }
-    ops->n_ops = 0;
+    tasks->n = 0;
 }
 
 /* For retire_one(). */
@@ -514,7 +521,7 @@ retire_one(struct conn *conn, void *aux_)
         && conn_raise(conn, CONN_OFFLOAD_PENDING_DEL, 0, 0)) {
         conns_push(&batch->retired, conn);
         conn_take_events(conn);
-        ops_add(&batch->ops, CT_OFFLOAD_OP_DEL, conn);
+        tasks_add(&batch->tasks, CT_OFFLOAD_OP_DEL, conn);
     }
 }
 
@@ -567,7 +574,7 @@ side_has_stopped(struct conn_offload *offload, enum key_dir dir)
 
 /* May 'conn', which the calling thread owns, be offered to providers?  If so,
  * returns CT_OFFLOAD_REASON_NONE, with '*wait' set to true if it has to wait
- * for its predecessor.  Adds to 'batch->ops' what has to be done before. */
+ * for its predecessor.  Adds to 'batch->tasks' what has to be done before. */
 static enum ct_offload_reason
 conn_check_add(struct conn_offload_batch *batch, struct conn *conn, bool *wait)
 {
@@ -603,7 +610,7 @@ conn_check_add(struct conn_offload_batch *batch, struct conn *conn, bool *wait)
     return CT_OFFLOAD_REASON_NONE;
 }
 
-/* Offers 'conn' to the providers, as an operation in 'batch->ops'.  Returns
+/* Offers 'conn' to the providers, as an operation in 'batch->tasks'.  Returns
  * false if it has to wait for its predecessor. */
 static bool
 conn_add_add(struct conn_offload_batch *batch, struct conn *conn)
@@ -615,7 +622,7 @@ conn_add_add(struct conn_offload_batch *batch, struct conn *conn)
     if (wait) {
         return false;
     } else if (!reason) {
-        ops_add(&batch->ops, CT_OFFLOAD_OP_ADD, conn);
+        tasks_add(&batch->tasks, CT_OFFLOAD_OP_ADD, conn);
     } else if (!state_held(conn_offload_state(conn))) {
         ct_offload_count_reason(reason);
         conn_release(conn, reason);
@@ -624,10 +631,10 @@ conn_add_add(struct conn_offload_batch *batch, struct conn *conn)
 }
 
 /* Tells those providers that hold 'conn' that it is established, as an
- * operation in 'ops'.  If its port is not known, or has stopped, that waits
+ * operation in 'tasks'.  If its port is not known, or has stopped, that waits
  * for another packet. */
 static void
-conn_add_est(struct conn *conn, struct ct_offload_op_batch *ops)
+conn_add_est(struct conn *conn, struct tasks *tasks)
 {
     struct conn_offload *offload = conn_get_offload(conn);
 
@@ -640,50 +647,50 @@ conn_add_est(struct conn *conn, struct ct_offload_op_batch *ops)
         conn_set_state(conn, 0, CONN_OFFLOAD_AWAIT_REPLY);
         return;
     }
-    ops_add(ops, CT_OFFLOAD_OP_EST, conn);
+    tasks_add(tasks, CT_OFFLOAD_OP_EST, conn);
 }
 
 /* Takes 'conn' from all providers but those in 'except', by operations in
- * 'ops'.  If it goes on in software, it should expire when it would have. */
+ * 'tasks'.  If it goes on in software, it should expire when it would have. */
 static void
-conn_add_del(struct conn *conn, struct ct_offload_op_batch *ops,
+conn_add_del(struct conn *conn, struct tasks *tasks,
              uint8_t except)
 {
     uint32_t state = conn_offload_state(conn);
 
     if (state & CONN_OFFLOAD_BYPASS && !(state & CONN_OFFLOAD_GONE)
         && !ct_offload_is_exiting()) {
-        ops_add(ops, CT_OFFLOAD_OP_UPD, conn)->except = except;
+        tasks_add(tasks, CT_OFFLOAD_OP_UPD, conn)->except = except;
     }
-    ops_add(ops, CT_OFFLOAD_OP_DEL, conn)->except = except;
+    tasks_add(tasks, CT_OFFLOAD_OP_DEL, conn)->except = except;
 }
 
 /* 'conn' was asked about because its time was up.  If it is not in use in
- * hardware either, adds to 'ops' what takes it from the providers; a sweep
+ * hardware either, adds to 'tasks' what takes it from the providers; a sweep
  * cleans it up then. */
 static void
-conn_add_lapse(struct conn *conn, struct ct_offload_op_batch *ops)
+conn_add_lapse(struct conn *conn, struct tasks *tasks)
 {
     if (conn_is_past(conn, time_msec())) {
-        ops_add(ops, CT_OFFLOAD_OP_DEL, conn)->lapsed = true;
+        tasks_add(tasks, CT_OFFLOAD_OP_DEL, conn)->lapsed = true;
         ct_offload_count(CT_OFFLOAD_N_LAPSED, 1);
     }
 }
 
-/* Adds to 'batch->ops' the operations that bring the first of 'events' of
+/* Adds to 'batch->tasks' the operations that bring the first of 'events' of
  * 'conn' to the providers.  Returns the events that are left: those that
  * depend on the result, or have to wait. */
 static uint32_t
 conn_add_ops(struct conn_offload_batch *batch, struct conn *conn,
              uint32_t events)
 {
-    struct ct_offload_op_batch *ops = &batch->ops;
+    struct tasks *tasks = &batch->tasks;
     uint32_t waiting = 0;
 
     if (events & CONN_OFFLOAD_PENDING_DEL) {
         /* An ADD or EST that was raised before is not pending any more.  One
          * that was raised after it stays so. */
-        conn_add_del(conn, ops, 0);
+        conn_add_del(conn, tasks, 0);
         events &= CONN_OFFLOAD_PENDING_ADD | CONN_OFFLOAD_PENDING_EST;
         if (events) {
             conn_put_back(conn, events);
@@ -700,23 +707,23 @@ conn_add_ops(struct conn_offload_batch *batch, struct conn *conn,
         events &= ~waiting;
     }
     if (events & CONN_OFFLOAD_PENDING_EST) {
-        conn_add_est(conn, ops);
+        conn_add_est(conn, tasks);
         events &= ~CONN_OFFLOAD_PENDING_EST;
     } else if (events & EVENT_LAPSE) {
-        conn_add_lapse(conn, ops);
+        conn_add_lapse(conn, tasks);
         events &= ~EVENT_LAPSE;
     } else if (events & CONN_OFFLOAD_PENDING_EXPIRE) {
         events &= ~CONN_OFFLOAD_PENDING_EXPIRE;
         if (state_held(conn_offload_state(conn))) {
-            ops_add(ops, CT_OFFLOAD_OP_UPD, conn);
+            tasks_add(tasks, CT_OFFLOAD_OP_UPD, conn);
             events &= ~CONN_OFFLOAD_PENDING_UPD;
             events |= EVENT_LAPSE;
         }
     } else if (events & CONN_OFFLOAD_PENDING_UPD) {
-        ops_add(ops, CT_OFFLOAD_OP_UPD, conn);
+        tasks_add(tasks, CT_OFFLOAD_OP_UPD, conn);
         events &= ~CONN_OFFLOAD_PENDING_UPD;
     } else if (events & CONN_OFFLOAD_PENDING_LEAVE) {
-        conn_add_del(conn, ops, ~ct_offload_leaving());
+        conn_add_del(conn, tasks, ~ct_offload_leaving());
         events &= ~CONN_OFFLOAD_PENDING_LEAVE;
         if (waiting) {
             /* It is still to be offered when nobody holds it any more. */
@@ -751,9 +758,9 @@ conns_run(struct conn_offload_batch *batch, struct conn **conns, size_t n)
                 events[i] = left;
             }
         }
-        progress |= batch->ops.n_ops > 0;
+        progress |= batch->tasks.n > 0;
         any |= progress;
-        ops_run(&batch->ops);
+        tasks_run(&batch->tasks);
         retired_disown(batch);
     } while (progress);
 
@@ -841,7 +848,7 @@ thread_batch_destroy(void *batch_)
     ovs_mutex_lock(&batches_mutex);
     ovs_list_remove(&batch->node);
     ovs_mutex_unlock(&batches_mutex);
-    ct_offload_op_batch_destroy(&batch->ops);
+    free(batch->tasks.p);
     free(batch->conns.p);
     free(batch->retired.p);
     free_cacheline(batch);
@@ -860,7 +867,6 @@ thread_batch_create(void)
     }
 
     atomic_init(&batch->seq, 0);
-    ct_offload_op_batch_init(&batch->ops);
     ovs_mutex_lock(&batches_mutex);
     ovs_list_push_back(&batches, &batch->node);
     ovs_mutex_unlock(&batches_mutex);
@@ -1152,13 +1158,13 @@ find_conntrack(const struct conn *conn, struct conn_offload *offload)
     ovs_mutex_unlock(&conntracks_mutex);
 }
 
-/* Notes in the block of the connection of 'op', an ADD or EST, what 'op' says
+/* Notes in the block of the connection of 't', an ADD or EST, what 't' says
  * of its direction, unless that is known.  Returns 0 or a positive errno
  * value. */
 static int
-api_note_side(struct conn *conn, const struct ct_offload_op *op)
+api_note_side(struct conn *conn, const struct ct_offload_task *t)
 {
-    bool add = op->type == CT_OFFLOAD_OP_ADD;
+    bool add = t->op.type == CT_OFFLOAD_OP_ADD;
     enum key_dir dir = add ? CT_DIR_FWD : CT_DIR_REV;
     struct conn_offload *offload = conn_get_offload(conn);
 
@@ -1173,21 +1179,21 @@ api_note_side(struct conn *conn, const struct ct_offload_op *op)
         find_conntrack(conn, offload);
     }
     if (offload && !conn_side_is_known(offload, dir)) {
-        conn_side_set(offload, dir, ct_offload_port_get(op->ctx.netdev_in),
-                      &op->ctx);
+        conn_side_set(offload, dir, ct_offload_port_get(t->op.ctx.netdev_in),
+                      &t->op.ctx);
     }
     return 0;
 }
 
-/* 'op', an ADD or EST of a connection that the calling thread owns, is to be
+/* 't', an ADD or EST of a connection that the calling thread owns, is to be
  * dispatched.  What it says of its direction is what is known from now on,
  * unless a provider was told something else before: then the others should
  * hear the same. */
 static void
-api_use_side(struct conn *conn, struct ct_offload_op *op)
+api_use_side(struct conn *conn, struct ct_offload_task *t)
 {
     struct conn_offload *offload = conn_get_offload(conn);
-    bool add = op->type == CT_OFFLOAD_OP_ADD;
+    bool add = t->op.type == CT_OFFLOAD_OP_ADD;
     enum key_dir dir = add ? CT_DIR_FWD : CT_DIR_REV;
     uint32_t state = conn_offload_state(conn);
     uint32_t port;
@@ -1195,27 +1201,27 @@ api_use_side(struct conn *conn, struct ct_offload_op *op)
     if (offload) {
         if (!(add ? state_held(state) : state_est(state))) {
             conn_side_clear(offload, dir);
-            conn_side_set(offload, dir, ct_offload_port_get(op->ctx.netdev_in),
-                          &op->ctx);
+            port = ct_offload_port_get(t->op.ctx.netdev_in);
+            conn_side_set(offload, dir, port, &t->op.ctx);
         }
-        conn_side_get(offload, dir, &op->ctx, &port);
-        op->ctx.netdev_in = ct_offload_port_get_netdev(port);
+        conn_side_get(offload, dir, &t->op.ctx, &port);
+        t->op.ctx.netdev_in = ct_offload_port_get_netdev(port);
     }
 }
 
-/* May 'op', an ADD of a connection that the calling thread owns, be
+/* May 't', an ADD of a connection that the calling thread owns, be
  * dispatched?  Returns 0 or a positive errno value. */
 static int
-api_check_add(struct conn_offload_batch *batch, struct ct_offload_op *op)
+api_check_add(struct conn_offload_batch *batch, struct ct_offload_task *t)
 {
-    struct conn *conn = op_conn(op);
+    struct conn *conn = task_conn(t);
     enum ct_offload_reason reason;
     bool wait;
 
     conn_set_state(conn, 0, conn_await_reply(conn));
     reason = conn_check_add(batch, conn, &wait);
     if (batch->retired.n) {
-        ops_run(&batch->ops);
+        tasks_run(&batch->tasks);
         retired_disown(batch);
         reason = conn_check_add(batch, conn, &wait);
     }
@@ -1228,17 +1234,17 @@ api_check_add(struct conn_offload_batch *batch, struct ct_offload_op *op)
     if (conn_side_is_known(conn_get_offload(conn), CT_DIR_REV)) {
         /* Whoever takes it now has to know, too. */
         conn_set_state(conn, 0, CONN_OFFLOAD_PENDING_EST);
-        op->established = conn_is_established(conn);
+        t->established = conn_is_established(conn);
     }
     return 0;
 }
 
-/* Makes the calling thread the owner of the connection of 'op', or, if it has
- * an owner, leaves 'op' to that one if 'leave' is true.  Returns true if the
- * calling thread owns it now; otherwise false, with the reason in 'op->error'.
- */
+/* Makes the calling thread the owner of the connection of 't', or, if it has
+ * an owner, leaves 't' to that one if 'leave' is true.  Returns true if the
+ * calling thread owns it now; otherwise false, with the reason in the error of
+ * 't'. */
 static bool
-api_own(struct ct_offload_op *op, bool leave)
+api_own(struct ct_offload_task *t, bool leave)
 {
     static const uint32_t pending[] = {
         [CT_OFFLOAD_OP_ADD] = CONN_OFFLOAD_PENDING_ADD,
@@ -1246,27 +1252,27 @@ api_own(struct ct_offload_op *op, bool leave)
         [CT_OFFLOAD_OP_UPD] = CONN_OFFLOAD_PENDING_UPD,
         [CT_OFFLOAD_OP_DEL] = CONN_OFFLOAD_PENDING_DEL,
     };
-    bool add = op->type == CT_OFFLOAD_OP_ADD;
-    bool note = add || op->type == CT_OFFLOAD_OP_EST;
-    struct conn *conn = op_conn(op);
+    bool add = t->op.type == CT_OFFLOAD_OP_ADD;
+    bool note = add || t->op.type == CT_OFFLOAD_OP_EST;
+    struct conn *conn = task_conn(t);
     struct conn_offload *offload;
 
     do {
-        op->error = note ? api_note_side(conn, op) : 0;
-        if (op->error) {
+        t->op.error = note ? api_note_side(conn, t) : 0;
+        if (t->op.error) {
             return false;
         }
         if (add && leave) {
             conn_set_state(conn, 0, conn_await_reply(conn));
         }
         offload = conn_get_offload(conn);
-        if (conn_own(conn, leave ? pending[op->type] : 0)) {
+        if (conn_own(conn, leave ? pending[t->op.type] : 0)) {
             /* A previous owner may have released the block since. */
-            op->error = note ? api_note_side(conn, op) : 0;
+            t->op.error = note ? api_note_side(conn, t) : 0;
             return true;
         }
         if (!(conn_offload_state(conn) & CONN_OFFLOAD_BUSY)) {
-            op->error = add ? EOPNOTSUPP : op->error;
+            t->op.error = add ? EOPNOTSUPP : t->op.error;
             return false;
         }
 
@@ -1274,47 +1280,47 @@ api_own(struct ct_offload_op *op, bool leave)
          * released that one, try again. */
     } while (add && leave && conn_get_offload(conn) != offload);
 
-    op->error = EINPROGRESS;
+    t->op.error = EINPROGRESS;
     return false;
 }
 
-/* Makes the calling thread the owner of the connection of 'op', so that 'op'
+/* Makes the calling thread the owner of the connection of 't', so that 't'
  * can be dispatched; the caller must call conntrack_offload_release() then.
- * Returns false if 'op' cannot or need not be dispatched, with the reason in
- * 'op->error'.  EINPROGRESS means that the connection has an owner, who does
+ * Returns false if 't' cannot or need not be dispatched, with the reason in
+ * 't->op.error'.  EINPROGRESS means that the connection has an owner, who does
  * the operation if 'leave' is true, or waits for its predecessor. */
 bool
-conntrack_offload_own(struct ct_offload_op *op, bool leave)
+conntrack_offload_own(struct ct_offload_task *t, bool leave)
 {
     struct conn_offload_batch *batch = *thread_batch_get();
-    struct conn *conn = op_conn(op);
-    int preset = op->error;
+    struct conn *conn = task_conn(t);
+    int preset = t->op.error;
     int error;
 
-    if (op->type == CT_OFFLOAD_OP_ADD && !ct_offload_is_accepting()) {
+    if (t->op.type == CT_OFFLOAD_OP_ADD && !ct_offload_is_accepting()) {
         /* There is nobody to offer it to, which is no error. */
         return false;
     }
-    if (!api_own(op, leave)) {
-        op->error = op->error ? op->error : preset;
+    if (!api_own(t, leave)) {
+        t->op.error = t->op.error ? t->op.error : preset;
         return false;
     }
-    error = op->error;
-    op->error = preset;
+    error = t->op.error;
+    t->op.error = preset;
 
-    if (op->type == CT_OFFLOAD_OP_ADD) {
-        api_use_side(conn, op);
-        error = error ? error : api_check_add(batch, op);
-    } else if (op->type == CT_OFFLOAD_OP_EST) {
-        api_use_side(conn, op);
+    if (t->op.type == CT_OFFLOAD_OP_ADD) {
+        api_use_side(conn, t);
+        error = error ? error : api_check_add(batch, t);
+    } else if (t->op.type == CT_OFFLOAD_OP_EST) {
+        api_use_side(conn, t);
         conn_set_state(conn, CONN_OFFLOAD_AWAIT_REPLY, 0);
     }
-    op_prepare(op);
+    task_prepare(t);
     if (error == EINPROGRESS) {
         conn_raise(conn, CONN_OFFLOAD_PENDING_ADD, 0, 0);
         conns_push(&batch->conns, conn);
-    } else if (error || op->skip) {
-        if (op->type == CT_OFFLOAD_OP_ADD
+    } else if (error || t->skip) {
+        if (t->op.type == CT_OFFLOAD_OP_ADD
             && !(conn_offload_state(conn) & (CONN_OFFLOAD_HELD_MASK
                                              | CONN_OFFLOAD_PENDING_ADD))) {
             conn_release(conn, CT_OFFLOAD_REASON_NONE);
@@ -1323,18 +1329,18 @@ conntrack_offload_own(struct ct_offload_op *op, bool leave)
     } else {
         return true;
     }
-    op->error = error ? error : op->error;
+    t->op.error = error ? error : t->op.error;
     return false;
 }
 
-/* 'op', whose connection the calling thread owns by conntrack_offload_own(),
+/* 't', whose connection the calling thread owns by conntrack_offload_own(),
  * was done. */
 void
-conntrack_offload_release(const struct ct_offload_op *op)
+conntrack_offload_release(const struct ct_offload_task *t)
 {
-    struct conn *conn = op_conn(op);
+    struct conn *conn = task_conn(t);
 
-    op_finish(op);
+    task_finish(t);
     conns_drain_all(*thread_batch_get(), &conn, 1);
 }
 

@@ -63,6 +63,7 @@
  * otherwise what it would have been, had software seen that packet. */
 
 struct conn_offload_batch;
+struct ct_offload_task;
 
 struct conn_offload_batch *conntrack_offload_begin__(struct netdev *);
 void conntrack_offload_end__(struct conn_offload_batch *);
@@ -234,8 +235,8 @@ void conntrack_for_each_rival(struct conntrack *, const struct conn *,
 
 /* Calls from ct-offload-submit.c and ct-offload-module.c. */
 
-bool conntrack_offload_own(struct ct_offload_op *, bool leave);
-void conntrack_offload_release(const struct ct_offload_op *);
+bool conntrack_offload_own(struct ct_offload_task *, bool leave);
+void conntrack_offload_release(const struct ct_offload_task *);
 void conntrack_offload_enter(void);
 void conntrack_offload_leave(void);
 void conntrack_offload_evict(uint8_t leaving);

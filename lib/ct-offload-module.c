@@ -26,6 +26,7 @@
 #include "ct-dpif.h"
 #include "ct-offload-dpdk.h"
 #include "ct-offload-dummy.h"
+#include "ct-offload-private.h"
 #include "ct-offload-room.h"
 #include "ct-offload-stats.h"
 #include "ct-offload-thread.h"

@@ -19,6 +19,8 @@
 #include "ct-offload.h"
 
 #include "conntrack-offload.h"
+#include "ct-offload-private.h"
+#include "util.h"
 
 /* Operations from outside
  * =======================
@@ -56,25 +58,62 @@ op_has_conn(const struct ct_offload_op *op)
 static void
 flush__(void)
 {
-    struct ct_offload_op op = { .type = CT_OFFLOAD_OP_FLUSH };
+    struct ct_offload_task task = { .op.type = CT_OFFLOAD_OP_FLUSH };
 
     conntrack_offload_evict(0);
     conntrack_offload_barrier(false);
-    ct_offload_dispatch(&op, 1);
+    ct_offload_dispatch(&task, 1);
 }
 
-/* Does the 'n' operations in 'ops', all of which can be dispatched. */
+/* Does the 'n' tasks in 'tasks', all of which can be dispatched. */
 static void
-submit_run(struct ct_offload_op *ops, size_t n)
+submit_run(struct ct_offload_task *tasks, size_t n)
 {
     if (n) {
-        ct_offload_dispatch(ops, n);
+        ct_offload_dispatch(tasks, n);
         for (size_t i = 0; i < n; i++) {
-            if (op_has_conn(&ops[i])) {
-                conntrack_offload_release(&ops[i]);
+            if (op_has_conn(&tasks[i].op)) {
+                conntrack_offload_release(&tasks[i]);
             }
         }
     }
+}
+
+/* Does the 'n' operations in 'tasks', in order. */
+static void
+submit(struct ct_offload_task *tasks, size_t n)
+{
+    size_t start = 0;
+
+    conntrack_offload_enter();
+
+    /* Operations are dispatched in runs, tasks[start] to tasks[i - 1], in
+     * which no connection occurs twice: a connection that cannot be owned may
+     * be owned by this thread, for the sake of the run. */
+    for (size_t i = 0; i < n; i++) {
+        struct ct_offload_task *t = &tasks[i];
+
+        ct_offload_op_preset(&t->op);
+        if (t->op.type == CT_OFFLOAD_OP_FLUSH) {
+            submit_run(&tasks[start], i - start);
+            start = i + 1;
+            conntrack_offload_leave();
+            flush__();
+            conntrack_offload_enter();
+        } else if (op_has_conn(&t->op)) {
+            bool owned = conntrack_offload_own(t, i == start);
+
+            if (!owned && i > start) {
+                submit_run(&tasks[start], i - start);
+                start = i;
+                ct_offload_op_preset(&t->op);
+                owned = conntrack_offload_own(t, true);
+            }
+            start += !owned;
+        }
+    }
+    submit_run(&tasks[start], n - start);
+    conntrack_offload_leave();
 }
 
 /* Does all operations in 'batch', in order, and stores the result of each in
@@ -84,53 +123,30 @@ submit_run(struct ct_offload_op *ops, size_t n)
 void
 ct_offload_op_batch_submit(struct ct_offload_op_batch *batch)
 {
-    struct ct_offload_op *ops = batch->ops;
-    size_t start = 0;
+    struct ct_offload_task *tasks = xcalloc(batch->n_ops, sizeof *tasks);
+    struct ct_offload_op *op;
 
-    conntrack_offload_enter();
-
-    /* Operations are dispatched in runs, ops[start] to ops[i - 1], in which no
-     * connection occurs twice: a connection that cannot be owned may be owned
-     * by this thread, for the sake of the run. */
-    for (size_t i = 0; i < batch->n_ops; i++) {
-        struct ct_offload_op *op = &ops[i];
-
-        ct_offload_op_preset(op);
-        if (op->type == CT_OFFLOAD_OP_FLUSH) {
-            submit_run(&ops[start], i - start);
-            start = i + 1;
-            conntrack_offload_leave();
-            flush__();
-            conntrack_offload_enter();
-        } else if (op_has_conn(op) && !conntrack_offload_own(op, false)) {
-            submit_run(&ops[start], i - start);
-            ct_offload_op_preset(op);
-            start = conntrack_offload_own(op, true) ? i : i + 1;
-        }
+    CT_OFFLOAD_BATCH_OP_FOR_EACH (i, op, batch) {
+        tasks[i].op = *op;
     }
-    submit_run(&ops[start], batch->n_ops - start);
-    conntrack_offload_leave();
+    submit(tasks, batch->n_ops);
+    CT_OFFLOAD_BATCH_OP_FOR_EACH (i, op, batch) {
+        *op = tasks[i].op;
+    }
+    free(tasks);
 }
 
 static int
 submit_one(enum ct_offload_op_type type, const struct ct_offload_ctx *ctx,
            long long int *last_used)
 {
-    struct ct_offload_op op = { .type = type, .ctx = *ctx };
+    struct ct_offload_task task = { .op.type = type, .op.ctx = *ctx };
 
-    conntrack_offload_enter();
-    ct_offload_op_preset(&op);
-    if (!op_has_conn(&op)) {
-        ct_offload_dispatch(&op, 1);
-    } else if (conntrack_offload_own(&op, true)) {
-        ct_offload_dispatch(&op, 1);
-        conntrack_offload_release(&op);
-    }
-    conntrack_offload_leave();
+    submit(&task, 1);
     if (last_used) {
-        *last_used = op.last_used;
+        *last_used = task.op.last_used;
     }
-    return op.error;
+    return task.op.error;
 }
 
 /* Offers the connection of 'ctx' to every provider whose 'can_offload' accepts

@@ -278,8 +278,8 @@ thread_requeue(struct offload_thread *thread, struct ct_offload_work **works,
     }
 }
 
-/* Has what is pending for the 'n' items in 'works' done.  Returns how long that
- * took, in us. */
+/* Has what is pending for the 'n' items in 'works' done.  Returns how long
+ * that took, in us. */
 static long long int
 thread_run(struct offload_thread *thread, struct ct_offload_work **works,
            size_t n)

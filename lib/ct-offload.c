@@ -16,7 +16,7 @@
 
 #include <config.h>
 
-#include "ct-offload.h"
+#include "ct-offload-private.h"
 
 #include <errno.h>
 
@@ -573,41 +573,47 @@ ct_offload_op_preset(struct ct_offload_op *op)
     };
 
     op->last_used = 0;
-    op->uni = 0;
-    op->uni_dir = false;
-    op->ctx.uni_dir = &op->uni_dir;
     op->error = op->type < CT_OFFLOAD_N_OPS ? errors[op->type] : EINVAL;
 }
 
-/* Is 'op' a matter for 'p'? */
+/* Prepares 't' for 'p': what it is given in a callback. */
+static void
+task_prepare(struct ct_offload_task *t, const struct provider *p)
+{
+    t->uni_dir = false;
+    t->op.ctx.uni_dir = &t->uni_dir;
+    t->op.ctx.priv = t->priv ? &t->priv[p->slot] : NULL;
+}
+
+/* Is 't' a matter for 'p'? */
 static inline ALWAYS_INLINE bool
-op_is_for(struct ct_offload_op *op, struct provider *p)
+task_is_for(struct ct_offload_task *t, struct provider *p)
 {
     unsigned int slot = 1u << p->slot;
 
-    switch (op->type) {
+    switch (t->op.type) {
     case CT_OFFLOAD_OP_ADD:
-        if (op->held & slot || provider_is_leaving(p)
+        if (t->held & slot || provider_is_leaving(p)
             || !ct_offload_is_accepting()) {
             return false;
         }
-        if (p->class->established_only && !op->established) {
-            op->reason = op->reason ? op->reason : CT_OFFLOAD_NOT_ESTABLISHED;
+        if (p->class->established_only && !t->established) {
+            t->reason = t->reason ? t->reason : CT_OFFLOAD_NOT_ESTABLISHED;
             return false;
         }
         dispatch_get()->reason = CT_OFFLOAD_REFUSED;
-        if (!p->class->can_offload(&op->ctx)) {
-            op->reason = dispatch_get()->reason;
+        if (!p->class->can_offload(&t->op.ctx)) {
+            t->reason = dispatch_get()->reason;
             return false;
         }
         return true;
 
     case CT_OFFLOAD_OP_EST:
-        return op->held & ~op->est & slot;
+        return t->held & ~t->est & slot;
 
     case CT_OFFLOAD_OP_DEL:
     case CT_OFFLOAD_OP_UPD:
-        return op->held & slot;
+        return t->held & slot;
 
     case CT_OFFLOAD_OP_POLICY:
     case CT_OFFLOAD_OP_FLUSH:
@@ -618,92 +624,85 @@ op_is_for(struct ct_offload_op *op, struct provider *p)
     }
 }
 
-/* 'p' does not hold the connection of 'op' any more. */
+/* 'p' does not hold the connection of 't' any more. */
 static void
-op_unhold(struct ct_offload_op *op, const struct provider *p,
+task_unhold(struct ct_offload_task *t, const struct provider *p,
           struct ct_offload_stats *stats)
 {
-    op->held &= ~(1u << p->slot);
-    op->est &= ~(1u << p->slot);
-    if (op->priv) {
-        op->priv[p->slot] = NULL;
+    t->held &= ~(1u << p->slot);
+    t->est &= ~(1u << p->slot);
+    if (t->priv) {
+        t->priv[p->slot] = NULL;
     }
     ct_offload_stats_add(&stats->n_held[p->slot], -1);
 }
 
-/* Hardware of 'p' has one direction only of the connection of 'op', an EST, if
- * 'uni_dir'. */
+/* 'p' has failed to do its part of 't', with 'error'. */
 static void
-op_set_uni(struct ct_offload_op *op, const struct provider *p, bool uni_dir)
+task_failed(struct ct_offload_task *t, const struct provider *p, int error)
 {
-    op->uni |= uni_dir ? 1u << p->slot : 0;
-}
-
-/* 'p' has failed to do its part of 'op', with 'error'. */
-static void
-op_failed(struct ct_offload_op *op, const struct provider *p, int error)
-{
-    log_error(p, op, error);
-    op->reason = CT_OFFLOAD_ERROR;
-    if (op->priv) {
-        op->priv[p->slot] = NULL;
+    log_error(p, &t->op, error);
+    t->reason = CT_OFFLOAD_ERROR;
+    if (t->priv) {
+        t->priv[p->slot] = NULL;
     }
 }
 
-/* 'p' has done its part of 'op', with the result 'error' and, for UPD,
+/* 'p' has done its part of 't', with the result 'error' and, for UPD,
  * 'last_used': combines that with what other providers have done. */
 static inline ALWAYS_INLINE void
-op_merge(struct ct_offload_op *op, const struct provider *p,
+task_merge(struct ct_offload_task *t, const struct provider *p,
          struct ct_offload_stats *stats, int error, long long int last_used)
 {
-    struct ct_offload_op_stats *op_stats = &stats->ops[p->slot][op->type];
+    struct ct_offload_op_stats *op_stats = &stats->ops[p->slot][t->op.type];
 
-    OVS_USDT_PROBE(ct_offload, op, p->class->name, op->type, op->ctx.conn,
+    OVS_USDT_PROBE(ct_offload, op, p->class->name, t->op.type, t->op.ctx.conn,
                    error);
     ct_offload_stats_add(&op_stats->total, 1);
     if (OVS_UNLIKELY(error)) {
         ct_offload_stats_add(&op_stats->errors, 1);
     }
 
-    switch (op->type) {
+    switch (t->op.type) {
     case CT_OFFLOAD_OP_ADD:
         COVERAGE_INC(ct_offload_add);
         if (!error) {
-            op->held |= 1u << p->slot;
+            t->held |= 1u << p->slot;
             ct_offload_stats_add(&stats->n_held[p->slot], 1);
             break;
         }
         COVERAGE_INC(ct_offload_add_error);
-        op_failed(op, p, error);
-        op->error = op->error ? op->error : error;
+        task_failed(t, p, error);
+        t->op.error = t->op.error ? t->op.error : error;
         break;
 
     case CT_OFFLOAD_OP_DEL:
         COVERAGE_INC(ct_offload_del);
-        op_unhold(op, p, stats);
+        task_unhold(t, p, stats);
         break;
 
     case CT_OFFLOAD_OP_EST:
         COVERAGE_INC(ct_offload_est);
         if (!error) {
-            op->est |= 1u << p->slot;
+            t->est |= 1u << p->slot;
+            t->uni |= t->uni_dir ? 1u << p->slot : 0;
             break;
         }
         COVERAGE_INC(ct_offload_est_error);
-        op_failed(op, p, error);
-        op_unhold(op, p, stats);
+        task_failed(t, p, error);
+        task_unhold(t, p, stats);
         break;
 
     case CT_OFFLOAD_OP_UPD:
         COVERAGE_INC(ct_offload_upd);
         if (!error && last_used) {
-            op->error = 0;
-            op->last_used = MAX(op->last_used, last_used);
+            t->op.error = 0;
+            t->op.last_used = MAX(t->op.last_used, last_used);
         }
         break;
 
     case CT_OFFLOAD_OP_POLICY:
-        op->error = error ? op->error : 0;
+        t->op.error = error ? t->op.error : 0;
         break;
 
     case CT_OFFLOAD_OP_FLUSH:
@@ -712,41 +711,36 @@ op_merge(struct ct_offload_op *op, const struct provider *p,
     }
 }
 
-/* Has 'p' do its part of 'op', if it has one, by the callback for it. */
+/* Has 'p' do its part of 't', if it has one, by the callback for it. */
 static inline ALWAYS_INLINE void
-provider_do(struct provider *p, struct ct_offload_op *op,
+provider_do(struct provider *p, struct ct_offload_task *t,
             struct ct_offload_stats *stats)
 {
     const struct ct_offload_class *class = p->class;
+    const struct ct_offload_ctx *ctx = &t->op.ctx;
     long long int last_used = 0;
     int error = 0;
 
-    op->ctx.priv = op->priv ? &op->priv[p->slot] : NULL;
-    if (!op_is_for(op, p)) {
+    task_prepare(t, p);
+    if (!task_is_for(t, p)) {
         return;
     }
-    switch (op->type) {
+    switch (t->op.type) {
     case CT_OFFLOAD_OP_ADD:
-        error = class->conn_add(&op->ctx);
+        error = class->conn_add(ctx);
         break;
     case CT_OFFLOAD_OP_DEL:
-        class->conn_del(&op->ctx);
+        class->conn_del(ctx);
         break;
     case CT_OFFLOAD_OP_EST:
-        if (class->conn_established) {
-            op->uni_dir = false;
-            error = class->conn_established(&op->ctx);
-            op_set_uni(op, p, op->uni_dir);
-        }
+        error = class->conn_established ? class->conn_established(ctx) : 0;
         break;
     case CT_OFFLOAD_OP_UPD:
-        if (class->conn_update) {
-            last_used = class->conn_update(&op->ctx);
-        }
+        last_used = class->conn_update ? class->conn_update(ctx) : 0;
         error = last_used ? 0 : ENODATA;
         break;
     case CT_OFFLOAD_OP_POLICY:
-        error = class->can_offload(&op->ctx) ? 0 : EPERM;
+        error = class->can_offload(ctx) ? 0 : EPERM;
         break;
     case CT_OFFLOAD_OP_FLUSH:
         if (class->flush) {
@@ -756,34 +750,35 @@ provider_do(struct provider *p, struct ct_offload_op *op,
     default:
         break;
     }
-    op_merge(op, p, stats, error, last_used);
+    task_merge(t, p, stats, error, last_used);
 }
 
-/* Has 'p' do its part of the 'n' operations in 'ops', at most
+/* Has 'p' do its part of the 'n' tasks in 'tasks', at most
  * CT_OFFLOAD_BATCH_INLINE, by its 'batch_submit'. */
 static void
-provider_do_batch(struct provider *p, struct ct_offload_op *ops, size_t n,
+provider_do_batch(struct provider *p, struct ct_offload_task *tasks, size_t n,
                   struct ct_offload_stats *stats)
 {
-    struct ct_offload_op *origin[CT_OFFLOAD_BATCH_INLINE];
+    struct ct_offload_task *origin[CT_OFFLOAD_BATCH_INLINE];
     struct ct_offload_op_batch batch;
     struct ct_offload_op *op;
 
     ct_offload_op_batch_init(&batch);
     for (size_t i = 0; i < n; i++) {
-        op = &ops[i];
-        if (op->skip) {
+        struct ct_offload_task *t = &tasks[i];
+
+        if (t->skip) {
             continue;
         }
-        if (op->type == CT_OFFLOAD_OP_POLICY
-            || op->type == CT_OFFLOAD_OP_FLUSH) {
-            provider_do(p, op, stats);
+        if (t->op.type == CT_OFFLOAD_OP_POLICY
+            || t->op.type == CT_OFFLOAD_OP_FLUSH) {
+            provider_do(p, t, stats);
             continue;
         }
-        op->ctx.priv = op->priv ? &op->priv[p->slot] : NULL;
-        if (op_is_for(op, p)) {
-            origin[batch.n_ops] = op;
-            batch.ops[batch.n_ops] = *op;
+        task_prepare(t, p);
+        if (task_is_for(t, p)) {
+            origin[batch.n_ops] = t;
+            batch.ops[batch.n_ops] = t->op;
             ct_offload_op_preset(&batch.ops[batch.n_ops++]);
         }
     }
@@ -793,26 +788,25 @@ provider_do_batch(struct provider *p, struct ct_offload_op *ops, size_t n,
 
     p->class->batch_submit(&batch);
     CT_OFFLOAD_BATCH_OP_FOR_EACH (i, op, &batch) {
-        op_set_uni(origin[i], p, op->uni_dir);
-        op_merge(origin[i], p, stats, op->error, op->last_used);
+        task_merge(origin[i], p, stats, op->error, op->last_used);
     }
 }
 
 static void
-provider_dispatch(struct provider *p, struct ct_offload_op *ops, size_t n,
+provider_dispatch(struct provider *p, struct ct_offload_task *tasks, size_t n,
                   struct ct_offload_stats *stats)
 {
     dispatch_get()->depth++;
     atomic_store_relaxed(&stats->calling, p->class->name);
     if (p->class->batch_submit && n > 1) {
         for (size_t i = 0; i < n; i += CT_OFFLOAD_BATCH_INLINE) {
-            provider_do_batch(p, &ops[i],
+            provider_do_batch(p, &tasks[i],
                               MIN(n - i, CT_OFFLOAD_BATCH_INLINE), stats);
         }
     } else {
         for (size_t i = 0; i < n; i++) {
-            if (!ops[i].skip) {
-                provider_do(p, &ops[i], stats);
+            if (!tasks[i].skip) {
+                provider_do(p, &tasks[i], stats);
             }
         }
     }
@@ -820,44 +814,46 @@ provider_dispatch(struct provider *p, struct ct_offload_op *ops, size_t n,
     dispatch_get()->depth--;
 }
 
-/* Has the providers in 'slots', a bit for each, do the 'n' operations in
- * 'ops', if they are 'thread_safe' or not. */
+/* Has the providers in 'slots', a bit for each, do the 'n' tasks in
+ * 'tasks', if they are 'thread_safe' or not. */
 static void
-dispatch_to(unsigned int slots, bool thread_safe, struct ct_offload_op *ops,
-            size_t n, struct ct_offload_stats *stats)
+dispatch_to(unsigned int slots, bool thread_safe,
+            struct ct_offload_task *tasks, size_t n,
+            struct ct_offload_stats *stats)
 {
     for (; slots; slots = zero_rightmost_1bit(slots)) {
         struct provider *p = provider_get(raw_ctz(slots));
 
         if (p && p->class->thread_safe == thread_safe) {
-            provider_dispatch(p, ops, n, stats);
+            provider_dispatch(p, tasks, n, stats);
         }
     }
 }
 
-/* Has all providers do the 'n' operations in 'ops', and stores the results
+/* Has all providers do the 'n' tasks in 'tasks', and stores the results
  * there.  The calling thread must own the connections (see
- * conntrack-offload.h).  No operation may depend on the result of an earlier
- * one, that is, none may follow an ADD or DEL of the same connection. */
+ * conntrack-offload.h).  None may depend on the result of an earlier one,
+ * that is, follow an ADD or DEL of the same connection. */
 void
-ct_offload_dispatch(struct ct_offload_op *ops, size_t n)
+ct_offload_dispatch(struct ct_offload_task *tasks, size_t n)
 {
     struct ct_offload_stats *stats = ct_offload_stats_get();
     unsigned int serial, safe;
 
     for (size_t i = 0; i < n; i++) {
-        ct_offload_op_preset(&ops[i]);
+        ct_offload_op_preset(&tasks[i].op);
+        tasks[i].uni = 0;
     }
 
-    /* A provider that comes just now has nothing to do with 'ops'. */
+    /* A provider that comes just now has nothing to do with 'tasks'. */
     atomic_read_relaxed(&serial_slots, &serial);
     if (serial) {
         ovs_mutex_lock(&ct_offload_mutex);
-        dispatch_to(serial, false, ops, n, stats);
+        dispatch_to(serial, false, tasks, n, stats);
         ovs_mutex_unlock(&ct_offload_mutex);
     }
     atomic_read_relaxed(&safe_slots, &safe);
-    dispatch_to(safe, true, ops, n, stats);
+    dispatch_to(safe, true, tasks, n, stats);
 }
 
 /* Batches. */

@@ -215,21 +215,6 @@ struct ct_offload_op {
     struct ct_offload_ctx ctx;
     long long int last_used;    /* UPD: result, in ms as time_msec() counts;
                                  * 0 if not known. */
-
-    /* For the layer only. */
-    bool uni_dir;               /* EST: for 'ctx.uni_dir'. */
-    bool established;           /* ADD: may those who are interested in nothing
-                                 * else have it? */
-    uint8_t reason;             /* ADD, EST: why nobody took it. */
-    uint8_t held;               /* Providers that hold the connection: bit N
-                                 * stands for slot N. */
-    uint8_t est;                /* The same for those that know that it is
-                                 * established. */
-    uint8_t uni;                /* EST: those that have one direction only. */
-    uint8_t except;             /* Providers that it does not concern. */
-    bool lapsed;                /* DEL: because it is not in use any more. */
-    bool skip;                  /* Not to be dispatched after all. */
-    void **priv;                /* Array with a pointer for each slot. */
 };
 
 /* Enough for what a burst of packets can raise: each of 32 packets may remove
@@ -397,33 +382,11 @@ void ct_offload_conn_format(const struct conn *, struct ds *);
 /* For a provider's 'can_offload', and what else it may want to know. */
 bool ct_offload_refuse(enum ct_offload_reason);
 bool ct_offload_config_bypass(void);
+bool ct_offload_is_accepting(void);
+bool ct_offload_is_registered(const struct ct_offload_class *);
 const char *ct_offload_netdev_owner(const struct netdev *);
 
-/* For conntrack-offload.c and ct-offload-submit.c. */
-
 extern atomic_bool ct_offload_active;
-
-void ct_offload_op_preset(struct ct_offload_op *);
-void ct_offload_dispatch(struct ct_offload_op *, size_t n);
-void ct_offload_set_take_back(void (*cb)(uint8_t leaving));
-uint8_t ct_offload_leaving(void);
-uint8_t ct_offload_accepting(bool established_only);
-bool ct_offload_is_accepting(void);
-bool ct_offload_is_exiting(void);
-bool ct_offload_may_bypass(uint8_t held);
-void ct_offload_format_held(const struct conn *, uint8_t held, void **priv,
-                            struct ds *);
-
-/* For ct-offload-module.c. */
-
-bool ct_offload_is_registered(const struct ct_offload_class *);
-void ct_offload_set_leaving(const struct ct_offload_class *);
-void ct_offload_set_exiting(void);
-void ct_offload_configure(bool enabled, bool bypass);
-void ct_offload_providers_netdev_flush(struct netdev *);
-const struct ct_offload_class *ct_offload_provider_get(size_t slot,
-                                                       bool *leaving);
-bool ct_offload_provider_get_debug(size_t slot, struct ds *, struct json *);
 
 /* May connections be offloaded, or held by a provider?  Costs next to nothing.
  */

@@ -7,6 +7,7 @@
 //
 // Overlay: lib/ct-offload.c lib/ct-offload.h
 // Overlay: lib/ct-offload-module.c
+// Overlay: lib/ct-offload-private.h
 // Overlay: lib/ct-offload-room.c lib/ct-offload-room.h
 // Overlay: lib/ct-offload-stats.c lib/ct-offload-stats.h
 // Overlay: lib/conntrack-offload.c lib/conntrack-offload.h

@@ -36,6 +36,7 @@
 #ifndef CT_BENCH_PLAIN
 #include "ct-offload-thread.h"
 #include "ct-offload-wire.h"
+#include "ct-offload-private.h"
 #include "ct-offload.h"
 #endif
 #include "dp-packet.h"
@@ -1127,7 +1128,7 @@ null_class_init(void)
 /* What the operations of one thread need. */
 struct dispatch {
     struct burst burst;
-    struct ct_offload_op ops[BURST];
+    struct ct_offload_task tasks[BURST];
     void *priv[BURST][CT_OFFLOAD_MAX_PROVIDERS];
 };
 
@@ -1137,14 +1138,14 @@ dispatch_init(struct dispatch *d, struct worker *w)
     memset(d, 0, sizeof *d);
     established_prepare(w, &d->burst, time_msec());
     for (size_t i = 0; i < BURST; i++) {
-        struct ct_offload_op *op = &d->ops[i];
+        struct ct_offload_task *t = &d->tasks[i];
 
-        op->type = CT_OFFLOAD_OP_UPD;
-        op->ctx.conn = d->burst.batch.packets[i]->md.conn;
-        op->ctx.input_port_id = ODPP_NONE;
-        op->held = 1;
-        op->priv = d->priv[i];
-        ovs_assert(ct_offload_conn_is_offloaded(op->ctx.conn));
+        t->op.type = CT_OFFLOAD_OP_UPD;
+        t->op.ctx.conn = d->burst.batch.packets[i]->md.conn;
+        t->op.ctx.input_port_id = ODPP_NONE;
+        t->held = 1;
+        t->priv = d->priv[i];
+        ovs_assert(ct_offload_conn_is_offloaded(t->op.ctx.conn));
     }
 }
 
@@ -1158,7 +1159,7 @@ dispatch_direct(struct dispatch *d)
         = null_class.conn_update;
 
     for (size_t i = 0; i < BURST; i++) {
-        d->ops[i].last_used = upd(&d->ops[i].ctx);
+        d->tasks[i].op.last_used = upd(&d->tasks[i].op.ctx);
     }
 }
 
@@ -1166,23 +1167,23 @@ static void
 dispatch_single(struct dispatch *d)
 {
     for (size_t i = 0; i < BURST; i++) {
-        ct_offload_dispatch(&d->ops[i], 1);
+        ct_offload_dispatch(&d->tasks[i], 1);
     }
 }
 
 static void
 dispatch_batch(struct dispatch *d)
 {
-    ct_offload_dispatch(d->ops, BURST);
+    ct_offload_dispatch(d->tasks, BURST);
 }
 
 static void
 dispatch_add_del(struct dispatch *d)
 {
     for (size_t i = 0; i < BURST; i++) {
-        d->ops[i].type = i & 1 ? CT_OFFLOAD_OP_DEL : CT_OFFLOAD_OP_ADD;
-        d->ops[i].held = i & 1;
-        ct_offload_dispatch(&d->ops[i], 1);
+        d->tasks[i].op.type = i & 1 ? CT_OFFLOAD_OP_DEL : CT_OFFLOAD_OP_ADD;
+        d->tasks[i].held = i & 1;
+        ct_offload_dispatch(&d->tasks[i], 1);
     }
 }
 
@@ -1190,7 +1191,7 @@ static void
 dispatch_conn_update(struct dispatch *d)
 {
     for (size_t i = 0; i < BURST; i++) {
-        ct_offload_conn_update(&d->ops[i].ctx);
+        ct_offload_conn_update(&d->tasks[i].op.ctx);
     }
 }
 

@@ -29,6 +29,7 @@
 #include "conntrack-tp.h"
 #include "csum.h"
 #include "ct-dpif.h"
+#include "ct-offload-private.h"
 #include "ct-offload.h"
 #include "ct-offload-dummy.h"
 #include "ct-offload-room.h"
