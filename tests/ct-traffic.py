@@ -16,14 +16,23 @@
 Run it as one of:
 
     serve PROTO ADDR PORT               Send back whatever comes, and what
-                                        "get" asks for.
+                                        others ask for.
     once PROTO ADDR PORT SPORT          Send a message from port SPORT, get it
                                         back, and end.
     send PROTO ADDR PORT SPORT          Send a message only.
     large udp ADDR PORT SPORT           The same as "once" with a message that
                                         is fragmented.
+    grow udp ADDR PORT SPORT            The same as "once", but get a message
+                                        back that is fragmented.
+    who udp ADDR PORT SPORT             The same as "once", three times, but
+                                        get the port of who answers.
+    attempt tcp ADDR PORT SPORT         The same as "once", but give up soon if
+                                        nobody answers.
     reset tcp ADDR PORT SPORT           The same as "once", but end the
                                         connection by a reset.
+    vanish tcp ADDR PORT SPORT          The same as "once", a few times, but
+                                        then both sides forget the connection
+                                        without a word.
     hold PROTO ADDR PORT SPORT          The same as "once", three times, but do
                                         not end.  Do it again for each SIGUSR1,
                                         and send a segment that is far out of
@@ -63,6 +72,7 @@ import time
 MEGABYTE = 1 << 20
 CHUNK = 1 << 16
 TIMEOUT = 10
+SHORT_TIMEOUT = 0.5
 
 # From linux/tcp.h.
 TCP_REPAIR = 19
@@ -106,6 +116,12 @@ def send_file(conn, size):
     conn.sendall(digest.digest())
 
 
+def vanish_socket(sock):
+    """Closes a socket of TCP without sending anything."""
+    sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_ON)
+    sock.close()
+
+
 def serve_conn(conn):
     try:
         while True:
@@ -116,6 +132,11 @@ def serve_conn(conn):
                 send_file(conn, int(data.split()[1]) * MEGABYTE)
             else:
                 conn.sendall(data)
+            if data == b"vanish":
+                # What is on its way arrives before.
+                time.sleep(0.5)
+                vanish_socket(conn)
+                return
     except OSError:
         pass
     conn.close()
@@ -134,6 +155,10 @@ def serve(proto, addr, port):
                              daemon=True).start()
         else:
             data, peer = sock.recvfrom(CHUNK)
+            if data == b"grow":
+                data *= 1000
+            elif data == b"who":
+                data = b"%d" % sock.getsockname()[1]
             sock.sendto(data, peer)
 
 
@@ -143,9 +168,9 @@ def serve(proto, addr, port):
 N_MESSAGES = 3
 
 
-def connect(proto, addr, port, sport):
+def connect(proto, addr, port, sport, timeout=TIMEOUT):
     sock = new_socket(proto, addr)
-    sock.settimeout(TIMEOUT)
+    sock.settimeout(timeout)
     sock.bind(("", int(sport)))
     sock.connect((addr, int(port)))
     return sock
@@ -173,11 +198,45 @@ def large(proto, addr, port, sport):
         exchange(sock, b"large" * 600)
 
 
+def grow(proto, addr, port, sport):
+    with connect(proto, addr, port, sport) as sock:
+        sock.send(b"grow")
+        print("grow" if sock.recv(CHUNK) == b"grow" * 1000 else "wrong answer")
+
+
+def who(proto, addr, port, sport):
+    with connect(proto, addr, port, sport) as sock:
+        for _ in range(N_MESSAGES):
+            sock.send(b"who")
+            answer = sock.recv(CHUNK).decode()
+        print(answer)
+
+
+def attempt(proto, addr, port, sport):
+    try:
+        sock = connect(proto, addr, port, sport, SHORT_TIMEOUT)
+    except socket.timeout:
+        print("no answer")
+        return
+    with sock:
+        exchange(sock)
+
+
 def reset(proto, addr, port, sport):
     with connect(proto, addr, port, sport) as sock:
         exchange(sock)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER,
                         struct.pack("ii", 1, 0))
+
+
+def vanish(proto, addr, port, sport):
+    sock = connect(proto, addr, port, sport)
+    for message in [b"hello"] * N_MESSAGES + [b"vanish"]:
+        sock.send(message)
+        answer = sock.recv(CHUNK)
+    print(answer.decode(), flush=True)
+    time.sleep(1)
+    vanish_socket(sock)
 
 
 def hold(proto, addr, port, sport):
@@ -372,8 +431,9 @@ def repeat(seconds, role, *arguments):
         time.sleep(float(seconds))
 
 
-ROLES = {f.__name__: f for f in (serve, once, send, large, reset, hold, get,
-                                 many, flood, packet, repeat, vxlan)}
+ROLES = {f.__name__: f for f in (serve, once, send, large, grow, who,
+                                 attempt, reset, vanish, hold, get, many,
+                                 flood, packet, repeat, vxlan)}
 
 if __name__ == "__main__":
     ROLES[sys.argv[1]](*sys.argv[2:])
