@@ -48,6 +48,11 @@ VLOG_DEFINE_THIS_MODULE(ct_offload_dpdk);
 
 static struct vlog_rate_limit rl = VLOG_RATE_LIMIT_INIT(5, 5);
 
+/* Packets that were counted before a counter was read for the first time tell
+ * when they passed, near enough, if the rule was not older than this, in ms.
+ */
+#define YOUNG_MS 60000
+
 /* Overview
  * ========
  *
@@ -181,11 +186,11 @@ struct dpdk_rule {
     struct ovs_list handle_node;    /* In 'handle->rules'. */
     bool reply;                     /* Direction, as 'handle' knows it. */
     bool has_age;
-    bool counted;                   /* Is 'hits' valid? */
-    uint64_t hits;                  /* When they were counted last. */
-    long long int used;             /* When 'hits' was found to have changed
-                                     * since then, or 0.  What was counted
-                                     * before may have been long ago. */
+    long long int created;          /* When, in ms. */
+    bool sampled;                   /* Was 'hits' read since then? */
+    uint64_t hits;                  /* Packets until then. */
+    long long int used;             /* When 'hits' was last found to have
+                                     * changed, in ms, or 0. */
 };
 
 /* What '*ctx->priv' points to. */
@@ -693,6 +698,7 @@ rule_create(struct dpdk_port *port, const struct dpdk_flow_key *key,
     rule->port = port;
     rule->key = *key;
     rule->n_conns = 1;
+    rule->created = time_msec();
     rule->flow = flow;
     rule->handle = handle;
     rule->reply = reply;
@@ -706,30 +712,47 @@ rule_create(struct dpdk_port *port, const struct dpdk_flow_key *key,
     return rule;
 }
 
-/* Brings 'rule->hits' and 'rule->used' of 'rule' of 'port' up to date. */
-static void
-rule_count(struct dpdk_port *port, struct dpdk_rule *rule, long long int now)
+/* Stores in '*hits' how many packets hardware has counted for 'rule' of
+ * 'port'.  Returns false if that is not to be had. */
+static bool
+rule_get_hits(struct dpdk_port *port, const struct dpdk_rule *rule,
+              uint64_t *hits)
     OVS_REQUIRES(port->mutex)
 {
     struct rte_flow_error error;
-    uint64_t hits;
     int retval;
 
     error.message = NULL;
-    retval = dpdk_flow_rule_get_hits(port->layout.port_id, rule->flow, &hits,
+    retval = dpdk_flow_rule_get_hits(port->layout.port_id, rule->flow, hits,
                                      &error);
     if (retval) {
         port_count_error(port, CALL_QUERY, &error, retval);
-        return;
+        return false;
     }
-    if (rule->counted && hits != rule->hits) {
-        rule->used = now;
-    }
-    rule->counted = true;
-    rule->hits = hits;
-    if (hits && (rule->handle
-                 || !(port->layout.caps & DPDK_FLOW_CONNTRACK))) {
+    if (*hits && (rule->handle
+                  || !(port->layout.caps & DPDK_FLOW_CONNTRACK))) {
         port->verified = true;
+    }
+    return true;
+}
+
+/* Looks at time 'now', in ms, whether packets have passed that 'rule' of
+ * 'port' is for. */
+static void
+rule_sample(struct dpdk_port *port, struct dpdk_rule *rule, long long int now)
+    OVS_REQUIRES(port->mutex)
+{
+    uint64_t hits;
+
+    if (rule_get_hits(port, rule, &hits)) {
+        /* The layer asks twice before it lets a connection go.  What passed
+         * before the first time may have been long ago. */
+        if (hits != rule->hits
+            && (rule->sampled || now - rule->created <= YOUNG_MS)) {
+            rule->used = now;
+        }
+        rule->sampled = true;
+        rule->hits = hits;
     }
 }
 
@@ -745,7 +768,7 @@ rule_last_hit(struct dpdk_port *port, struct dpdk_rule *rule,
     int retval;
 
     if (!rule->has_age) {
-        rule_count(port, rule, now);
+        rule_sample(port, rule, now);
         return rule->used;
     }
 
@@ -833,8 +856,11 @@ rule_format(struct dpdk_port *port, struct dpdk_rule *rule, struct ds *ds)
     ds_put_format(ds, "port %s, %s", port->name,
                   rule->handle ? "tracked" : "not tracked");
     if (port->layout.caps & DPDK_FLOW_COUNT) {
-        rule_count(port, rule, time_msec());
-        ds_put_format(ds, ", %"PRIu64" packets", rule->hits);
+        uint64_t hits;
+
+        if (rule_get_hits(port, rule, &hits)) {
+            ds_put_format(ds, ", %"PRIu64" packets", hits);
+        }
     }
     if (rule->n_conns > 1) {
         ds_put_format(ds, ", shared by %u connections", rule->n_conns);
@@ -1003,7 +1029,9 @@ conn_uninstall(struct dpdk_conn *dc, struct ovs_list *destroyed)
     conn_count(dc, -1);
     for (int i = 0; i < 2; i++) {
         if (dc->rules[i] && !dc->ports[i]->verified) {
-            rule_count(dc->ports[i], dc->rules[i], time_msec());
+            uint64_t hits;
+
+            rule_get_hits(dc->ports[i], dc->rules[i], &hits);
         }
         if (dc->ports[i]) {
             port_bury_dead(dc->ports[i], destroyed);
@@ -1494,7 +1522,7 @@ port_get_report(struct dpdk_port *port, struct port_report *report)
         report->n_rules_shared += rule->n_conns > 1;
         if (n_queries > 0 && !port->verified) {
             n_queries--;
-            rule_count(port, rule, time_msec());
+            rule_get_hits(port, rule, &hits);
         }
     }
     if (port->layout.invalid) {

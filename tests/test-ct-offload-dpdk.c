@@ -987,17 +987,28 @@ arrive(struct dp_packet *packet, struct netdev *netdev)
     netdev_rxq_close(rxq);
 }
 
-/* 'held' is held by counters only, and nothing was counted yet: what passes
- * before they are read for the first time may have been long ago.  'create'
- * makes a packet of its original direction. */
+/* 'held' is held by counters only, and nothing was counted yet: if its rules
+ * are not 'young', what passes before they are read for the first time may
+ * have been long ago.  'create' makes a packet of its original direction. */
 static void
-check_counted(const struct held *held, struct dp_packet *(*create)(void))
+check_counted(const struct held *held, struct dp_packet *(*create)(void),
+              bool young)
 {
+    struct ds ds = DS_EMPTY_INITIALIZER;
     long long int start, used;
 
+    timeval_warp(young ? 59 * 1000 : 61 * 1000);
+    start = time_msec();
     arrive(create(), netdevs[0]);
-    ovs_assert(!ct_offload_dpdk_class.conn_update(&held->orig));
-    ovs_assert(!ct_offload_dpdk_class.conn_update(&held->orig));
+
+    /* Who only looks on takes no sample. */
+    ct_offload_dpdk_class.conn_format(&held->orig, &ds);
+    ds_destroy(&ds);
+    used = ct_offload_dpdk_class.conn_update(&held->orig);
+    ovs_assert(young ? used >= start && used <= time_msec() : !used);
+    ovs_assert(ct_offload_dpdk_class.conn_update(&held->orig) == used);
+
+    timeval_warp(1000);
     start = time_msec();
     arrive(create(), netdevs[0]);
     used = ct_offload_dpdk_class.conn_update(&held->orig);
@@ -1048,7 +1059,7 @@ test_last_use(void)
     nic_set("set profile no-age");
     held_init(&held[0], IPPROTO_TCP, 1, 1, 1);
     ovs_assert(!held_offer(&held[0], false));
-    check_counted(&held[0], create_segment);
+    check_counted(&held[0], create_segment, false);
     check_flags(&held[0]);
     check_rules(&held[0], "original: port p0, tracked, 2 packets; "
                           "reply: port p1, tracked, 0 packets");
@@ -1072,12 +1083,12 @@ test_last_use(void)
     held_init(&held[1], IPPROTO_TCP, 1, 1, 2);
     held[1].reply.unmodified = false;
     ovs_assert(!held_offer(&held[1], false));
-    check_counted(&held[1], create_segment);
+    check_counted(&held[1], create_segment, true);
     check_flags(&held[1]);
     held_delete(&held[1]);
     held_init(&held[1], IPPROTO_UDP, 1, 1, 2);
     ovs_assert(!held_offer(&held[1], false));
-    check_counted(&held[1], create_datagram);
+    check_counted(&held[1], create_datagram, false);
     held_delete(&held[1]);
     ports_restart();
 
