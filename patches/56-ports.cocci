@@ -4,14 +4,12 @@
 // came from it are taken back into software first, so that nothing refers to
 // its netdev any more.
 //
-// DPDK ports that stop lose all their rules, so those of dpif-offload-dpdk for
-// datapath flows go as well: it would use them later, when they are not there.
-//
 // Expect: port_destroy lib/dpif-netdev.c 1 ct_offload_netdev_stop(port->netdev);
 // Expect: port_reconfigure lib/dpif-netdev.c 1 = ct_offload_netdev_stop(netdev);
 // Expect: port_reconfigure lib/dpif-netdev.c 1 ct_offload_netdev_start(netdev,
 // Expect: port_owner lib/dpif-offload.c 1 ct_offload_netdev_flush(netdev);
 // Expect: port_stats lib/dpif-offload.c 1 ct_offload_get_stats(
+// Expect: port_include lib/dpif-offload.c 1 #include "ct-offload.h"
 
 @port_destroy@
 identifier port;
@@ -57,3 +55,8 @@ expression stats, n, S;
 + *n_stats = ct_offload_get_stats(stats);
  ...
  }
+
+@port_include depends on port_owner@
+@@
++#include "ct-offload.h"
+ #include "dpif-offload.h"

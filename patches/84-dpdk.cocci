@@ -1,5 +1,3 @@
-// SPDX-License-Identifier: Apache-2.0
-//
 // ct-offload-dpdk: Offload connections with rte_flow.
 //
 // A provider of ct-offload that programs network hardware through DPDK's
@@ -7,19 +5,18 @@
 // hardware's own connection tracking where there is any.
 //
 // Rules for connections come before those of dpif-offload-dpdk, which
-// identify datapath flows.  Both are hit if the latter are in a group of their
-// own, so ct-offload-dpdk says which.
+// identify datapath flows.  Both are hit if the latter are in a group of
+// their own, so ct-offload-dpdk says which.
 //
-// dpif-offload-dpdk aborts sooner or later when it could not destroy a rule, so
-// errors that may be gone the next time do not reach it.
+// DPDK ports that stop lose all their rules, so those of dpif-offload-dpdk
+// for datapath flows go as well: it would use them later, when they are not
+// there.
 //
 // Overlay: lib/ct-offload-dpdk.c lib/ct-offload-dpdk.h
-// Overlay: lib/ct-offload-dpdk-flow.c lib/ct-offload-dpdk-flow.h
+// Completes: lib/ct-offload-module.c DPDK_NETDEV
 //
 // Expect: group lib/dpif-offload-dpdk-netdev.c 1 .group = ct_offload_dpdk_ingress_group(netdev),
 // Expect: group_include lib/dpif-offload-dpdk-netdev.c 1 #include "ct-offload-dpdk.h"
-// Expect: destroy lib/netdev-dpdk.c 1 ret = -dpdk_flow_rule_destroy_retry(
-// Expect: destroy_include lib/netdev-dpdk.c 1 #include "ct-offload-dpdk-flow.h"
 
 @group@
 identifier patterns, netdev, flow_mark, attr;
@@ -39,19 +36,3 @@ identifier f =~ "_mark_rss$";
 @@
 +#include "ct-offload-dpdk.h"
  #include "dpif-netdev.h"
-
-@destroy@
-expression dev, rte_flow, error, ret;
-@@
- netdev_dpdk_rte_flow_destroy(...)
- {
- <...
-- ret = rte_flow_destroy(dev->port_id, rte_flow, error);
-+ ret = -dpdk_flow_rule_destroy_retry(dev->port_id, rte_flow, error);
- ...>
- }
-
-@destroy_include depends on destroy@
-@@
-+#include "ct-offload-dpdk-flow.h"
- #include "dirs.h"

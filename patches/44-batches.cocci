@@ -1,9 +1,9 @@
 // conntrack: Remove connections from hardware in batches.
 //
 // Where many connections are removed at once, the providers hear of them in
-// batches.  From the removal of a connection until the providers have heard of
-// it, the thread is inside of conntrack_offload_begin() and _end(), so that a
-// barrier can wait for it.
+// batches.  From the removal of a connection until the providers have heard
+// of it, the thread is inside of conntrack_offload_begin() and _end(), so
+// that a barrier can wait for it.
 //
 // Expect: batch_zone lib/conntrack.c 1 conntrack_offload_begin(NULL);
 // Expect: batch_tuple lib/conntrack.c 1 conntrack_offload_begin(NULL);

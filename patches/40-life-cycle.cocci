@@ -1,28 +1,10 @@
 // conntrack: Tell hardware about connections.
 //
-// Network hardware that can track connections has to be told about them.  A
-// provider for such hardware registers with ct-offload.  conntrack calls
-// conntrack-offload where something happens to a connection: it is committed,
-// sees a reply, or goes.
+// conntrack calls conntrack-offload where something happens to a connection:
+// it is committed, sees a reply, or goes.
 //
-// Overlay: lib/ct-offload.c lib/ct-offload.h
-// Overlay: lib/ct-offload-module.c
-// Overlay: lib/ct-offload-private.h
-// Overlay: lib/ct-offload-room.c lib/ct-offload-room.h
-// Overlay: lib/ct-offload-stats.c lib/ct-offload-stats.h
-// Overlay: lib/conntrack-offload.c lib/conntrack-offload.h
-// Overlay: lib/conntrack-offload-state.c lib/conntrack-offload-state.h
-// Overlay: lib/ct-offload-port.c lib/ct-offload-port.h
-// Overlay: lib/ct-offload-submit.c
-// Overlay: lib/ct-offload-thread.c lib/ct-offload-thread.h
-// Overlay: lib/ct-offload-dummy.c lib/ct-offload-dummy.h
-//
-// Expect: conn_state lib/conntrack-private.h 1 atomic_uint32_t offload_state;
-// Expect: ct_include lib/conntrack.c 1 #include "conntrack-offload.h"
 // Expect: ct_init lib/conntrack.c 1 conntrack_offload_init(ct);
 // Expect: ct_destroy lib/conntrack.c 1 conntrack_offload_destroy(ct);
-// Expect: ct_begin lib/conntrack.c 1 conntrack_offload_begin(netdev_in);
-// Expect: ct_end lib/conntrack.c 1 conntrack_offload_end(offload);
 // Expect: ct_new lib/conntrack.c 1 conntrack_offload_conn_init(
 // Expect: ct_mark lib/conntrack.c 1 conntrack_offload_conn_mark(
 // Expect: ct_label lib/conntrack.c 1 conntrack_offload_conn_label(
@@ -33,18 +15,6 @@
 // Expect: ct_removing lib/conntrack.c 1 conntrack_offload_conn_removing(conn);
 // Expect: ct_gone lib/conntrack.c 1 conntrack_offload_conn_postpone(delete_conn,
 // Expect: ct_status lib/conntrack.c 1 = conntrack_offload_conn_status(
-
-@conn_state@
-@@
- struct conn {
- ...
- uint16_t nat_action;
-+
-+/* See conntrack-offload.h. */
-+atomic_uint32_t offload_state;
-+
- ...
- };
 
 @ct_init@
 identifier ct;
@@ -57,11 +27,6 @@ identifier ct;
  ...
  }
 
-@ct_include depends on ct_init@
-@@
- #include "conntrack.h"
-+#include "conntrack-offload.h"
-
 @ct_destroy@
 identifier ct;
 @@
@@ -73,27 +38,23 @@ identifier ct;
  ...
  }
 
-@ct_begin@
-@@
- conntrack_execute(...)
- {
- ...
-+struct conn_offload_batch *offload = conntrack_offload_begin(netdev_in);
-+
- ipf_preprocess_conntrack(...);
- ...
- }
-
-@ct_end@
-@@
-+conntrack_offload_end(offload);
- ipf_postprocess_conntrack(...);
-
 @ct_new@
 expression nc, ct, pkt;
 @@
  nc = new_conn(ct, pkt, ...);
 +conntrack_offload_conn_init(ct, nc, pkt);
+
+@ct_mark@
+expression conn, pkt;
+@@
++conntrack_offload_conn_mark(conn, pkt->md.ct_mark);
+ conn->mark = pkt->md.ct_mark;
+
+@ct_label@
+expression conn, pkt;
+@@
++conntrack_offload_conn_label(conn, pkt->md.ct_label);
+ conn->label = pkt->md.ct_label;
 
 @ct_uninit@
 identifier conn;
@@ -117,18 +78,6 @@ expression ct, conn, pkt, ctx, now, res;
 @@
  res = conn_update(ct, conn, pkt, ctx, now);
 +conntrack_offload_conn_seen(ct, conn, pkt, &ctx->reply, res);
-
-@ct_mark@
-expression conn, pkt;
-@@
-+conntrack_offload_conn_mark(conn, pkt->md.ct_mark);
- conn->mark = pkt->md.ct_mark;
-
-@ct_label@
-expression conn, pkt;
-@@
-+conntrack_offload_conn_label(conn, pkt->md.ct_label);
- conn->label = pkt->md.ct_label;
 
 @ct_forced@
 expression conn;

@@ -1,16 +1,13 @@
-// dpif-offload: Activate conntrack offload with hardware offload.
+// dpif-offload: Activate conntrack offload with hw-offload.
 //
-// The built-in providers of ct-offload become active when hw-offload does, and
-// give up what they hold when the daemon ends.
+// The built-in providers of ct-offload become active when hw-offload does,
+// and give up what they hold when the daemon ends.
 //
 // Expect: act_init lib/dpif-offload.c 1 ct_offload_module_init();
 // Expect: act_config lib/dpif-offload.c 1 ct_offload_set_config(
 // Expect: act_config_smap lib/dpif-offload.c 0 ct_offload_set_config(
-// Expect: act_include lib/dpif-offload.c 1 #include "ct-offload.h"
 // Expect: act_dpdk vswitchd/bridge.c 1 ct_offload_register_builtins();
 // Expect: act_dpdk_include vswitchd/bridge.c 1 #include "ct-offload.h"
-// Expect: act_dummy lib/dummy.c 1 ct_offload_dummy_enable();
-// Expect: act_dummy_include lib/dummy.c 1 #include "ct-offload-dummy.h"
 // Expect: act_exit vswitchd/ovs-vswitchd.c 1 ct_offload_exit();
 // Expect: act_exit_include vswitchd/ovs-vswitchd.c 1 #include "ct-offload.h"
 
@@ -43,11 +40,6 @@ identifier other_cfg;
 +ct_offload_set_config(other_cfg);
  }
 
-@act_include depends on act_init@
-@@
-+#include "ct-offload.h"
- #include "dpif-offload.h"
-
 @act_dpdk@
 expression config;
 @@
@@ -58,21 +50,6 @@ expression config;
 @@
  #include "coverage.h"
 +#include "ct-offload.h"
-
-@act_dummy@
-@@
- dummy_enable(...)
- {
- ...
- dpif_dummy_register(...);
-+ct_offload_dummy_enable();
- ...
- }
-
-@act_dummy_include depends on act_dummy@
-@@
-+#include "ct-offload-dummy.h"
- #include "util.h"
 
 @act_exit@
 @@

@@ -6,12 +6,17 @@
 // offloaded.  Ports that have no queue of their own, such as tunnels, are not
 // in that cache and are passed as NULL.
 //
+// What happens to the connections of a batch is said to the hardware at the
+// end of the batch.
+//
 // Expect: ct_execute lib/conntrack.c 1 struct netdev *netdev_in)
 // Expect: ct_execute_proto lib/conntrack.h 1 struct netdev *netdev_in)
 // Expect: netdev_in_decl lib/conntrack.h 1 struct netdev;
 // Expect: netdev_in_include lib/dpif-netdev.c 1 #include "ct-offload.h"
 // Expect: netdev_in_find lib/dpif-netdev.c 1 ct_port = pmd_send_port_cache
 // Expect: netdev_in_test tests/test-conntrack.c /conntrack_execute\(\w/ , NULL);
+// Expect: ct_begin lib/conntrack.c 1 conntrack_offload_begin(netdev_in);
+// Expect: ct_end lib/conntrack.c 1 conntrack_offload_end(offload);
 
 @ct_execute@
 parameter list params;
@@ -65,3 +70,19 @@ expression list args;
  conntrack_execute(args
 +                  , NULL
                   );
+
+@ct_begin@
+@@
+ conntrack_execute(...)
+ {
+ ...
++struct conn_offload_batch *offload = conntrack_offload_begin(netdev_in);
++
+ ipf_preprocess_conntrack(...);
+ ...
+ }
+
+@ct_end@
+@@
++conntrack_offload_end(offload);
+ ipf_postprocess_conntrack(...);
