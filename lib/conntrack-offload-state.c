@@ -448,12 +448,6 @@ conn_side_has_moved(struct conn_offload *offload, enum key_dir dir,
 
 /* The connection itself. */
 
-bool
-conn_is_tcp(const struct conn *conn)
-{
-    return conn->key_node[CT_DIR_FWD].key.nw_proto == IPPROTO_TCP;
-}
-
 /* Is 'conn' established: have both peers of a TCP connection said so, or has
  * any other had a valid reply?  Conntrack's choice of a timeout tells. */
 bool

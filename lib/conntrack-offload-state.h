@@ -17,6 +17,8 @@
 #ifndef CONNTRACK_OFFLOAD_STATE_H
 #define CONNTRACK_OFFLOAD_STATE_H 1
 
+#include <netinet/in.h>
+
 #include "conntrack-private.h"
 #include "ct-offload-thread.h"
 #include "ct-offload.h"
@@ -236,7 +238,12 @@ bool conn_side_has_moved(struct conn_offload *, enum key_dir, uint32_t port,
 
 /* The connection itself. */
 
-bool conn_is_tcp(const struct conn *);
+static inline bool
+conn_is_tcp(const struct conn *conn)
+{
+    return conn->key_node[CT_DIR_FWD].key.nw_proto == IPPROTO_TCP;
+}
+
 bool conn_is_established(const struct conn *);
 bool conn_is_closing(const struct conn *);
 bool conn_has_helper(const struct conn *);

@@ -1371,10 +1371,8 @@ conntrack_offload_conn_init__(struct conntrack *ct, struct conn *conn,
         port = ctx_from_packet(&ctx, batch->netdev_in, pkt);
         conn_side_set(offload, CT_DIR_FWD, port, &ctx);
 
-        /* The protocol of 'conn' is not known yet. */
         conn_set_state(conn, 0, (CONN_OFFLOAD_BUSY | CONN_OFFLOAD_PENDING_ADD
-                                 | CONN_OFFLOAD_AWAIT_REPLY
-                                 | CONN_OFFLOAD_AWAIT_FIN));
+                                 | conn_await_reply(conn)));
         conns_push(&batch->conns, conn);
     }
 }
@@ -1548,7 +1546,7 @@ conntrack_offload_conn_seen__(struct conntrack *ct, struct conn *conn,
     await = (*reply
              ? state & CONN_OFFLOAD_AWAIT_REPLY && res == CT_UPDATE_VALID
              : state & CONN_OFFLOAD_AWAIT_ORIG);
-    if (!fin && !await) {
+    if (OVS_LIKELY(!fin && !await)) {
         return;
     }
 

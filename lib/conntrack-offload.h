@@ -110,8 +110,9 @@ conntrack_offload_end(struct conn_offload_batch *batch)
     }
 }
 
-/* 'conn' was just allocated for 'pkt', and is going to be committed to 'ct':
- * no other thread can see it yet.  May be called with locks held. */
+/* 'conn' was just allocated for 'pkt', has its keys, and is going to be
+ * committed to 'ct': no other thread can see it yet.  May be called with locks
+ * held. */
 static inline void
 conntrack_offload_conn_init(struct conntrack *ct, struct conn *conn,
                             const struct dp_packet *pkt)

@@ -39,9 +39,11 @@ identifier ct;
  }
 
 @ct_new@
-expression nc, ct, pkt;
+expression nc, ct, pkt, key;
 @@
  nc = new_conn(ct, pkt, ...);
+ ...
+ conn_key_reverse(key);
 +conntrack_offload_conn_init(ct, nc, pkt);
 
 @ct_mark@

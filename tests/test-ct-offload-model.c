@@ -1730,7 +1730,8 @@ mconn_init(struct mconn *m, const struct burst *b)
         m->await[1] = accepting(true) != 0;
     } else if (mconn_take_room(m)) {
         m->side[0] = side_from_burst(b);
-        m->await[1] = m->await_fin = true;
+        m->await[1] = true;
+        m->await_fin = mconn_is_tcp(m);
         m->add = true;
         mconn_own(m);
     }
