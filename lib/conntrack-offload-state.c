@@ -168,6 +168,20 @@ conn_set_state(struct conn *conn, uint32_t clear, uint32_t set)
     }
 }
 
+/* Notes that 'conn' is in software for 'reason'.  If the owner has just given
+ * it to a provider, it is not, and its bits mean something else. */
+void
+conn_note_reason(struct conn *conn, enum ct_offload_reason reason)
+{
+    uint32_t old = conn_offload_state(conn);
+
+    while (!state_held(old) && state_reason(old) != reason
+           && !state_swap(conn, &old, ((old & ~CONN_OFFLOAD_REASON_MASK)
+                                       | state_from_reason(reason)))) {
+        continue;
+    }
+}
+
 /* Order between connections. */
 
 /* Number of slots.  If two connections have one in common, a successor of one

@@ -202,6 +202,7 @@ bool conn_disown(struct conn *);
 uint32_t conn_take_events(struct conn *);
 void conn_put_back(struct conn *, uint32_t events);
 void conn_set_state(struct conn *, uint32_t clear, uint32_t set);
+void conn_note_reason(struct conn *, enum ct_offload_reason);
 
 /* Order between connections. */
 

@@ -111,10 +111,7 @@ static struct ovs_list conntracks OVS_GUARDED_BY(conntracks_mutex)
 static void
 conn_set_reason(struct conn *conn, enum ct_offload_reason reason)
 {
-    if (state_reason(conn_offload_state(conn)) != reason) {
-        conn_set_state(conn, CONN_OFFLOAD_REASON_MASK,
-                       state_from_reason(reason));
-    }
+    conn_note_reason(conn, reason);
     ct_offload_count_reason(reason);
 }
 
