@@ -85,7 +85,7 @@ enum conn_offload_state {
     /* What to look out for in packets. */
     CONN_OFFLOAD_AWAIT_ORIG = 1 << 8, /* One in original direction. */
     CONN_OFFLOAD_AWAIT_REPLY = 1 << 9, /* One in reply direction. */
-    CONN_OFFLOAD_AWAIT_FIN = 1 << 10, /* FIN and RST. */
+    CONN_OFFLOAD_AWAIT_FIN = 1 << 10, /* FIN and RST, of TCP only. */
     CONN_OFFLOAD_AWAIT_MASK = 7 << 8,
 
     CONN_OFFLOAD_COUNTS = 1 << 11,  /* Against "hw-offload-ct-size". */

@@ -1529,17 +1529,13 @@ conntrack_offload_conn_seen__(struct conntrack *ct, struct conn *conn,
 {
     uint32_t state = conn_offload_state(conn);
     struct conn_offload_batch *batch;
-    bool fin = false, await;
+    bool fin, await;
 
     /* With CT_UPDATE_NEW, another connection is about to take its place. */
     if (res == CT_UPDATE_INVALID || res == CT_UPDATE_NEW) {
         return;
     }
-    if (state & CONN_OFFLOAD_AWAIT_FIN && conn_is_tcp(conn)) {
-        const struct tcp_header *th = dp_packet_l4(pkt);
-
-        fin = TCP_FLAGS(th->tcp_ctl) & (TCP_FIN | TCP_RST);
-    }
+    fin = state & CONN_OFFLOAD_AWAIT_FIN && conntrack_offload_is_fin(pkt);
     await = (*reply
              ? state & CONN_OFFLOAD_AWAIT_REPLY && res == CT_UPDATE_VALID
              : state & CONN_OFFLOAD_AWAIT_ORIG);

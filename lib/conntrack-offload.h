@@ -20,6 +20,8 @@
 #include "conntrack-offload-state.h"
 #include "conntrack-private.h"
 #include "ct-offload.h"
+#include "dp-packet.h"
+#include "packets.h"
 
 /* The life of a connection in hardware
  * ====================================
@@ -131,6 +133,15 @@ conntrack_offload_conn_uninit(struct conn *conn)
     }
 }
 
+/* Is 'pkt', a TCP segment, FIN or RST? */
+static inline bool
+conntrack_offload_is_fin(const struct dp_packet *pkt)
+{
+    const struct tcp_header *th = dp_packet_l4(pkt);
+
+    return TCP_FLAGS(th->tcp_ctl) & (TCP_FIN | TCP_RST);
+}
+
 /* 'pkt' belongs to 'conn', in the reply direction if '*reply', and has updated
  * it with result 'res'.  No lock may be held.  ('*reply' is seldom needed, and
  * this is done for each packet: so it is not read here.) */
@@ -139,7 +150,13 @@ conntrack_offload_conn_seen(struct conntrack *ct, struct conn *conn,
                             const struct dp_packet *pkt, const bool *reply,
                             enum ct_update_res res)
 {
-    if (OVS_UNLIKELY(conn_offload_state(conn) & CONN_OFFLOAD_AWAIT_MASK)) {
+    uint32_t state = conn_offload_state(conn);
+
+    /* Nearly all packets of an offloaded TCP connection are neither FIN nor
+     * RST, and nothing else is awaited of them. */
+    if (OVS_UNLIKELY(state & CONN_OFFLOAD_AWAIT_MASK)
+        && (state & (CONN_OFFLOAD_AWAIT_ORIG | CONN_OFFLOAD_AWAIT_REPLY)
+            || conntrack_offload_is_fin(pkt))) {
         conntrack_offload_conn_seen__(ct, conn, pkt, reply, res);
     }
 }
