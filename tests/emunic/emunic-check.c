@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
+#include <config.h>
+
 #include "emunic.h"
 
 #include <errno.h>

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
+#include <config.h>
+
 #include "emunic.h"
 
 #include <errno.h>
@@ -14,6 +16,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <rte_errno.h>
+
 /* Runs the commands in 'file'.  Lines that are wrong are skipped; what is
  * wrong with them goes to the log, and to 'problem' that they are.  Returns
  * false if there was one. */
@@ -26,7 +30,7 @@ emu_control_load(const char *file, FILE *problem)
     int number = 0, n_bad = 0;
 
     if (!stream) {
-        fprintf(problem, "%s: %s", file, strerror(errno));
+        fprintf(problem, "%s: %s", file, rte_strerror(errno));
         return false;
     }
     while (getline(&line, &size, stream) != -1) {
@@ -140,7 +144,7 @@ listen_on(const char *name)
     if (listener < 0
         || bind(listener, (struct sockaddr *) &address, sizeof address)
         || listen(listener, 16)) {
-        emu_log("%s: %s", name, strerror(errno));
+        emu_log("%s: %s", name, rte_strerror(errno));
         if (listener >= 0) {
             close(listener);
         }

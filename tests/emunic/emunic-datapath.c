@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
+#include <config.h>
+
 #include "emunic.h"
 
 #include <stdlib.h>
@@ -520,8 +522,8 @@ emu_datapath_stop(struct emu_port *port)
     pthread_rwlock_unlock(&port->lock);
     if (n) {
         emu_count(port, EMU_RULES_LOST, n);
-        emu_log("port %u (%s) stopped: %zu rules lost", port->id, port->name,
-                n);
+        emu_log("port %u (%s) stopped: %"PRIuSIZE" rules lost", port->id,
+                port->name, n);
     }
 }
 

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
+#include <config.h>
+
 #include "emunic.h"
 
 #include <errno.h>
@@ -8,6 +10,8 @@
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
+
+#include <rte_errno.h>
 
 struct emu_port emu_ports[RTE_MAX_ETHPORTS];
 _Atomic uint64_t emu_n_leaked_rules;
@@ -60,7 +64,7 @@ emu_log(const char *format, ...)
 
         log = name && *name ? fopen(name, "a") : stderr;
         if (!log) {
-            fprintf(stderr, "emunic: %s: %s\n", name, strerror(errno));
+            fprintf(stderr, "emunic: %s: %s\n", name, rte_strerror(errno));
             log = stderr;
         }
     }
@@ -305,8 +309,8 @@ emu_port_forget(struct emu_port *port)
     atomic_fetch_add(&emu_n_leaked_rules, n_rules);
     atomic_fetch_add(&emu_n_leaked_handles, n_handles);
     if (n_rules || n_handles) {
-        emu_log("port %u (%s) closed with %zu rules and %zu handles left",
-                port->id, port->name, n_rules, n_handles);
+        emu_log("port %u (%s) closed with %"PRIuSIZE" rules and %"PRIuSIZE
+                " handles left", port->id, port->name, n_rules, n_handles);
     }
 }
 

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
+#include <config.h>
+
 #include "emunic.h"
 
 #include <inttypes.h>
@@ -283,10 +285,10 @@ port_text(FILE *out, struct emu_port *port)
     size_t n;
 
     pthread_rwlock_rdlock(&port->lock);
-    fprintf(out, "port %u (%s): %s, profile %s, %zu rules, %zu handles\n",
-            port->id, port->name, port->started ? "started" : "stopped",
-            port->config.profile, port->rules.n,
-            emu_objects_count(port->id));
+    fprintf(out, "port %u (%s): %s, profile %s, %"PRIuSIZE" rules, %"PRIuSIZE
+            " handles\n", port->id, port->name,
+            port->started ? "started" : "stopped", port->config.profile,
+            port->rules.n, emu_objects_count(port->id));
     for (int i = 0; i < EMU_N_COUNTERS; i++) {
         if (port->counters[i]) {
             fprintf(out, "  %s %"PRIu64"\n", emu_counter_names[i],
@@ -325,10 +327,11 @@ emu_report_text(FILE *out, int port)
     size_t n_rules, n_handles;
 
     totals(port, &n_rules, &n_handles);
-    fprintf(out, "rules %zu, handles %zu, stale %"PRIu64", leaked rules %"
-            PRIu64", leaked handles %"PRIu64", configuration errors %"PRIu64
-            "\n", n_rules, n_handles, emu_n_stale, emu_n_leaked_rules,
-            emu_n_leaked_handles, emu_n_config_errors);
+    fprintf(out, "rules %"PRIuSIZE", handles %"PRIuSIZE", stale %"PRIu64
+            ", leaked rules %"PRIu64", leaked handles %"PRIu64
+            ", configuration errors %"PRIu64"\n", n_rules, n_handles,
+            emu_n_stale, emu_n_leaked_rules, emu_n_leaked_handles,
+            emu_n_config_errors);
     for (int i = 0; i < RTE_MAX_ETHPORTS; i++) {
         if (emu_ports[i].state == EMU_PORT_CLAIMED
             && (port < 0 || i == port)) {
@@ -441,11 +444,11 @@ emu_report_json(FILE *out, int port)
     bool first = true;
 
     totals(port, &n_rules, &n_handles);
-    fprintf(out, "{\"rules\": %zu, \"handles\": %zu, \"stale\": %"PRIu64
-            ", \"leaked_rules\": %"PRIu64", \"leaked_handles\": %"PRIu64
-            ", \"config_errors\": %"PRIu64", \"ports\": [", n_rules,
-            n_handles, emu_n_stale, emu_n_leaked_rules, emu_n_leaked_handles,
-            emu_n_config_errors);
+    fprintf(out, "{\"rules\": %"PRIuSIZE", \"handles\": %"PRIuSIZE
+            ", \"stale\": %"PRIu64", \"leaked_rules\": %"PRIu64
+            ", \"leaked_handles\": %"PRIu64", \"config_errors\": %"PRIu64
+            ", \"ports\": [", n_rules, n_handles, emu_n_stale,
+            emu_n_leaked_rules, emu_n_leaked_handles, emu_n_config_errors);
     for (int i = 0; i < RTE_MAX_ETHPORTS; i++) {
         if (emu_ports[i].state == EMU_PORT_CLAIMED
             && (port < 0 || i == port)) {

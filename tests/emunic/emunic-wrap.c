@@ -4,6 +4,8 @@
  * come before those in librte_ethdev because this library is preloaded.  For a
  * port that is not claimed they call the original. */
 
+#include <config.h>
+
 #include "emunic.h"
 
 #include <dlfcn.h>

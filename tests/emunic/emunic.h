@@ -38,6 +38,7 @@
 #include <rte_tcp.h>
 #include <rte_udp.h>
 
+#define PRIuSIZE "zu"
 #define EMU_EXPORT __attribute__((visibility("default")))
 #define EMU_PRINTF(FMT, ARGS) __attribute__((format(printf, FMT, ARGS)))
 #define EMU_UNUSED __attribute__((unused))
