@@ -312,7 +312,7 @@ task_init(struct ct_offload_task *t, enum ct_offload_op_type type,
         t->op.ctx.netdev_in = ct_offload_port_get_netdev(port);
         t->op.ctx.unmodified &= t->op.ctx.netdev_in != NULL;
         t->established = (conn_side_is_known(offload, CT_DIR_REV)
-                           && conn_is_established(conn));
+                          && conn_is_established(conn));
     }
 }
 

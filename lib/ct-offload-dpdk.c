@@ -736,6 +736,19 @@ rule_get_hits(struct dpdk_port *port, const struct dpdk_rule *rule,
     return true;
 }
 
+/* Finds out whether 'rule' of 'port' counts packets, unless that is known of
+ * the port. */
+static void
+rule_verify(struct dpdk_port *port, const struct dpdk_rule *rule)
+    OVS_REQUIRES(port->mutex)
+{
+    uint64_t hits;
+
+    if (!port->verified) {
+        rule_get_hits(port, rule, &hits);
+    }
+}
+
 /* Looks at time 'now', in ms, whether packets have passed that 'rule' of
  * 'port' is for. */
 static void
@@ -1028,10 +1041,8 @@ conn_uninstall(struct dpdk_conn *dc, struct ovs_list *destroyed)
 {
     conn_count(dc, -1);
     for (int i = 0; i < 2; i++) {
-        if (dc->rules[i] && !dc->ports[i]->verified) {
-            uint64_t hits;
-
-            rule_get_hits(dc->ports[i], dc->rules[i], &hits);
+        if (dc->rules[i]) {
+            rule_verify(dc->ports[i], dc->rules[i]);
         }
         if (dc->ports[i]) {
             port_bury_dead(dc->ports[i], destroyed);
@@ -1512,7 +1523,7 @@ static void
 port_get_report(struct dpdk_port *port, struct port_report *report)
     OVS_REQUIRES(port->mutex)
 {
-    int n_queries = port->verified ? 0 : 16;
+    int n_queries = 16;
     struct rte_flow_error error;
     struct dpdk_rule *rule;
     uint64_t hits = 0;
@@ -1520,9 +1531,8 @@ port_get_report(struct dpdk_port *port, struct port_report *report)
     memset(report, 0, sizeof *report);
     HMAP_FOR_EACH (rule, node, &port->rules) {
         report->n_rules_shared += rule->n_conns > 1;
-        if (n_queries > 0 && !port->verified) {
-            n_queries--;
-            rule_get_hits(port, rule, &hits);
+        if (n_queries-- > 0) {
+            rule_verify(port, rule);
         }
     }
     if (port->layout.invalid) {

@@ -55,8 +55,12 @@ op_has_conn(const struct ct_offload_op *op)
     }
 }
 
-static void
-flush__(void)
+/* Takes every connection from every provider, and has the providers drop what
+ * is left.  Waits for offload threads and others that are calling providers,
+ * but does not quiesce.  The caller must have made sure that no connection is
+ * offered meanwhile: 'flush' of a provider would drop it, too. */
+void
+ct_offload_flush(void)
 {
     struct ct_offload_task task = { .op.type = CT_OFFLOAD_OP_FLUSH };
 
@@ -98,7 +102,7 @@ submit(struct ct_offload_task *tasks, size_t n)
             submit_run(&tasks[start], i - start);
             start = i + 1;
             conntrack_offload_leave();
-            flush__();
+            ct_offload_flush();
             conntrack_offload_enter();
         } else if (op_has_conn(&t->op)) {
             bool owned = conntrack_offload_own(t, i == start);
@@ -190,14 +194,4 @@ bool
 ct_offload_can_offload(const struct ct_offload_ctx *ctx)
 {
     return !submit_one(CT_OFFLOAD_OP_POLICY, ctx, NULL);
-}
-
-/* Takes every connection from every provider, and has the providers drop what
- * is left.  Waits for offload threads and others that are calling providers,
- * but does not quiesce.  The caller must have made sure that no connection is
- * offered meanwhile: 'flush' of a provider would drop it, too. */
-void
-ct_offload_flush(void)
-{
-    flush__();
 }
