@@ -48,7 +48,7 @@ state_swap(struct conn *conn, uint32_t *old, uint32_t new)
 static uint32_t
 events_cancelled_by(uint32_t events)
 {
-    return (events & CONN_OFFLOAD_PENDING_DEL
+    return (events_have_del(events)
             ? CONN_OFFLOAD_PENDING_ADD | CONN_OFFLOAD_PENDING_EST : 0);
 }
 
@@ -168,16 +168,17 @@ conn_set_state(struct conn *conn, uint32_t clear, uint32_t set)
     }
 }
 
-/* Notes that 'conn' is in software for 'reason'.  If the owner has just given
- * it to a provider, it is not, and its bits mean something else. */
+/* Notes that 'conn' is, or is about to be, in software for 'reason'. */
 void
 conn_note_reason(struct conn *conn, enum ct_offload_reason reason)
 {
-    uint32_t old = conn_offload_state(conn);
+    uint8_t old = conn_reason(conn);
 
-    while (!state_held(old) && state_reason(old) != reason
-           && !state_swap(conn, &old, ((old & ~CONN_OFFLOAD_REASON_MASK)
-                                       | state_from_reason(reason)))) {
+    while (old != CT_OFFLOAD_CLOSING && old != reason
+           && !atomic_compare_exchange_weak_explicit(&conn->offload_reason,
+                                                     &old, reason,
+                                                     memory_order_relaxed,
+                                                     memory_order_relaxed)) {
         continue;
     }
 }
@@ -310,48 +311,33 @@ conn_is_preceded(const struct conn *conn)
 
 /* The block. */
 
-/* Returns the block of 'conn', or a new one if it has none. */
+/* Makes 'new' the block of 'conn', unless it has one.  Returns that which it
+ * has now. */
 struct conn_offload *
-conn_attach_offload(struct conn *conn)
+conn_attach_offload(struct conn *conn, struct conn_offload *new)
 {
-    struct conn_offload *offload = conn_get_offload(conn);
-    struct conn_offload *new;
+    struct conn_offload *old = NULL;
 
-    if (offload) {
-        return offload;
-    }
-
-    new = xzalloc(sizeof *new);
-    new->conn = conn;
-    if (atomic_compare_exchange_strong_explicit(&conn->offload, &offload, new,
-                                                memory_order_acq_rel,
-                                                memory_order_acquire)) {
-        return new;
-    }
-    free(new);
-    return offload;
+    return (atomic_compare_exchange_strong_explicit(&conn->offload, &old, new,
+                                                    memory_order_acq_rel,
+                                                    memory_order_acquire)
+            ? new : old);
 }
 
-/* For the owner: takes the block from 'conn'.  Other threads may be using it
- * until they quiesce.  Whoever raises an event after this returns, and looks
- * for the block then, does not find it. */
-void
+/* Takes the block from 'conn', and returns it, or NULL if there is none.
+ * Other threads may be using it until they quiesce.  Whoever raises an event
+ * after this returns, and looks for the block then, does not find it. */
+struct conn_offload *
 conn_detach_offload(struct conn *conn)
 {
-    atomic_store_relaxed(&conn->offload, NULL);
-    conn_set_state(conn, 0, 0);
-}
+    struct conn_offload *offload;
 
-/* For the owner: gives 'offload', which it has detached, back to 'conn'.
- * Returns false if 'conn' has another block by now. */
-bool
-conn_reattach_offload(struct conn *conn, struct conn_offload *offload)
-{
-    struct conn_offload *none = NULL;
-
-    return atomic_compare_exchange_strong_explicit(
-        &conn->offload, &none, offload,
-        memory_order_acq_rel, memory_order_acquire);
+    offload = atomic_exchange_explicit(&conn->offload, NULL,
+                                       memory_order_acq_rel);
+    if (offload) {
+        conn_set_state(conn, 0, 0);
+    }
+    return offload;
 }
 
 /* Bits of 'how' in struct conn_offload.  The tag is in the upper half. */

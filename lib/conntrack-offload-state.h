@@ -47,7 +47,12 @@
  *
  * The block is there from before ADD until after DEL, and a connection counts
  * against the limit on offloaded connections for as long as it has a block.
- * Any thread may allocate it, but only the owner releases it.
+ * Any thread may attach it, but only the owner, or who removes a connection
+ * without one, detaches it.
+ *
+ * Why a connection is in software is beside the word, in 'offload_reason'.
+ * CT_OFFLOAD_CLOSING, for FIN and RST, is there to stay: it is not offered any
+ * more, even if it is still held when that is noted.
  *
  * What conntrack sees of a connection's packets is of interest only while one
  * of the AWAIT bits is set: that is all that is looked at for each packet.
@@ -71,50 +76,46 @@
  * All functions may be called from any thread.  Those that are "for the owner"
  * are for the thread that owns the connection, or that alone can see it. */
 
-/* Bits of 'offload_state'. */
+/* Bits of 'offload_state'.  6, 10, 11, and 29 to 31 are free. */
 enum conn_offload_state {
     CONN_OFFLOAD_BUSY = 1 << 0,     /* Some thread owns the connection. */
     CONN_OFFLOAD_GONE = 1 << 1,     /* Removed, or made to expire at once. */
     CONN_OFFLOAD_FREE = 1 << 2,     /* The owner hands it to RCU. */
-    CONN_OFFLOAD_CLOSED = 1 << 3,   /* FIN or RST was seen: do not offload. */
-    CONN_OFFLOAD_DOOMED = 1 << 4,   /* Successors wait for its DEL. */
-    CONN_OFFLOAD_BYPASS = 1 << 5,   /* Packets may bypass software now... */
-    CONN_OFFLOAD_NO_SEQ_CHK = 1 << 6, /* ...or could once: sequence numbers
+    CONN_OFFLOAD_DOOMED = 1 << 3,   /* Successors wait for its DEL. */
+    CONN_OFFLOAD_BYPASS = 1 << 4,   /* Packets may bypass software now... */
+    CONN_OFFLOAD_NO_SEQ_CHK = 1 << 5, /* ...or could once: sequence numbers
                                        * prove nothing any more. */
 
     /* What to look out for in packets. */
-    CONN_OFFLOAD_AWAIT_ORIG = 1 << 8, /* One in original direction. */
-    CONN_OFFLOAD_AWAIT_REPLY = 1 << 9, /* One in reply direction. */
-    CONN_OFFLOAD_AWAIT_FIN = 1 << 10, /* FIN and RST, of TCP only. */
-    CONN_OFFLOAD_AWAIT_MASK = 7 << 8,
+    CONN_OFFLOAD_AWAIT_ORIG = 1 << 7, /* One in original direction. */
+    CONN_OFFLOAD_AWAIT_REPLY = 1 << 8, /* One in reply direction. */
+    CONN_OFFLOAD_AWAIT_FIN = 1 << 9, /* FIN and RST, of TCP only. */
+    CONN_OFFLOAD_AWAIT_MASK = 7 << 7,
 
-    CONN_OFFLOAD_COUNTS = 1 << 11,  /* Against "hw-offload-ct-size". */
-
-    /* Providers that hold the connection; those that were told EST. */
+    /* Providers that hold the connection; those of them that were told EST;
+     * those of these of which the hardware has one direction only. */
     CONN_OFFLOAD_HELD_SHIFT = 12,
     CONN_OFFLOAD_HELD_MASK = ((1 << CT_OFFLOAD_MAX_PROVIDERS) - 1) << 12,
     CONN_OFFLOAD_EST_SHIFT = 16,
     CONN_OFFLOAD_EST_MASK = ((1 << CT_OFFLOAD_MAX_PROVIDERS) - 1) << 16,
+    CONN_OFFLOAD_UNI_SHIFT = 20,
+    CONN_OFFLOAD_UNI_MASK = ((1 << CT_OFFLOAD_MAX_PROVIDERS) - 1) << 20,
 
     /* Events that wait for the owner. */
-    CONN_OFFLOAD_PENDING_ADD = 1 << 20,
-    CONN_OFFLOAD_PENDING_EST = 1 << 21,
-    CONN_OFFLOAD_PENDING_UPD = 1 << 22,
-    CONN_OFFLOAD_PENDING_EXPIRE = 1 << 23, /* UPD, and DEL if not in use. */
-    CONN_OFFLOAD_PENDING_LEAVE = 1 << 24, /* DEL for those providers that are
-                                           * being unregistered. */
-    CONN_OFFLOAD_PENDING_DEL = 1 << 25, /* For all of them. */
-    CONN_OFFLOAD_PENDING_MASK = 0x3f << 20,
+    CONN_OFFLOAD_PENDING_ADD = 1 << 24,
+    CONN_OFFLOAD_PENDING_EST = 1 << 25,
+    CONN_OFFLOAD_PENDING_UPD = 1 << 26,
 
-    /* Why it is in software: 'enum ct_offload_reason'.  While it is held, it
-     * needs no reason: then, those of the providers with EST of which the
-     * hardware has one direction only. */
-    CONN_OFFLOAD_REASON_SHIFT = 28,
-    CONN_OFFLOAD_REASON_MASK = (int) (0xfu << 28),
-    CONN_OFFLOAD_UNI_SHIFT = CONN_OFFLOAD_REASON_SHIFT,
+    /* To take it back.  There is one such event, the weaker ones of which add
+     * up to the strongest one. */
+    CONN_OFFLOAD_PENDING_LAPSE = 1 << 27, /* UPD, and DEL if not in use. */
+    CONN_OFFLOAD_PENDING_UNREG = 2 << 27, /* DEL for those providers that are
+                                           * being unregistered. */
+    CONN_OFFLOAD_PENDING_DEL = 3 << 27, /* DEL for all of them. */
+
+    CONN_OFFLOAD_PENDING_MASK = 0x1f << 24,
 };
 BUILD_ASSERT_DECL(CT_OFFLOAD_MAX_PROVIDERS == 4);
-BUILD_ASSERT_DECL(CT_OFFLOAD_N_REASONS <= 16);
 
 /* What an offloaded connection needs beside its state word. */
 struct conn_offload {
@@ -159,27 +160,36 @@ state_est(uint32_t state)
     return (state & CONN_OFFLOAD_EST_MASK) >> CONN_OFFLOAD_EST_SHIFT;
 }
 
-/* Returns why a connection with this state word is in software, if it is. */
-static inline enum ct_offload_reason
-state_reason(uint32_t state)
-{
-    return (state_held(state) ? CT_OFFLOAD_REASON_NONE
-            : (enum ct_offload_reason) (state >> CONN_OFFLOAD_REASON_SHIFT));
-}
-
-/* Returns the providers that hold a connection with this state word and have
- * one direction of it only. */
 static inline uint8_t
 state_uni(uint32_t state)
 {
-    return state_held(state) & (state >> CONN_OFFLOAD_UNI_SHIFT);
+    return (state & CONN_OFFLOAD_UNI_MASK) >> CONN_OFFLOAD_UNI_SHIFT;
 }
 
-/* Returns the bits for 'reason'. */
-static inline uint32_t
-state_from_reason(enum ct_offload_reason reason)
+/* Are these CONN_OFFLOAD_PENDING_* bits to take a connection from all
+ * providers, whatever they say? */
+static inline bool
+events_have_del(uint32_t events)
 {
-    return (uint32_t) reason << CONN_OFFLOAD_REASON_SHIFT;
+    return !(~events & CONN_OFFLOAD_PENDING_DEL);
+}
+
+/* Returns why 'conn' is in software, or will be if it is held. */
+static inline enum ct_offload_reason
+conn_reason(const struct conn *conn)
+{
+    uint8_t reason;
+
+    atomic_read_relaxed(&CONST_CAST(struct conn *, conn)->offload_reason,
+                        &reason);
+    return reason;
+}
+
+/* Has a FIN or RST of 'conn' been seen? */
+static inline bool
+conn_is_closed(const struct conn *conn)
+{
+    return conn_reason(conn) == CT_OFFLOAD_CLOSING;
 }
 
 /* Is a connection with this state word established wherever it is held? */
@@ -224,9 +234,8 @@ conn_get_offload(const struct conn *conn)
     return offload;
 }
 
-struct conn_offload *conn_attach_offload(struct conn *);
-void conn_detach_offload(struct conn *);
-bool conn_reattach_offload(struct conn *, struct conn_offload *);
+struct conn_offload *conn_attach_offload(struct conn *, struct conn_offload *);
+struct conn_offload *conn_detach_offload(struct conn *);
 
 void conn_side_set(struct conn_offload *, enum key_dir, uint32_t port,
                    const struct ct_offload_ctx *);

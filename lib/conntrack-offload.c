@@ -115,17 +115,12 @@ conn_set_reason(struct conn *conn, enum ct_offload_reason reason)
     ct_offload_count_reason(reason);
 }
 
-/* 'conn' does not count against the limit any more. */
+/* 'offload' was taken from its connection. */
 static void
-conn_uncount(struct conn *conn)
+offload_free(struct conn_offload *offload)
 {
-    uint32_t old;
-
-    atomic_and_explicit(&conn->offload_state, ~CONN_OFFLOAD_COUNTS, &old,
-                        memory_order_acq_rel);
-    if (old & CONN_OFFLOAD_COUNTS) {
-        ct_offload_unreserve();
-    }
+    ovsrcu_postpone(free, offload);
+    ct_offload_unreserve();
 }
 
 /* Returns the block of 'conn', or a new one, with room for another offloaded
@@ -134,7 +129,7 @@ static struct conn_offload *
 conn_alloc_offload(struct conn *conn)
 {
     struct conn_offload *offload = conn_get_offload(conn);
-    uint32_t old;
+    struct conn_offload *new;
 
     if (offload) {
         return offload;
@@ -149,14 +144,15 @@ conn_alloc_offload(struct conn *conn)
         conn_set_reason(conn, CT_OFFLOAD_LIMIT);
         return NULL;
     }
-    /* Before there is a block that the owner, which may be another thread,
-     * could release. */
-    atomic_or_explicit(&conn->offload_state, CONN_OFFLOAD_COUNTS, &old,
-                       memory_order_acq_rel);
-    if (old & CONN_OFFLOAD_COUNTS) {
+
+    new = xzalloc(sizeof *new);
+    new->conn = conn;
+    offload = conn_attach_offload(conn, new);
+    if (offload != new) {
+        free(new);
         ct_offload_unreserve();
     }
-    return conn_attach_offload(conn);
+    return offload;
 }
 
 /* Returns what to await of packets of 'conn' when it is offered. */
@@ -168,37 +164,31 @@ conn_await_reply(const struct conn *conn)
 }
 
 /* 'conn', which the calling thread owns, is not held any more, for 'reason'.
- * If it is gone, its block is freed with it: see
- * conntrack_offload_conn_uninit__(). */
+ */
 static void
 conn_release(struct conn *conn, enum ct_offload_reason reason)
 {
-    struct conn_offload *offload = conn_get_offload(conn);
-    uint32_t state = conn_offload_state(conn);
-    bool wait = (!(state & (CONN_OFFLOAD_GONE | CONN_OFFLOAD_CLOSED))
+    struct conn_offload *offload;
+    bool wait = (!(conn_offload_state(conn) & CONN_OFFLOAD_GONE)
+                 && !conn_is_closed(conn)
                  && ct_offload_accepting(true) && !conn_is_established(conn));
 
-    conn_set_state(conn,
-                   (CONN_OFFLOAD_AWAIT_MASK | CONN_OFFLOAD_REASON_MASK
-                    | CONN_OFFLOAD_BYPASS),
-                   (state_from_reason(reason)
-                    | (wait ? CONN_OFFLOAD_AWAIT_REPLY : 0)));
+    conn_note_reason(conn, reason);
+    conn_set_state(conn, CONN_OFFLOAD_AWAIT_MASK | CONN_OFFLOAD_BYPASS,
+                   wait ? CONN_OFFLOAD_AWAIT_REPLY : 0);
+    offload = conn_detach_offload(conn);
     if (offload) {
         for (int dir = 0; dir < CT_DIRS; dir++) {
             ct_offload_port_remove(offload, dir);
         }
-        if (!(state & CONN_OFFLOAD_GONE)) {
-            conn_detach_offload(conn);
-            if (conn_offload_state(conn) & CONN_OFFLOAD_PENDING_ADD
-                && conn_reattach_offload(conn, offload)) {
-                /* It is offered again at once, with what is known of it. */
-                conn_set_state(conn, 0, conn_await_reply(conn));
-                return;
-            }
-            ovsrcu_postpone(free, offload);
+        if (conn_offload_state(conn) & CONN_OFFLOAD_PENDING_ADD
+            && conn_attach_offload(conn, offload) == offload) {
+            /* It is offered again at once, with what is known of it. */
+            conn_set_state(conn, 0, conn_await_reply(conn));
+            return;
         }
+        offload_free(offload);
     }
-    conn_uncount(conn);
     conn_undoom(conn);
 }
 
@@ -344,11 +334,12 @@ task_prepare(struct ct_offload_task *t)
     }
 }
 
-/* Counts what has become of a connection whose state word was 'old' and is
- * 'new' now, perhaps because it has 'lapsed'. */
+/* Counts what has become of 'conn', whose state word was 'old', perhaps
+ * because it has 'lapsed'. */
 static void
-count_change(uint32_t old, uint32_t new, bool lapsed)
+count_change(const struct conn *conn, uint32_t old, bool lapsed)
 {
+    uint32_t new = conn_offload_state(conn);
     bool was_held = state_held(old) != 0;
     bool held = state_held(new) != 0;
 
@@ -359,7 +350,7 @@ count_change(uint32_t old, uint32_t new, bool lapsed)
         ct_offload_count(CT_OFFLOAD_N_BI_DIR, state_is_bi_dir(new) ? 1 : -1);
     }
     if (was_held && !held) {
-        if (new & CONN_OFFLOAD_CLOSED) {
+        if (conn_is_closed(conn)) {
             ct_offload_count(CT_OFFLOAD_N_CLOSED, 1);
         } else if (!(new & CONN_OFFLOAD_GONE) && !lapsed) {
             COVERAGE_INC(ct_offload_evict);
@@ -378,12 +369,12 @@ task_finish_held(const struct ct_offload_task *t)
     uint32_t old = conn_offload_state(conn);
     uint8_t held = t->held | (state_held(old) & t->except);
     uint8_t est = t->est | (state_est(old) & t->except);
-    uint8_t uni = (t->uni | state_uni(old)) & held;
+    uint8_t uni = (t->uni | state_uni(old)) & est;
     uint32_t set = ((uint32_t) held << CONN_OFFLOAD_HELD_SHIFT
                     | (uint32_t) est << CONN_OFFLOAD_EST_SHIFT
                     | (uint32_t) uni << CONN_OFFLOAD_UNI_SHIFT);
     uint32_t clear = (CONN_OFFLOAD_HELD_MASK | CONN_OFFLOAD_EST_MASK
-                      | CONN_OFFLOAD_REASON_MASK);
+                      | CONN_OFFLOAD_UNI_MASK);
     enum key_dir dir = (t->op.type == CT_OFFLOAD_OP_EST ? CT_DIR_REV
                         : CT_DIR_FWD);
 
@@ -398,18 +389,14 @@ task_finish_held(const struct ct_offload_task *t)
         clear |= CONN_OFFLOAD_BYPASS;
     }
     conn_set_state(conn, clear, set);
-    count_change(old, conn_offload_state(conn), t->lapsed);
-    if (!held) {
-        enum ct_offload_reason reason = t->reason;
-
-        if (old & CONN_OFFLOAD_CLOSED) {
-            reason = CT_OFFLOAD_CLOSING;
-        } else if (t->op.type == CT_OFFLOAD_OP_DEL) {
-            reason = CT_OFFLOAD_TAKEN_BACK;
-        } else {
-            ct_offload_count_reason(reason);
+    count_change(conn, old, t->lapsed);
+    if (!held && t->op.type == CT_OFFLOAD_OP_DEL) {
+        conn_release(conn, CT_OFFLOAD_TAKEN_BACK);
+    } else if (!held) {
+        if (!conn_is_closed(conn)) {
+            ct_offload_count_reason(t->reason);
         }
-        conn_release(conn, reason);
+        conn_release(conn, t->reason);
     }
 }
 
@@ -447,7 +434,7 @@ task_finish(const struct ct_offload_task *t)
 /* Doing what is pending. */
 
 /* For conns_run(), beside CONN_OFFLOAD_PENDING_*: the answer to
- * CONN_OFFLOAD_PENDING_EXPIRE is there. */
+ * CONN_OFFLOAD_PENDING_LAPSE is there. */
 #define EVENT_LAPSE (1u << 31)
 
 /* Appends an operation of 'type' on 'conn', which the calling thread owns, to
@@ -576,12 +563,14 @@ static enum ct_offload_reason
 conn_check_add(struct conn_offload_batch *batch, struct conn *conn, bool *wait)
 {
     struct conn_offload *offload = conn_get_offload(conn);
-    uint32_t state = conn_offload_state(conn);
 
     *wait = false;
-    if (state & (CONN_OFFLOAD_GONE | CONN_OFFLOAD_CLOSED)
-        || conn_is_past(conn, time_msec())) {
+    if (conn_offload_state(conn) & CONN_OFFLOAD_GONE
+        || conn_is_closed(conn)) {
         return CT_OFFLOAD_CLOSING;
+    }
+    if (conn_is_past(conn, time_msec())) {
+        return CT_OFFLOAD_TAKEN_BACK;
     }
     if (!offload || !ct_offload_is_accepting()) {
         return CT_OFFLOAD_TAKEN_BACK;
@@ -590,7 +579,6 @@ conn_check_add(struct conn_offload_batch *batch, struct conn *conn, bool *wait)
         return CT_OFFLOAD_HELPER;
     }
     if (conn_is_closing(conn)) {
-        conn_set_state(conn, 0, CONN_OFFLOAD_CLOSED);
         return CT_OFFLOAD_CLOSING;
     }
     if (side_has_stopped(offload, CT_DIR_FWD)) {
@@ -684,7 +672,7 @@ conn_add_ops(struct conn_offload_batch *batch, struct conn *conn,
     struct tasks *tasks = &batch->tasks;
     uint32_t waiting = 0;
 
-    if (events & CONN_OFFLOAD_PENDING_DEL) {
+    if (events_have_del(events)) {
         /* An ADD or EST that was raised before is not pending any more.  One
          * that was raised after it stays so. */
         conn_add_del(conn, tasks, 0);
@@ -709,8 +697,8 @@ conn_add_ops(struct conn_offload_batch *batch, struct conn *conn,
     } else if (events & EVENT_LAPSE) {
         conn_add_lapse(conn, tasks);
         events &= ~EVENT_LAPSE;
-    } else if (events & CONN_OFFLOAD_PENDING_EXPIRE) {
-        events &= ~CONN_OFFLOAD_PENDING_EXPIRE;
+    } else if (events & CONN_OFFLOAD_PENDING_LAPSE) {
+        events &= ~CONN_OFFLOAD_PENDING_LAPSE;
         if (state_held(conn_offload_state(conn))) {
             tasks_add(tasks, CT_OFFLOAD_OP_UPD, conn);
             events &= ~CONN_OFFLOAD_PENDING_UPD;
@@ -719,9 +707,9 @@ conn_add_ops(struct conn_offload_batch *batch, struct conn *conn,
     } else if (events & CONN_OFFLOAD_PENDING_UPD) {
         tasks_add(tasks, CT_OFFLOAD_OP_UPD, conn);
         events &= ~CONN_OFFLOAD_PENDING_UPD;
-    } else if (events & CONN_OFFLOAD_PENDING_LEAVE) {
+    } else if (events & CONN_OFFLOAD_PENDING_UNREG) {
         conn_add_del(conn, tasks, ~ct_offload_leaving());
-        events &= ~CONN_OFFLOAD_PENDING_LEAVE;
+        events &= ~CONN_OFFLOAD_PENDING_UNREG;
         if (waiting) {
             /* It is still to be offered when nobody holds it any more. */
             conn_put_back(conn, waiting);
@@ -1377,7 +1365,7 @@ conntrack_offload_conn_init__(struct conntrack *ct, struct conn *conn,
 void
 conntrack_offload_conn_uninit__(struct conn *conn)
 {
-    struct conn_offload *offload = conn_get_offload(conn);
+    struct conn_offload *offload = conn_detach_offload(conn);
     uint32_t state = conn_offload_state(conn);
 
     /* A connection that has an owner and is freed all the same was never
@@ -1390,8 +1378,9 @@ conntrack_offload_conn_uninit__(struct conn *conn)
                    && batch->conns.p[batch->conns.n - 1] == conn);
         batch->conns.n--;
     }
-    conn_uncount(conn);
-    free(offload);
+    if (offload) {
+        offload_free(offload);
+    }
 }
 
 /* 'conn', which no provider holds, has a packet in direction 'dir', after
@@ -1548,8 +1537,9 @@ conntrack_offload_conn_seen__(struct conntrack *ct, struct conn *conn,
         conn_learn(batch, ct, conn, pkt, *reply ? CT_DIR_REV : CT_DIR_FWD);
     }
     if (fin) {
+        conn_note_reason(conn, CT_OFFLOAD_CLOSING);
         batch_raise(batch, conn, CONN_OFFLOAD_PENDING_DEL,
-                    CONN_OFFLOAD_AWAIT_FIN, CONN_OFFLOAD_CLOSED);
+                    CONN_OFFLOAD_AWAIT_FIN, 0);
     }
     batch_run_if_full(batch);
     batch_leave(batch);
@@ -1611,12 +1601,15 @@ void
 conntrack_offload_conn_postpone(void (*delete)(struct conn *),
                                 struct conn *conn)
 {
-    uint32_t state = conn_offload_state(conn);
-
     /* RCU may take its time to free what nobody holds. */
-    if (OVS_UNLIKELY(state & CONN_OFFLOAD_COUNTS)
-        && !(state & (CONN_OFFLOAD_HELD_MASK | CONN_OFFLOAD_BUSY))) {
-        conn_uncount(conn);
+    if (OVS_UNLIKELY(conn_get_offload(conn))
+        && !(conn_offload_state(conn) & (CONN_OFFLOAD_HELD_MASK
+                                         | CONN_OFFLOAD_BUSY))) {
+        struct conn_offload *offload = conn_detach_offload(conn);
+
+        if (offload) {
+            offload_free(offload);
+        }
     }
     if (OVS_UNLIKELY(conn_raise_free(conn, delete))) {
         struct conn_offload_batch *batch = batch_enter();
@@ -1647,8 +1640,8 @@ sweep_await(const struct conn *conn, uint32_t state)
 {
     uint32_t both = CONN_OFFLOAD_AWAIT_ORIG | CONN_OFFLOAD_AWAIT_REPLY;
 
-    if (state & (CONN_OFFLOAD_BUSY | CONN_OFFLOAD_CLOSED | CONN_OFFLOAD_GONE)
-        || (state & both) == both) {
+    if (state & (CONN_OFFLOAD_BUSY | CONN_OFFLOAD_GONE)
+        || conn_is_closed(conn) || (state & both) == both) {
         return 0;
     }
     if (state_held(state)) {
@@ -1696,7 +1689,7 @@ conntrack_offload_sweep_conn__(struct conn_offload_batch *batch,
         long long int next = now + conntrack_get_sweep_interval(ct) * 3LL / 2;
 
         if (conn_is_past(conn, now)) {
-            sweep_ask(batch, ct, conn, CONN_OFFLOAD_PENDING_EXPIRE);
+            sweep_ask(batch, ct, conn, CONN_OFFLOAD_PENDING_LAPSE);
             return;
         }
         if (conn_is_past(conn, next)) {
@@ -1800,9 +1793,9 @@ conntrack_evict(struct conntrack *ct, uint8_t leaving)
             uint32_t state = conn_offload_state(conn);
 
             if (leaving ? state_held(state) & leaving
-                : state & (CONN_OFFLOAD_HELD_MASK | CONN_OFFLOAD_BUSY
-                           | CONN_OFFLOAD_COUNTS)) {
-                batch_raise(batch, conn, (leaving ? CONN_OFFLOAD_PENDING_LEAVE
+                : (state & (CONN_OFFLOAD_HELD_MASK | CONN_OFFLOAD_BUSY)
+                   || conn_get_offload(conn))) {
+                batch_raise(batch, conn, (leaving ? CONN_OFFLOAD_PENDING_UNREG
                                           : CONN_OFFLOAD_PENDING_DEL), 0, 0);
             }
             batch_run_if_full(batch);
@@ -1914,7 +1907,7 @@ conntrack_offload_explain(struct conn *conn, struct ds *ds)
         ds_put_cstr(ds, "\n  in software: being offered\n");
     } else {
         ds_put_format(ds, "\n  in software: %s\n",
-                      ct_offload_reason_to_string(state_reason(state)));
+                      ct_offload_reason_to_string(conn_reason(conn)));
     }
     batch_run_if_full(batch);
     batch_leave(batch);

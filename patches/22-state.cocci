@@ -25,6 +25,7 @@
  uint16_t nat_action;
 +
 +/* See conntrack-offload.h. */
++atomic_uint8_t offload_reason;
 +atomic_uint32_t offload_state;
 +
  ...

@@ -1274,7 +1274,7 @@ check_conn(struct mconn *m)
     if (conn->mark != m->mark || !ovs_u128_equals(conn->label, m->label)) {
         fail("connection %p: wrong mark or labels", conn);
     }
-    if (m->room != !!(conn_offload_state(conn) & CONN_OFFLOAD_COUNTS)) {
+    if (m->room != !!conn_get_offload(conn)) {
         fail("connection %p should%s take room", conn, m->room ? "" : " not");
     }
     if (!(step % 16) && conn_is_preceded(conn)) {
@@ -2140,14 +2140,14 @@ mconn_adopt(struct mconn *m)
         m->uni |= h && h->uni_dir ? 1 << i : 0;
         ovs_mutex_unlock(&p->mutex);
     }
-    if (m->held && state & (CONN_OFFLOAD_CLOSED | CONN_OFFLOAD_GONE)) {
+    m->closed = conn_is_closed(m->conn);
+    if (m->held && (m->closed || state & CONN_OFFLOAD_GONE)) {
         fail("connection %p is held, though it is closed", m->conn);
     }
-    m->closed = state & CONN_OFFLOAD_CLOSED;
     m->gone = state & CONN_OFFLOAD_GONE;
     m->bypass = state & CONN_OFFLOAD_BYPASS;
     m->no_seq_chk = state & CONN_OFFLOAD_NO_SEQ_CHK;
-    m->room = state & CONN_OFFLOAD_COUNTS;
+    m->room = offload != NULL;
     m->await[0] = state & CONN_OFFLOAD_AWAIT_ORIG;
     m->await[1] = state & CONN_OFFLOAD_AWAIT_REPLY;
     m->await_fin = state & CONN_OFFLOAD_AWAIT_FIN;
