@@ -52,15 +52,6 @@ events_cancelled_by(uint32_t events)
             ? CONN_OFFLOAD_PENDING_ADD | CONN_OFFLOAD_PENDING_EST : 0);
 }
 
-/* Is a connection with this state word out of reach: removed, or made to
- * expire, and of no concern to any provider?  RCU may be about to free it. */
-static bool
-state_is_over(uint32_t state)
-{
-    return (state & CONN_OFFLOAD_GONE
-            && !(state & (CONN_OFFLOAD_HELD_MASK | CONN_OFFLOAD_BUSY)));
-}
-
 /* Raises 'events', CONN_OFFLOAD_PENDING_* bits, for 'conn'.  Clears the bits
  * 'clear' and sets the bits 'set' as well.  Returns true if the calling thread
  * owns 'conn' now and has to do them, false if 'conn' has an owner already,
@@ -124,8 +115,8 @@ conn_put_back(struct conn *conn, uint32_t events)
 {
     uint32_t old = conn_offload_state(conn);
 
-    while (!state_swap(conn, &old,
-                       old | (events & ~events_cancelled_by(old)))) {
+    while (events && !state_swap(conn, &old,
+                                 old | (events & ~events_cancelled_by(old)))) {
         continue;
     }
 }

@@ -206,6 +206,15 @@ state_is_bi_dir(uint32_t state)
     return state_is_established(state) && !state_uni(state);
 }
 
+/* Is a connection with this state word out of reach: removed, or made to
+ * expire, and of no concern to any provider?  RCU may be about to free it. */
+static inline bool
+state_is_over(uint32_t state)
+{
+    return (state & CONN_OFFLOAD_GONE
+            && !(state & (CONN_OFFLOAD_HELD_MASK | CONN_OFFLOAD_BUSY)));
+}
+
 bool conn_raise(struct conn *, uint32_t events, uint32_t clear, uint32_t set);
 bool conn_own(struct conn *, uint32_t events);
 bool conn_disown(struct conn *);
@@ -258,6 +267,32 @@ bool conn_is_established(const struct conn *);
 bool conn_is_closing(const struct conn *);
 bool conn_has_helper(const struct conn *);
 bool conn_is_past(const struct conn *, long long int now);
+
+/* Is 'conn' alive at time 'now'?  If packets may bypass software, then also if
+ * its time is up in software, unless it was forced to expire.  (This is part
+ * of each look-up: a call would cost more than it does.) */
+static inline bool
+conntrack_offload_alive(const struct conn *conn, long long int now)
+{
+    long long int expiration;
+    uint32_t state;
+
+    /* If it was taken back into software just now, it got more time before
+     * that. */
+    atomic_read_explicit(&CONST_CAST(struct conn *, conn)->offload_state,
+                         &state, memory_order_acquire);
+    atomic_read_relaxed(&CONST_CAST(struct conn *, conn)->expiration,
+                        &expiration);
+    return state & CONN_OFFLOAD_BYPASS ? expiration != 0 : now < expiration;
+}
+
+/* In conntrack.c: calls 'cb' for each connection of 'ct', even if it has
+ * expired, that has a tuple in common with 'conn' and is found by that of
+ * 'conn' in direction 'dir'. */
+void conntrack_for_each_rival(struct conntrack *, const struct conn *,
+                              enum key_dir dir,
+                              void (*cb)(struct conn *, void *aux),
+                              void *aux);
 
 /* In conntrack-tcp.c: what is known of the peers of 'conn', a TCP connection.
  */

@@ -29,7 +29,8 @@
  * conntrack.c calls the functions below where something happens to a
  * connection; conntrack-offload.c turns that into operations for the
  * providers of ct-offload.h.  The state word of a connection, which decides
- * who calls them, is explained in conntrack-offload-state.h.
+ * who calls them, is explained in conntrack-offload-state.h; what becomes of
+ * what is raised, in conntrack-offload-run.h.
  *
  *     committed    ADD for providers that want any connection.  It has an
  *                  owner before any other thread can find it: the thread that
@@ -45,11 +46,9 @@
  *                  is held looked at again, with the next packets: so work is
  *                  bounded by the sweeps.
  *
- * Each thread collects the connections that it owns in a batch.  At the end of
- * conntrack_execute(), when no lock is held and the mark and labels that the
- * commit sets are in place, it hands them over to the offload threads (see
- * ct-offload-thread.h), which own them then, and call the providers.  Without
- * offload threads it calls the providers itself.
+ * Each thread collects what it raises in a batch (see
+ * conntrack-offload-batch.h), until the end of conntrack_execute(), when no
+ * lock is held and the mark and labels that the commit sets are in place.
  *
  * Expiration
  * ==========
@@ -65,7 +64,6 @@
  * otherwise what it would have been, had software seen that packet. */
 
 struct conn_offload_batch;
-struct ct_offload_task;
 
 struct conn_offload_batch *conntrack_offload_begin__(struct netdev *);
 void conntrack_offload_end__(struct conn_offload_batch *);
@@ -196,24 +194,6 @@ conntrack_offload_conn_forced(struct conn *conn)
     }
 }
 
-/* The time of 'conn' is up in software at time 'now': is it alive all the
- * same, because packets may bypass software?  Not if it was forced to expire.
- * (This is part of each look-up: a call would cost more than it does.) */
-static inline bool
-conntrack_offload_alive(const struct conn *conn, long long int now)
-{
-    long long int expiration;
-    uint32_t state;
-
-    /* If it was taken back into software just now, it got more time before
-     * that. */
-    atomic_read_explicit(&CONST_CAST(struct conn *, conn)->offload_state,
-                         &state, memory_order_acquire);
-    atomic_read_relaxed(&CONST_CAST(struct conn *, conn)->expiration,
-                        &expiration);
-    return state & CONN_OFFLOAD_BYPASS ? expiration != 0 : now < expiration;
-}
-
 /* May packets of 'conn' have passed that software has not seen? */
 static inline bool
 conntrack_offload_no_seq_chk(const struct conn *conn)
@@ -243,24 +223,11 @@ conntrack_offload_sweep_end(struct conn_offload_batch *batch)
     }
 }
 
-/* In conntrack.c: calls 'cb' for each connection of 'ct', even if it has
- * expired, that has a tuple in common with 'conn' and is found by that of
- * 'conn' in direction 'dir'. */
-void conntrack_for_each_rival(struct conntrack *, const struct conn *,
-                              enum key_dir dir,
-                              void (*cb)(struct conn *, void *aux),
-                              void *aux);
-
 /* Calls from ct-offload-submit.c and ct-offload-module.c. */
 
-bool conntrack_offload_own(struct ct_offload_task *, bool leave);
-void conntrack_offload_release(const struct ct_offload_task *);
-void conntrack_offload_enter(void);
-void conntrack_offload_leave(void);
 void conntrack_offload_evict(uint8_t leaving);
 void conntrack_offload_stop_port(const struct netdev *);
-void conntrack_offload_barrier(bool quiesce);
-bool conntrack_offload_wait(long long int ms);
+void conntrack_offload_find(const struct conn *, struct conn_offload *);
 void conntrack_offload_for_each(void (*cb)(struct conn *, void *aux),
                                 void *aux);
 void conntrack_offload_explain(struct conn *, struct ds *);

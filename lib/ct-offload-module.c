@@ -23,6 +23,7 @@
 #include <strings.h>
 
 #include "conntrack-offload.h"
+#include "conntrack-offload-batch.h"
 #include "ct-dpif.h"
 #include "ct-offload-dpdk.h"
 #include "ct-offload-dummy.h"
@@ -98,10 +99,10 @@ fatal_signal(void *aux OVS_UNUSED)
     leaving = ct_offload_leaving();
     if (leaving) {
         /* Other threads may be adding connections that nobody holds yet. */
-        conntrack_offload_wait(FATAL_WAIT_MS);
+        conn_batches_wait(FATAL_WAIT_MS);
         ct_offload_threads_barrier(false);
         conntrack_offload_evict(leaving);
-        conntrack_offload_wait(FATAL_WAIT_MS);
+        conn_batches_wait(FATAL_WAIT_MS);
         ct_offload_threads_barrier(false);
     }
 }

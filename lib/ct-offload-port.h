@@ -30,7 +30,7 @@
  *
  * When a port stops, ct_offload_port_stop() makes its number lead nowhere.
  * Threads that found the netdev before must have ended what they were doing
- * before the caller goes on: see conntrack_offload_barrier().  The list is
+ * before the caller goes on: see conn_batches_barrier().  The list is
  * complete then, and ct_offload_port_free() frees it when it is empty.
  *
  * Any thread may call these functions.  A netdev is valid until the thread

@@ -35,7 +35,6 @@ struct ct_offload_task {
     bool established;           /* ADD: may those who are interested in nothing
                                  * else have it? */
     bool lapsed;                /* DEL: because it is not in use any more. */
-    bool skip;                  /* Not to be dispatched after all. */
     void **priv;                /* A pointer of each provider's own. */
 
     /* In and out. */

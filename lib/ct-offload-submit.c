@@ -18,7 +18,11 @@
 
 #include "ct-offload.h"
 
+#include <errno.h>
+
 #include "conntrack-offload.h"
+#include "conntrack-offload-batch.h"
+#include "ct-offload-port.h"
 #include "ct-offload-private.h"
 #include "util.h"
 
@@ -26,9 +30,9 @@
  * =======================
  *
  * conntrack's own operations are raised in conntrack-offload.c.  The functions
- * here are for others: they do single operations, or batches of them, at once,
- * and tell what came of it.  Order between operations on a connection, and
- * between connections, is kept as for those from conntrack. */
+ * here are for others: they raise the same events, but do what is pending at
+ * once, in the calling thread, and tell what came of it.  No lock may be held,
+ * nor may they be called in a provider's callback. */
 
 /* Waits until every thread has told the providers all that it knew when this
  * was called.  The caller must not hold any lock, or a pointer that is
@@ -36,23 +40,7 @@
 void
 ct_offload_barrier(void)
 {
-    conntrack_offload_barrier(true);
-}
-
-static bool
-op_has_conn(const struct ct_offload_op *op)
-{
-    switch (op->type) {
-    case CT_OFFLOAD_OP_ADD:
-    case CT_OFFLOAD_OP_DEL:
-    case CT_OFFLOAD_OP_UPD:
-    case CT_OFFLOAD_OP_EST:
-        return true;
-    case CT_OFFLOAD_OP_POLICY:
-    case CT_OFFLOAD_OP_FLUSH:
-    default:
-        return false;
-    }
+    conn_batches_barrier(true);
 }
 
 /* Takes every connection from every provider, and has the providers drop what
@@ -65,59 +53,166 @@ ct_offload_flush(void)
     struct ct_offload_task task = { .op.type = CT_OFFLOAD_OP_FLUSH };
 
     conntrack_offload_evict(0);
-    conntrack_offload_barrier(false);
+    conn_batches_barrier(false);
     ct_offload_dispatch(&task, 1);
 }
 
-/* Does the 'n' tasks in 'tasks', all of which can be dispatched. */
-static void
-submit_run(struct ct_offload_task *tasks, size_t n)
+/* Makes what 'op', an ADD or EST, says of its direction known of its
+ * connection.  If the calling thread owns that, as 'owned' tells, then also if
+ * something else was known, unless a provider was told that before.  Returns 0
+ * or a positive errno value. */
+static int
+op_note_side(const struct ct_offload_op *op, bool owned)
 {
-    if (n) {
-        ct_offload_dispatch(tasks, n);
-        for (size_t i = 0; i < n; i++) {
-            if (op_has_conn(&tasks[i].op)) {
-                conntrack_offload_release(&tasks[i]);
-            }
+    struct conn *conn = CONST_CAST(struct conn *, op->ctx.conn);
+    struct conn_offload *offload = conn_get_offload(conn);
+    uint32_t state = conn_offload_state(conn);
+    bool add = op->type == CT_OFFLOAD_OP_ADD;
+    enum key_dir dir = add ? CT_DIR_FWD : CT_DIR_REV;
+
+    if (add && !offload) {
+        if (state & CONN_OFFLOAD_GONE) {
+            return EOPNOTSUPP;
         }
+        offload = conn_alloc_offload(conn);
+        if (!offload) {
+            return ENOSPC;
+        }
+        conntrack_offload_find(conn, offload);
+    }
+    if (offload) {
+        if (owned && !(add ? state_held(state) : state_est(state))) {
+            conn_side_clear(offload, dir);
+        }
+        conn_side_set(offload, dir, ct_offload_port_get(op->ctx.netdev_in),
+                      &op->ctx);
+    }
+    return 0;
+}
+
+/* Returns the events that 'op' raises, of a connection that the calling thread
+ * owns if 'owned'. */
+static uint32_t
+op_events(const struct ct_offload_op *op, bool owned)
+{
+    switch (op->type) {
+    case CT_OFFLOAD_OP_ADD:
+        /* Whoever takes it now has to know of the reply, too. */
+        return (CONN_OFFLOAD_PENDING_ADD
+                | (owned && conn_side_is_known(conn_get_offload(op->ctx.conn),
+                                               CT_DIR_REV)
+                   ? CONN_OFFLOAD_PENDING_EST : 0));
+    case CT_OFFLOAD_OP_EST:
+        return CONN_OFFLOAD_PENDING_EST;
+    case CT_OFFLOAD_OP_UPD:
+        return CONN_OFFLOAD_PENDING_UPD;
+    case CT_OFFLOAD_OP_DEL:
+        return CONN_OFFLOAD_PENDING_DEL;
+    case CT_OFFLOAD_OP_POLICY:
+    case CT_OFFLOAD_OP_FLUSH:
+    default:
+        return 0;
     }
 }
 
-/* Does the 'n' operations in 'tasks', in order. */
+/* Does what was raised with 'batch'. */
 static void
-submit(struct ct_offload_task *tasks, size_t n)
+submit_run(struct conn_offload_batch *batch)
 {
-    size_t start = 0;
+    conn_batch_drain(batch);
+    batch->run.n_wanted = 0;
+}
 
-    conntrack_offload_enter();
+/* Raises the events of 'op', to be done with 'batch', which has 'op' get its
+ * result.  If the connection has another owner, that one does it, and there is
+ * no result. */
+static void
+submit_raise(struct conn_offload_batch *batch, struct ct_offload_op *op)
+{
+    struct conn *conn = CONST_CAST(struct conn *, op->ctx.conn);
+    bool add = op->type == CT_OFFLOAD_OP_ADD;
+    bool est = op->type == CT_OFFLOAD_OP_EST;
+    struct conn_offload *offload;
+    bool owned = conn_own(conn, 0);
 
-    /* Operations are dispatched in runs, tasks[start] to tasks[i - 1], in
-     * which no connection occurs twice: a connection that cannot be owned may
-     * be owned by this thread, for the sake of the run. */
-    for (size_t i = 0; i < n; i++) {
-        struct ct_offload_task *t = &tasks[i];
+    if (!owned && batch->conns.n) {
+        /* The owner may be this thread, because of an earlier operation. */
+        submit_run(batch);
+        owned = conn_own(conn, 0);
+    }
+    do {
+        int error = add || est ? op_note_side(op, owned) : 0;
 
-        ct_offload_op_preset(&t->op);
-        if (t->op.type == CT_OFFLOAD_OP_FLUSH) {
-            submit_run(&tasks[start], i - start);
-            start = i + 1;
-            conntrack_offload_leave();
-            ct_offload_flush();
-            conntrack_offload_enter();
-        } else if (op_has_conn(&t->op)) {
-            bool owned = conntrack_offload_own(t, i == start);
-
-            if (!owned && i > start) {
-                submit_run(&tasks[start], i - start);
-                start = i;
-                ct_offload_op_preset(&t->op);
-                owned = conntrack_offload_own(t, true);
+        if (error) {
+            op->error = error;
+            if (owned) {
+                conns_push(&batch->conns, conn);
             }
-            start += !owned;
+            return;
+        }
+        offload = conn_get_offload(conn);
+        owned |= conn_raise(conn, op_events(op, owned),
+                            est ? CONN_OFFLOAD_AWAIT_REPLY : 0,
+                            add ? conn_await_reply(conn) : 0);
+
+        /* The owner does an ADD with the block that it finds: if it has just
+         * released that one, try again. */
+    } while (add && !owned && conn_get_offload(conn) != offload);
+
+    if (owned) {
+        conns_push(&batch->conns, conn);
+        batch->run.wanted[batch->run.n_wanted++] = op;
+        op->error = add ? EINPROGRESS : op->error;
+        if (batch->run.n_wanted >= ARRAY_SIZE(batch->run.wanted)) {
+            submit_run(batch);
+        }
+    } else if (!state_is_over(conn_offload_state(conn))) {
+        op->error = EINPROGRESS;
+    } else if (add) {
+        op->error = EOPNOTSUPP;
+    }
+}
+
+/* Does the 'n' operations in 'ops', in order. */
+static void
+submit(struct ct_offload_op *ops, size_t n)
+{
+    struct conn_offload_batch *batch = conn_batch_enter();
+
+    for (size_t i = 0; i < n; i++) {
+        struct ct_offload_op *op = &ops[i];
+
+        ct_offload_op_preset(op);
+        switch (op->type) {
+        case CT_OFFLOAD_OP_ADD:
+            if (!ct_offload_is_accepting()) {
+                break;          /* Nobody to offer it to, which is no error. */
+            }
+            /* Fall through. */
+        case CT_OFFLOAD_OP_DEL:
+        case CT_OFFLOAD_OP_UPD:
+        case CT_OFFLOAD_OP_EST:
+            submit_raise(batch, op);
+            break;
+        case CT_OFFLOAD_OP_POLICY: {
+            struct ct_offload_task task = { .op = *op };
+
+            ct_offload_dispatch(&task, 1);
+            op->error = task.op.error;
+            break;
+        }
+        case CT_OFFLOAD_OP_FLUSH:
+            submit_run(batch);
+            conn_batch_leave(batch);
+            ct_offload_flush();
+            batch = conn_batch_enter();
+            break;
+        default:
+            break;
         }
     }
-    submit_run(&tasks[start], n - start);
-    conntrack_offload_leave();
+    submit_run(batch);
+    conn_batch_leave(batch);
 }
 
 /* Does all operations in 'batch', in order, and stores the result of each in
@@ -127,30 +222,20 @@ submit(struct ct_offload_task *tasks, size_t n)
 void
 ct_offload_op_batch_submit(struct ct_offload_op_batch *batch)
 {
-    struct ct_offload_task *tasks = xcalloc(batch->n_ops, sizeof *tasks);
-    struct ct_offload_op *op;
-
-    CT_OFFLOAD_BATCH_OP_FOR_EACH (i, op, batch) {
-        tasks[i].op = *op;
-    }
-    submit(tasks, batch->n_ops);
-    CT_OFFLOAD_BATCH_OP_FOR_EACH (i, op, batch) {
-        *op = tasks[i].op;
-    }
-    free(tasks);
+    submit(batch->ops, batch->n_ops);
 }
 
 static int
 submit_one(enum ct_offload_op_type type, const struct ct_offload_ctx *ctx,
            long long int *last_used)
 {
-    struct ct_offload_task task = { .op.type = type, .op.ctx = *ctx };
+    struct ct_offload_op op = { .type = type, .ctx = *ctx };
 
-    submit(&task, 1);
+    submit(&op, 1);
     if (last_used) {
-        *last_used = task.op.last_used;
+        *last_used = op.last_used;
     }
-    return task.op.error;
+    return op.error;
 }
 
 /* Offers the connection of 'ctx' to every provider whose 'can_offload' accepts
@@ -163,7 +248,9 @@ ct_offload_conn_add(const struct ct_offload_ctx *ctx)
     return submit_one(CT_OFFLOAD_OP_ADD, ctx, NULL);
 }
 
-/* Takes the connection of 'ctx' from every provider that holds it. */
+/* Takes the connection of 'ctx' from every provider that holds it.  Where
+ * packets may have bypassed software, asks first when it was last used, as it
+ * goes on in software. */
 void
 ct_offload_conn_del(const struct ct_offload_ctx *ctx)
 {

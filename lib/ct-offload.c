@@ -767,9 +767,6 @@ provider_do_batch(struct provider *p, struct ct_offload_task *tasks, size_t n,
     for (size_t i = 0; i < n; i++) {
         struct ct_offload_task *t = &tasks[i];
 
-        if (t->skip) {
-            continue;
-        }
         if (t->op.type == CT_OFFLOAD_OP_POLICY
             || t->op.type == CT_OFFLOAD_OP_FLUSH) {
             provider_do(p, t, stats);
@@ -805,9 +802,7 @@ provider_dispatch(struct provider *p, struct ct_offload_task *tasks, size_t n,
         }
     } else {
         for (size_t i = 0; i < n; i++) {
-            if (!tasks[i].skip) {
-                provider_do(p, &tasks[i], stats);
-            }
+            provider_do(p, &tasks[i], stats);
         }
     }
     atomic_store_relaxed(&stats->calling, NULL);

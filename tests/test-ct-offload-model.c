@@ -3013,8 +3013,7 @@ step_api(void)
         api_establish(m, &ctx);
     } else if (m->held && percent(50)) {
         note(" ct_offload_conn_del");
-        mconn_unhold(m);
-        mconn_release(m);
+        mconn_evict(m, last_used(m, m->held));
         ct_offload_conn_del(&ctx);
     } else {
         api_add(m, &ctx);

@@ -953,7 +953,6 @@ test_batch(struct ovs_cmdl_context *ctx OVS_UNUSED)
     ovs_assert(batch.ops[3].last_used == 7);
     ct_offload_op_batch_destroy(&batch);
     CHECK_RECORD("a add-error 1\n"
-                 "b batch 1\n"
                  "b add 1\n"
                  "b upd 1\n"
                  "b est 1\n"
