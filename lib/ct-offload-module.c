@@ -125,8 +125,8 @@ ct_offload_exit(void)
 
 /* If hardware offload is enabled, registers the providers that are built in
  * and have become available, and starts the offload threads if there is
- * something for them to do.  To be called whenever something that they need
- * may have been initialized. */
+ * something for them to do.  To be called when something that they need has
+ * been initialized. */
 void
 ct_offload_register_builtins(void)
 {
@@ -238,29 +238,27 @@ ct_offload_netdev_flush(struct netdev *netdev)
 }
 
 /* 'netdev' is about to stop, as for ct_offload_netdev_flush(), and nobody is
- * to offload anything of it before ct_offload_netdev_start().  Rules for flows
- * would be lost as well as those for connections, so dpif-offload's owner of
- * 'netdev' gives them up.  Returns that owner, or NULL if there is none that
- * has to.  May quiesce. */
+ * to offload anything of it before ct_offload_netdev_start().  If rules for
+ * flows would be lost as well as those for connections, dpif-offload's owner
+ * of 'netdev' gives them up.  Returns that owner, or NULL if there is none
+ * that has to.  The caller must not hold a lock of 'netdev' or a pointer that
+ * is protected by RCU. */
 const struct dpif_offload *
 ct_offload_netdev_stop(struct netdev *netdev)
 {
-    const struct dpif_offload *owner = NULL;
+    const struct dpif_offload *owner
+        = ovsrcu_get(const struct dpif_offload *, &netdev->dpif_offload);
 
-#ifdef DPDK_NETDEV
-    owner = ovsrcu_get(const struct dpif_offload *, &netdev->dpif_offload);
-    if (owner && owner->class == &dpif_offload_dpdk_class) {
-        ovsrcu_set(&netdev->dpif_offload, NULL);
-    } else {
+    if (owner && !owner->class->netdev_flow_flush) {
         owner = NULL;
     }
-#endif
-    ct_offload_netdev_flush(netdev);
-#ifdef DPDK_NETDEV
     if (owner) {
-        dpif_offload_dpdk_flush(owner, netdev);
+        ovsrcu_set(&netdev->dpif_offload, NULL);
     }
-#endif
+    ct_offload_netdev_flush(netdev);
+    if (owner) {
+        owner->class->netdev_flow_flush(owner, netdev);
+    }
     return owner;
 }
 

@@ -8,10 +8,6 @@
 // identify datapath flows.  Both are hit if the latter are in a group of
 // their own, so ct-offload-dpdk says which.
 //
-// DPDK ports that stop lose all their rules, so those of dpif-offload-dpdk
-// for datapath flows go as well: it would use them later, when they are not
-// there.
-//
 // Overlay: lib/ct-offload-dpdk.c lib/ct-offload-dpdk.h
 // Completes: lib/ct-offload-module.c DPDK_NETDEV
 //
