@@ -6,8 +6,6 @@
 // Expect: act_init lib/dpif-offload.c 1 ct_offload_module_init();
 // Expect: act_config lib/dpif-offload.c 1 ct_offload_set_config(
 // Expect: act_config_smap lib/dpif-offload.c 0 ct_offload_set_config(
-// Expect: act_dpdk vswitchd/bridge.c 1 ct_offload_register_builtins();
-// Expect: act_dpdk_include vswitchd/bridge.c 1 #include "ct-offload.h"
 // Expect: act_exit vswitchd/ovs-vswitchd.c 1 ct_offload_exit();
 // Expect: act_exit_include vswitchd/ovs-vswitchd.c 1 #include "ct-offload.h"
 
@@ -39,17 +37,6 @@ identifier other_cfg;
  ...
 +ct_offload_set_config(other_cfg);
  }
-
-@act_dpdk@
-expression config;
-@@
- dpdk_init(config);
-+ct_offload_register_builtins();
-
-@act_dpdk_include depends on act_dpdk@
-@@
- #include "coverage.h"
-+#include "ct-offload.h"
 
 @act_exit@
 @@

@@ -8,11 +8,16 @@
 // identify datapath flows.  Both are hit if the latter are in a group of
 // their own, so ct-offload-dpdk says which.
 //
+// The provider becomes active once both DPDK is initialized and hw-offload
+// is true.
+//
 // Overlay: lib/ct-offload-dpdk.c lib/ct-offload-dpdk.h
 // Completes: lib/ct-offload-module.c DPDK_NETDEV
 //
 // Expect: group lib/dpif-offload-dpdk-netdev.c 1 .group = ct_offload_dpdk_ingress_group(netdev),
 // Expect: group_include lib/dpif-offload-dpdk-netdev.c 1 #include "ct-offload-dpdk.h"
+// Expect: init lib/dpdk.c 1 ct_offload_register_builtins();
+// Expect: init_include lib/dpdk.c 1 #include "ct-offload.h"
 
 @group@
 identifier patterns, netdev, flow_mark, attr;
@@ -32,3 +37,20 @@ identifier f =~ "_mark_rss$";
 @@
 +#include "ct-offload-dpdk.h"
  #include "dpif-netdev.h"
+
+@init@
+expression enabled;
+@@
+ dpdk_init(...)
+ {
+ ...
+ atomic_store_relaxed(&dpdk_initialized, enabled);
++if (enabled) {
++    ct_offload_register_builtins();
++}
+ }
+
+@init_include depends on init@
+@@
++#include "ct-offload.h"
+ #include "dirs.h"
