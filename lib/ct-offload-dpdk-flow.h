@@ -24,58 +24,18 @@
 #include <rte_flow.h>
 
 #include "ct-dpif.h"
-#include "ct-offload.h"
 #include "openvswitch/types.h"
 
-/* What ct-offload-dpdk.c says to rte_flow
- * =======================================
+/* What is said to rte_flow of any rule
+ * ====================================
  *
- * Packets pass these groups of ingress rules, on each port with conntrack
- * offload:
- *
- *     group    first                              last
- *     -----    -------------------------------    -----------------------
- *     ROOT     eth / ip / tcp or udp: to CONNS    any: to FLOWS
- *     CONNS    one connection, one direction:     any: to FLOWS
- *              count, track, to STATE; then
- *              those that do not track: count,
- *              age, to FLOWS
- *     STATE    valid in its connection: to FLOWS  any: count, to FLOWS
- *     FLOWS    rules of dpif-offload-dpdk         any: to software
- *
- * STATE is there only if hardware tracks connections.  Hardware needs a rule
- * that matches everything in each group: what becomes of a packet that matches
- * none is not defined.
- *
- * What a rule in CONNS counts is taken for use of its connection.  So SYN, FIN
- * and RST match none of them: software judges them, and a peer that begins
- * anew does not keep its old connection alive.  Of what is left, hardware that
- * does not insist on TCP windows finds only segments without ACK or with wrong
- * lengths or checksums invalid, and no TCP sends those.  If it is told to
- * insist, it finds some invalid that software, which does not check sequence
- * numbers while packets may bypass it, takes for use of the connection just
- * the same.  That is why the count is not behind STATE, where it would take a
- * second rule for each direction.
+ * Patterns, creation, destruction, counters, and what to make of errors, by
+ * the stable interfaces of DPDK alone.
  *
  * These functions know ports by their DPDK port number.  They keep no state,
  * so that they may be called from any thread; the port must be started, and
- * must stay so.  Errors are positive errno values, with a text in 'error'. */
-
-enum dpdk_flow_group {
-    DPDK_FLOW_GROUP_ROOT,
-    DPDK_FLOW_GROUP_CONNS,
-    DPDK_FLOW_GROUP_STATE,
-    DPDK_FLOW_GROUP_FLOWS,
-};
-
-/* What a port can do. */
-enum dpdk_flow_cap {
-    DPDK_FLOW_COUNT = 1 << 0,       /* Counts the packets of a rule. */
-    DPDK_FLOW_AGE = 1 << 1,         /* Knows when a rule was last hit. */
-    DPDK_FLOW_TCP = 1 << 2,         /* Tells TCP segments by their flags:
-                                     * without that, no rules for TCP. */
-    DPDK_FLOW_CONNTRACK = 1 << 3,   /* Tracks TCP connections. */
-};
+ * must stay so.  Errors are positive errno values, with a text, or NULL, in
+ * 'error'. */
 
 /* What packets of one direction of a connection look like on the wire.  Must
  * be zeroed before it is filled in: it is compared and hashed as memory. */
@@ -92,33 +52,28 @@ struct dpdk_flow_key {
 };
 BUILD_ASSERT_DECL(sizeof(struct dpdk_flow_key) == 44);
 
-/* The rules of a port that are there without any connection, and what was to
- * find out what the port can do and could not be destroyed.  An empty one is
- * all zeros. */
-struct dpdk_flow_layout {
-    uint16_t port_id;
-    unsigned int caps;              /* Of 'enum dpdk_flow_cap'. */
-    struct rte_flow **rules;        /* In the order of their creation. */
-    size_t n_needed;                /* The first of them are the layout... */
-    size_t n_rules;                 /* ...and the others are to go. */
-    size_t allocated_rules;
-    struct rte_flow_action_handle **handles; /* To go. */
-    size_t n_handles;
-    size_t allocated_handles;
-    struct rte_flow *invalid;       /* The one of 'rules' that counts what is
-                                     * not valid, or NULL. */
+/* The pattern of a rule, and what its items point to. */
+struct dpdk_flow_pattern {
+    struct rte_flow_item items[5];
+    size_t n_items;
+    struct rte_flow_item_eth eth, eth_mask;
+    struct rte_flow_item_vlan vlan, vlan_mask;
+    union {
+        struct rte_flow_item_ipv4 ipv4;
+        struct rte_flow_item_ipv6 ipv6;
+    } ip, ip_mask;
+    union {
+        struct rte_flow_item_tcp tcp;
+        struct rte_flow_item_udp udp;
+    } l4, l4_mask;
 };
 
-int dpdk_flow_layout_create(struct dpdk_flow_layout *, uint16_t port_id,
-                            unsigned int n_rxq, struct rte_flow_error *);
-void dpdk_flow_layout_tidy(struct dpdk_flow_layout *);
-size_t dpdk_flow_layout_destroy(struct dpdk_flow_layout *);
-void dpdk_flow_layout_forget(struct dpdk_flow_layout *);
-bool dpdk_flow_error_is_transient(int error);
+void dpdk_flow_pattern_init(struct dpdk_flow_pattern *,
+                            const struct dpdk_flow_key *);
 
-int dpdk_flow_rule_create(const struct dpdk_flow_layout *,
-                          const struct dpdk_flow_key *,
-                          struct rte_flow_action_handle *, struct rte_flow **,
+int dpdk_flow_rule_create(uint16_t port_id, const struct rte_flow_attr *,
+                          const struct rte_flow_item *,
+                          const struct rte_flow_action *, struct rte_flow **,
                           struct rte_flow_error *);
 int dpdk_flow_rule_destroy(uint16_t port_id, struct rte_flow *,
                            struct rte_flow_error *);
@@ -128,25 +83,13 @@ int dpdk_flow_rule_get_hits(uint16_t port_id, struct rte_flow *,
                             uint64_t *hits, struct rte_flow_error *);
 int dpdk_flow_rule_get_idle(uint16_t port_id, struct rte_flow *,
                             unsigned int *seconds, struct rte_flow_error *);
-bool dpdk_flow_rule_has_age(const struct dpdk_flow_layout *,
-                            const struct rte_flow_action_handle *);
 
-int dpdk_flow_handle_create(uint16_t port_id, uint16_t peer_id,
-                            const struct ct_offload_tcp_peer peers[2],
-                            bool liberal,
-                            struct rte_flow_action_handle **,
-                            struct rte_flow_error *);
-int dpdk_flow_handle_set_direction(uint16_t port_id,
-                                   struct rte_flow_action_handle *, bool reply,
-                                   struct rte_flow_error *);
-int dpdk_flow_handle_destroy(uint16_t port_id,
-                             struct rte_flow_action_handle *,
-                             struct rte_flow_error *);
-int dpdk_flow_handle_destroy_retry(uint16_t port_id,
-                                   struct rte_flow_action_handle *,
-                                   struct rte_flow_error *);
-int dpdk_flow_probe_sharing(struct dpdk_flow_layout *,
-                            struct dpdk_flow_layout *peer,
-                            struct rte_flow_error *);
+int dpdk_flow_errno(void);
+bool dpdk_flow_error_is_transient(int error);
+bool dpdk_flow_wait_to_retry(int error, unsigned int n);
+
+/* Nobody waits for a rule to age out: only the time since the last hit is of
+ * interest.  So this is as long as 24 bits of seconds can say. */
+#define DPDK_FLOW_AGE_TIMEOUT ((1u << 24) - 1)
 
 #endif /* ct-offload-dpdk-flow.h */

@@ -27,7 +27,7 @@
 #include <time.h>
 
 #include "conntrack.h"
-#include "ct-offload-dpdk-flow.h"
+#include "ct-offload-dpdk-track.h"
 #include "ct-offload-dpdk.h"
 #include "ct-offload-wire.h"
 #include "ct-offload.h"
@@ -212,7 +212,7 @@ static struct rte_flow *
 bare_create(uint16_t port_id, uint32_t n, bool reply)
 {
     static const struct rte_flow_attr attr = {
-        .group = DPDK_FLOW_GROUP_CONNS,
+        .group = DPDK_TRACK_GROUP_CONNS,
         .priority = 1,
         .ingress = 1,
     };
@@ -229,7 +229,7 @@ bare_create(uint16_t port_id, uint32_t n, bool reply)
     static const struct rte_flow_action_count count;
     static const struct rte_flow_action_age age = { .timeout = 0xffffff };
     static const struct rte_flow_action_jump jump = {
-        .group = DPDK_FLOW_GROUP_FLOWS,
+        .group = DPDK_TRACK_GROUP_FLOWS,
     };
     static const struct rte_flow_action actions[] = {
         { .type = RTE_FLOW_ACTION_TYPE_COUNT, .conf = &count },

@@ -30,6 +30,7 @@
 #include "conntrack.h"
 #include "csum.h"
 #include "ct-offload-dpdk-flow.h"
+#include "ct-offload-dpdk-track.h"
 #include "ct-offload-dpdk.h"
 #include "ct-offload-wire.h"
 #include "ct-offload.h"
@@ -1138,7 +1139,7 @@ test_last_use(void)
 static void
 test_retry(void)
 {
-    struct dpdk_flow_layout layout = { .n_rules = 0 };
+    struct dpdk_track_layout layout = { .n = 0 };
     struct rte_flow_error error;
     struct dpdk_flow_key key;
     struct rte_flow *rule;
@@ -1146,10 +1147,10 @@ test_retry(void)
     uint16_t port_id;
 
     ovs_assert(netdev_dpdk_get_started_port(netdevs[0], &port_id));
-    ovs_assert(!dpdk_flow_layout_create(&layout, port_id, 1, &error));
+    ovs_assert(!dpdk_track_layout_create(&layout, port_id, 1, &error));
     memset(&key, 0, sizeof key);
     key.ip_proto = IPPROTO_UDP;
-    ovs_assert(!dpdk_flow_rule_create(&layout, &key, NULL, &rule, &error));
+    ovs_assert(!dpdk_track_rule_create(&layout, &key, NULL, &rule, &error));
 
     n = nic_injected("destroy");
     nic_set("fail destroy every 1 EIO");
@@ -1161,8 +1162,8 @@ test_retry(void)
     nic_set("fail destroy next 4 EBUSY");
     ovs_assert(!dpdk_flow_rule_destroy_retry(port_id, rule, &error));
 
-    ovs_assert(!dpdk_flow_layout_destroy(&layout));
-    dpdk_flow_layout_forget(&layout);
+    ovs_assert(!dpdk_track_layout_destroy(&layout));
+    dpdk_track_layout_forget(&layout);
     nic_set("fail all off");
     check_empty(true);
 }
