@@ -188,6 +188,7 @@ static void
 port_destroy(struct dpdk_port *port, void (*flush)(struct dpdk_port *))
     OVS_REQUIRES(ports_mutex)
 {
+    struct dpdk_port *peer;
     unsigned int epoch;
     size_t n_failed;
 
@@ -199,6 +200,14 @@ port_destroy(struct dpdk_port *port, void (*flush)(struct dpdk_port *))
     ovs_mutex_unlock(&port->mutex);
 
     flush(port);
+
+    /* Rules that were to find out whether 'peer' shares handles with 'port',
+     * and could not be destroyed before. */
+    CMAP_FOR_EACH (peer, node, &ports) {
+        ovs_mutex_lock(&peer->mutex);
+        dpdk_track_layout_tidy(&peer->layout);
+        ovs_mutex_unlock(&peer->mutex);
+    }
 
     ovs_mutex_lock(&port->mutex);
     n_failed = dpdk_track_layout_destroy(&port->layout);

@@ -548,6 +548,29 @@ test_dead(void)
     check_empty(true);
 }
 
+/* A rule that was to find out whether two ports share handles, and could not
+ * be destroyed, does not keep its handle when the port of that stops. */
+static void
+test_dead_probe(void)
+{
+    struct holding holding;
+
+    for (int i = 0; i < N_PORTS; i++) {
+        ovs_assert(ct_offload_dpdk_ingress_group(netdevs[i]) == 3);
+    }
+    nic_set("fail port net_ring1 destroy every 1");
+    conn_open(IPPROTO_TCP, 1, 1, 0);
+    conns_flush(NULL);
+    holding = nic_holds();
+    ovs_assert(holding.tracking == 1 && holding.handles == 1);
+
+    nic_set("fail all off");
+    ports_restart();
+    holding = nic_holds();
+    ovs_assert(!holding.layout && !holding.conns && !holding.handles);
+    check_empty(true);
+}
+
 /* Two connections are opened while calls fail as 'failure' says. */
 static void
 open_with_failures(uint8_t proto, int peer, const char *failure,
@@ -1257,6 +1280,7 @@ test_ct_offload_dpdk_main(int argc OVS_UNUSED, char *argv[])
     test_vlan();
     test_not_sharing();
     test_dead();
+    test_dead_probe();
     test_ingress_group();
     test_failures();
     test_threads();
