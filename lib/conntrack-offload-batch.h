@@ -49,7 +49,6 @@ struct conn_offload_batch {
 
     /* For conntrack-offload.c. */
     struct netdev *netdev_in;       /* Where the packets came from. */
-    bool late;                      /* There was no provider when it began. */
     bool walking;                   /* In a list of connections: do not call
                                      * providers before the end of it. */
 };

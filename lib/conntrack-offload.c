@@ -40,6 +40,8 @@
 COVERAGE_DEFINE(ct_offload_expiry_asked);
 COVERAGE_DEFINE(ct_offload_moved);
 
+DEFINE_EXTERN_PER_THREAD_DATA(conntrack_offload_late, false);
+
 /* Every 'struct conntrack', so that all connections can be found.
  * The mutex comes before any other lock of this module. */
 struct conntrack_node {
@@ -104,10 +106,7 @@ conntrack_offload_end__(struct conn_offload_batch *batch)
 {
     if (!batch) {
         batch = conn_batch_get();
-        if (!batch || !batch->late || batch->depth > 1) {
-            return;
-        }
-        batch->late = false;
+        *conntrack_offload_late_get() = false;
     }
     conn_batch_leave(batch);
     batch->netdev_in = NULL;
@@ -333,7 +332,7 @@ conntrack_offload_conn_changed__(struct conn *conn)
      * makes up for conntrack_offload_begin(). */
     if (!batch || !batch->depth) {
         batch = conn_batch_enter();
-        batch->late = true;
+        *conntrack_offload_late_get() = true;
     }
 
     /* The commit that creates a connection sets its mark and labels, too. */

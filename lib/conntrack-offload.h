@@ -21,6 +21,7 @@
 #include "conntrack-private.h"
 #include "ct-offload.h"
 #include "dp-packet.h"
+#include "ovs-thread.h"
 #include "packets.h"
 
 /* The life of a connection in hardware
@@ -65,6 +66,10 @@
 
 struct conn_offload_batch;
 
+/* Has the calling thread raised something since conntrack_offload_begin(),
+ * which has returned NULL because there was no provider? */
+DECLARE_EXTERN_PER_THREAD_DATA(bool, conntrack_offload_late);
+
 struct conn_offload_batch *conntrack_offload_begin__(struct netdev *);
 void conntrack_offload_end__(struct conn_offload_batch *);
 void conntrack_offload_conn_init__(struct conntrack *, struct conn *,
@@ -101,11 +106,11 @@ conntrack_offload_begin(struct netdev *netdev_in)
 }
 
 /* Tells the providers what happened since conntrack_offload_begin().  No lock
- * may be held.  (The first provider may have come since.) */
+ * may be held.  (Providers may have come and gone since.) */
 static inline void
 conntrack_offload_end(struct conn_offload_batch *batch)
 {
-    if (OVS_UNLIKELY(batch || ct_offload_is_active())) {
+    if (OVS_UNLIKELY(batch || *conntrack_offload_late_get())) {
         conntrack_offload_end__(batch);
     }
 }

@@ -3485,6 +3485,17 @@ test_guards(struct ovs_cmdl_context *ctx OVS_UNUSED)
                  "a del 2\n");
     conntrack_flush(ct, NULL);
 
+    /* It is gone again when the burst ends. */
+    execute(ct, udp(1, false), &committing);
+    conntrack_offload_conn_changed__(find_udp(ct, 1));
+    atomic_store_relaxed(&ct_offload_active, false);
+    conntrack_offload_end(NULL);
+    atomic_store_relaxed(&ct_offload_active, true);
+    CHECK_RECORD("a add 1\n"
+                 "a del 1\n");
+    ct_offload_barrier();
+    conntrack_flush(ct, NULL);
+
     /* A connection is taken back and added again after a thread has seen its
      * reply, and before that is raised: what the thread knows of the port went
      * with the first stay. */
