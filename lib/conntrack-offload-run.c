@@ -114,6 +114,7 @@ static void
 conn_release(struct conn *conn, enum ct_offload_reason reason)
 {
     struct conn_offload *offload;
+    uint32_t state;
     bool wait;
 
     conn_note_reason(conn, reason);
@@ -127,7 +128,8 @@ conn_release(struct conn *conn, enum ct_offload_reason reason)
         for (int dir = 0; dir < CT_DIRS; dir++) {
             ct_offload_port_remove(offload, dir);
         }
-        if (conn_offload_state(conn) & CONN_OFFLOAD_PENDING_ADD
+        state = conn_offload_state(conn);
+        if (state & CONN_OFFLOAD_PENDING_ADD && !(state & CONN_OFFLOAD_GONE)
             && conn_attach_offload(conn, offload) == offload) {
             /* It is offered again at once, with what is known of it. */
             conn_set_state(conn, 0, conn_await_reply(conn));

@@ -3710,6 +3710,61 @@ test_api(struct ovs_cmdl_context *ctx OVS_UNUSED)
     ct_offload_threads_stop();
 }
 
+/* Operations from outside, while other threads are busy with the connection.
+ */
+
+static void *
+race_add(void *conn)
+{
+    struct ct_offload_ctx c = { .conn = conn };
+
+    ovs_assert(ct_offload_conn_add(&c) == EINPROGRESS);
+    return NULL;
+}
+
+static void *
+race_flush_add(void *conn)
+{
+    conntrack_flush(race_ct, NULL);
+    return race_add(conn);
+}
+
+static void
+test_api_races(struct ovs_cmdl_context *ctx OVS_UNUSED)
+{
+    struct conntrack *ct = race_ct = start();
+    struct conn *conn;
+
+    /* The time of a connection is up, and it is being taken back, for the sake
+     * of its successor.  If it is offered meanwhile, the successor does not
+     * wait any longer... */
+    a.class.thread_safe = true;
+    a.meanwhile = race;
+    recorder_register(&a, false);
+    execute(ct, udp(1, false), &committing);
+    conn = find_udp(ct, 1);
+    conn_expire(conn);
+    race_prepare("del", race_add, conn, true);
+    ds_clear(&record);
+    execute(ct, udp(1, false), &committing);
+    race_end();
+    CHECK_RECORD("a del 1\n"
+                 "a add 1\n");
+
+    /* ...nor does any other one, ever, if both are removed as well. */
+    conn = find_udp(ct, 1);
+    conn_expire(conn);
+    race_prepare("del", race_flush_add, conn, true);
+    execute(ct, udp(1, false), &committing);
+    race_end();
+    CHECK_RECORD("a del 1\n");
+    execute(ct, udp(1, false), &committing);
+    CHECK_RECORD("a add 1\n");
+
+    conntrack_destroy(ct);
+    ct_offload_unregister(&a.class);
+}
+
 /* Callbacks of classes that are not thread-safe never overlap. */
 
 static atomic_uint n_inside = 0;
@@ -4249,6 +4304,7 @@ static const struct ovs_cmdl_command commands[] = {
     {"rival", "", 0, 0, test_rival, OVS_RO},
     {"guards", "", 0, 0, test_guards, OVS_RO},
     {"api", "", 0, 0, test_api, OVS_RO},
+    {"api-races", "", 0, 0, test_api_races, OVS_RO},
     {"serial", "", 0, 0, test_serial, OVS_RO},
     {"quiesce", "", 0, 0, test_quiesce, OVS_RO},
     {"room", "", 0, 0, test_room, OVS_RO},
