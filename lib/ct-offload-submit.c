@@ -134,6 +134,7 @@ submit_raise(struct conn_offload_batch *batch, struct ct_offload_op *op)
     bool est = op->type == CT_OFFLOAD_OP_EST;
     struct conn_offload *offload;
     bool owned = conn_own(conn, 0);
+    bool was_owned;
 
     if (!owned && batch->conns.n) {
         /* The owner may be this thread, because of an earlier operation. */
@@ -150,14 +151,16 @@ submit_raise(struct conn_offload_batch *batch, struct ct_offload_op *op)
             }
             return;
         }
+        was_owned = owned;
         offload = conn_get_offload(conn);
         owned |= conn_raise(conn, op_events(op, owned),
                             est ? CONN_OFFLOAD_AWAIT_REPLY : 0,
                             add ? conn_await_reply(conn) : 0);
 
-        /* The owner does an ADD with the block that it finds: if it has just
-         * released that one, try again. */
-    } while (add && !owned && conn_get_offload(conn) != offload);
+        /* An ADD is done with the block that the owner finds: if the previous
+         * owner has just released that one, try again. */
+    } while (add && (owned ? !was_owned
+                     : !offload || conn_get_offload(conn) != offload));
 
     if (owned) {
         conns_push(&batch->conns, conn);

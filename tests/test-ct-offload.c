@@ -3729,11 +3729,39 @@ race_flush_add(void *conn)
     return race_add(conn);
 }
 
+static void *
+offer(void *conn)
+{
+    struct ct_offload_ctx c = { .conn = conn };
+
+    ovs_assert(!ct_offload_conn_add(&c));
+    return NULL;
+}
+
+/* For conntrack_offload_for_each(), during which no other thread can find out
+ * where a connection is: this thread owns 'conn', takes it back and gives it
+ * up, while another one, which it stores in '*thread_', is about to raise an
+ * ADD of it. */
+static void
+take_back_offered(struct conn *conn, void *thread_)
+{
+    struct conn_offload_batch *batch = conntrack_offload_begin(NULL);
+    pthread_t *thread = thread_;
+
+    conntrack_offload_conn_changed__(conn);
+    *thread = ovs_thread_create("offer", offer, conn);
+    while (!conn_get_offload(conn)) {
+        xnanosleep_no_quiesce(100 * 1000);
+    }
+    conntrack_offload_end(batch);
+}
+
 static void
 test_api_races(struct ovs_cmdl_context *ctx OVS_UNUSED)
 {
     struct conntrack *ct = race_ct = start();
     struct conn *conn;
+    pthread_t thread;
 
     /* The time of a connection is up, and it is being taken back, for the sake
      * of its successor.  If it is offered meanwhile, the successor does not
@@ -3759,6 +3787,16 @@ test_api_races(struct ovs_cmdl_context *ctx OVS_UNUSED)
     race_end();
     CHECK_RECORD("a del 1\n");
     execute(ct, udp(1, false), &committing);
+    CHECK_RECORD("a add 1\n");
+    conntrack_flush(ct, NULL);
+    ct_offload_unregister(&a.class);
+
+    /* A connection is offered while its owner is about to give it up. */
+    execute(ct, udp(1, false), &committing);
+    recorder_register(&a, false);
+    ds_clear(&record);
+    conntrack_offload_for_each(take_back_offered, &thread);
+    xpthread_join(thread, NULL);
     CHECK_RECORD("a add 1\n");
 
     conntrack_destroy(ct);
