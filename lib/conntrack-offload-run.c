@@ -647,13 +647,11 @@ conn_add_ops(struct conn_run *run, struct conn *conn,
         }
         events &= ~CONN_OFFLOAD_PENDING_UPD;
     } else if (events & CONN_OFFLOAD_PENDING_UNREG) {
+        /* It is still to be offered when nobody holds it any more. */
+        conn_put_back(conn, waiting);
+        waiting = 0;
         conn_add_del(run, conn, ~ct_offload_leaving());
         events &= ~CONN_OFFLOAD_PENDING_UNREG;
-        if (waiting) {
-            /* It is still to be offered when nobody holds it any more. */
-            conn_put_back(conn, waiting);
-            waiting = 0;
-        }
     }
     return events | waiting;
 }

@@ -3760,8 +3760,11 @@ static void
 test_api_races(struct ovs_cmdl_context *ctx OVS_UNUSED)
 {
     struct conntrack *ct = race_ct = start();
-    struct conn *conn;
+    uint32_t mark[2] = { 5, UINT32_MAX };
+    struct how marking = { .commit = true, .mark = mark };
+    struct conn probe, *conn;
     pthread_t thread;
+    unsigned int n;
 
     /* The time of a connection is up, and it is being taken back, for the sake
      * of its successor.  If it is offered meanwhile, the successor does not
@@ -3799,8 +3802,34 @@ test_api_races(struct ovs_cmdl_context *ctx OVS_UNUSED)
     xpthread_join(thread, NULL);
     CHECK_RECORD("a add 1\n");
 
+    /* A connection is being taken back, and is offered to another provider,
+     * while the one that has it is unregistered.  There is a predecessor. */
+    ovs_assert(ct_offload_threads_start(1) == 1);
+    a.meanwhile = wait_at_gate;
+    recorder_register(&b, false);
+    conn = find_udp(ct, 1);
+    n = close_gate();
+    execute(ct, udp(1, false), &marking);
+    await_gate(n);
+    a.refuse = true;
+    race_add(conn);
+    conntrack_offload_evict(1);
+    memset(&probe, 0, sizeof probe);
+    for (int dir = 0; dir < CT_DIRS; dir++) {
+        probe.key_node[dir].key = conn->key_node[dir].key;
+    }
+    atomic_init(&probe.offload_state, 1 << CONN_OFFLOAD_HELD_SHIFT);
+    conn_doom(&probe);
+    resume();
+    CHECK_RECORD("a del 1\n");
+    conn_undoom(&probe);
+    ct_offload_barrier();
+    CHECK_RECORD("b add 1\n");
+
     conntrack_destroy(ct);
     ct_offload_unregister(&a.class);
+    ct_offload_unregister(&b.class);
+    ct_offload_threads_stop();
 }
 
 /* Callbacks of classes that are not thread-safe never overlap. */
