@@ -78,6 +78,9 @@ op_note_side(const struct ct_offload_op *op, bool owned)
         if (!offload) {
             return ENOSPC;
         }
+    }
+    if (add) {
+        /* Whoever has attached the block may not have got to it yet. */
         conntrack_offload_find(conn, offload);
     }
     if (offload) {

@@ -3729,12 +3729,15 @@ race_flush_add(void *conn)
     return race_add(conn);
 }
 
+static atomic_bool offered;
+
 static void *
 offer(void *conn)
 {
     struct ct_offload_ctx c = { .conn = conn };
 
-    ovs_assert(!ct_offload_conn_add(&c));
+    ct_offload_conn_add(&c);
+    atomic_store(&offered, true);
     return NULL;
 }
 
@@ -3756,6 +3759,28 @@ take_back_offered(struct conn *conn, void *thread_)
     conntrack_offload_end(batch);
 }
 
+/* The same, but this thread does nothing with 'conn', and when it has given
+ * it up, a third one offers it, too, and has some time for that. */
+static void
+offer_twice(struct conn *conn, void *threads_)
+{
+    pthread_t *threads = threads_;
+    bool done = false;
+
+    atomic_init(&offered, false);
+    ovs_assert(conn_own(conn, 0));
+    threads[0] = ovs_thread_create("offer", offer, conn);
+    while (!conn_get_offload(conn)) {
+        xnanosleep_no_quiesce(100 * 1000);
+    }
+    ovs_assert(conn_disown(conn));
+    threads[1] = ovs_thread_create("offer", offer, conn);
+    for (int i = 0; i < 100 && !done; i++) {
+        xnanosleep_no_quiesce(1000 * 1000);
+        atomic_read(&offered, &done);
+    }
+}
+
 static void
 test_api_races(struct ovs_cmdl_context *ctx OVS_UNUSED)
 {
@@ -3763,7 +3788,7 @@ test_api_races(struct ovs_cmdl_context *ctx OVS_UNUSED)
     uint32_t mark[2] = { 5, UINT32_MAX };
     struct how marking = { .commit = true, .mark = mark };
     struct conn probe, *conn;
-    pthread_t thread;
+    pthread_t threads[2];
     unsigned int n;
 
     /* The time of a connection is up, and it is being taken back, for the sake
@@ -3798,9 +3823,24 @@ test_api_races(struct ovs_cmdl_context *ctx OVS_UNUSED)
     execute(ct, udp(1, false), &committing);
     recorder_register(&a, false);
     ds_clear(&record);
-    conntrack_offload_for_each(take_back_offered, &thread);
-    xpthread_join(thread, NULL);
+    conntrack_offload_for_each(take_back_offered, &threads[0]);
+    xpthread_join(threads[0], NULL);
     CHECK_RECORD("a add 1\n");
+
+    /* Two threads offer it at once, and only one of them knows yet where it
+     * is, and that it has a predecessor. */
+    conntrack_flush(ct, NULL);
+    configure("hw-offload-ct-size", "1");
+    execute(ct, udp(1, false), &committing);
+    conn_expire(find_udp(ct, 1));
+    execute(ct, udp(1, false), &committing);
+    configure("hw-offload-ct-size", NULL);
+    ds_clear(&record);
+    conntrack_offload_for_each(offer_twice, threads);
+    xpthread_join(threads[0], NULL);
+    xpthread_join(threads[1], NULL);
+    CHECK_RECORD("a del 1\n"
+                 "a add 1\n");
 
     /* A connection is being taken back, and is offered to another provider,
      * while the one that has it is unregistered.  There is a predecessor. */
