@@ -3677,6 +3677,94 @@ port_thread(void *seed_)
     return NULL;
 }
 
+/* For conntrack_offload_for_each(): some connections. */
+struct sample {
+    struct conn *conns[16];
+    size_t n;
+};
+
+static void
+sample_one(struct conn *conn, void *sample_)
+{
+    struct sample *sample = sample_;
+
+    if (sample->n < ARRAY_SIZE(sample->conns)) {
+        sample->conns[sample->n++] = conn;
+    } else {
+        size_t i = pick(2 * ARRAY_SIZE(sample->conns));
+
+        if (i < ARRAY_SIZE(sample->conns)) {
+            sample->conns[i] = conn;
+        }
+    }
+}
+
+/* Submits a batch of operations on connections of 'sample', each of which may
+ * be there several times, with 'netdev', and checks the results. */
+static void
+thread_submit(const struct sample *sample, struct netdev *netdev)
+{
+    static const enum ct_offload_op_type types[] = {
+        CT_OFFLOAD_OP_ADD, CT_OFFLOAD_OP_ADD, CT_OFFLOAD_OP_EST,
+        CT_OFFLOAD_OP_UPD, CT_OFFLOAD_OP_DEL, CT_OFFLOAD_OP_POLICY,
+    };
+    size_t n = percent(20) ? 2 * CT_OFFLOAD_BATCH_INLINE : 1 + pick(8);
+    struct ct_offload_op_batch batch;
+    struct ct_offload_op *op;
+
+    ct_offload_op_batch_init(&batch);
+    for (size_t i = 0; i < n; i++) {
+        struct ct_offload_ctx ctx = {
+            .conn = sample->conns[pick(sample->n)],
+            .netdev_in = netdev,
+            .unmodified = netdev && percent(80),
+        };
+
+        ct_offload_op_batch_add(&batch, (percent(1) ? CT_OFFLOAD_OP_FLUSH
+                                         : types[pick(ARRAY_SIZE(types))]),
+                                &ctx);
+    }
+    ct_offload_op_batch_submit(&batch);
+    CT_OFFLOAD_BATCH_OP_FOR_EACH (i, op, &batch) {
+        bool add = op->type == CT_OFFLOAD_OP_ADD;
+
+        if (op->type == CT_OFFLOAD_OP_POLICY
+            ? op->error && op->error != EPERM
+            : (op->error && op->error != EINPROGRESS
+               && !(op->type == CT_OFFLOAD_OP_UPD && op->error == ENODATA)
+               && !(add && (op->error == ENOSPC
+                            || op->error == EOPNOTSUPP)))) {
+            fail("operation %d: %s", op->type, ovs_strerror(op->error));
+        }
+    }
+    ct_offload_op_batch_destroy(&batch);
+}
+
+static void *
+api_thread(void *seed_)
+    OVS_NO_THREAD_SAFETY_ANALYSIS /* It may have no port to lock. */
+{
+    thread_start(seed_);
+    while (!is_stopping()) {
+        struct sample sample = { .n = 0 };
+        int i = pick(2 * N_NETDEVS);
+
+        if (i < N_NETDEVS && ovs_rwlock_tryrdlock(&netdev_locks[i])) {
+            continue;
+        }
+        conntrack_offload_for_each(sample_one, &sample);
+        if (sample.n) {
+            thread_submit(&sample, i < N_NETDEVS ? &netdevs[i] : NULL);
+        }
+        if (i < N_NETDEVS) {
+            ovs_rwlock_unlock(&netdev_locks[i]);
+        }
+        ovsrcu_quiesce();
+        xnanosleep(pick(200) * 1000);
+    }
+    return NULL;
+}
+
 /* What the main thread does meanwhile. */
 static void
 thread_configure(void)
@@ -3729,6 +3817,8 @@ cmd_run_threads(struct ovs_cmdl_context *ctx)
         { "packets", packet_thread },
         { "flush", flush_thread },
         { "ports", port_thread },
+        { "api", api_thread },
+        { "api", api_thread },
     };
     unsigned int seconds = parse_number(ctx->argv[2]);
     unsigned long long int n_add = 0, n_est = 0, n_upd = 0;
