@@ -412,8 +412,9 @@ state_init(struct state *st, const struct ct_merge_flow *first, bool ipv6,
     }
 
     /* Each megaflow of dpif-netdev says whether there is a tag. */
-    st->wire_tag = st->tag = (first->key->vlans[0].tci
-                              & first->mask->vlans[0].tci & htons(VLAN_CFI));
+    st->tag = (first->key->vlans[0].tci & first->mask->vlans[0].tci
+               & htons(VLAN_CFI)) != 0;
+    st->wire_tag = st->tag;
     if (st->tag) {
         become(st, WIRE, FIELD(vlans[0]));
         match->flow.vlans[0].tci = htons(VLAN_CFI);
@@ -486,8 +487,8 @@ merge_match(struct state *st, const struct ct_merge_flow *flow)
 }
 
 /* The first ct() that finds a connection.  It knows the tuple that packets
- * have now.  They had it on the wire, too, but for what was set since.  Returns
- * false unless that was matched before. */
+ * have now.  They had it on the wire, too, but for what was set since.
+ * Returns false unless that was matched before. */
 static bool
 find_wire_tuple(struct state *st)
 {
@@ -746,10 +747,12 @@ merge_set(struct state *st, const struct nlattr *a, bool masked)
 
 /* All actions. */
 
+/* Is there an action that is refused, whatever packets look like? */
 static enum ct_merge_reason
-merge_action(struct state *st, const struct nlattr *a)
+check_actions(const struct ct_merge_flow *flow)
 {
-    int type = nl_attr_type(a);
+    const struct nlattr *a;
+    size_t left;
 
     static const uint8_t refused[OVS_ACTION_ATTR_MAX + 1] = {
         [OVS_ACTION_ATTR_METER] = CT_MERGE_METER,
@@ -771,6 +774,21 @@ merge_action(struct state *st, const struct nlattr *a)
         [OVS_ACTION_ATTR_PUSH_NSH] = CT_MERGE_NSH,
         [OVS_ACTION_ATTR_POP_NSH] = CT_MERGE_NSH,
     };
+
+    NL_ATTR_FOR_EACH_UNSAFE (a, left, flow->actions, flow->actions_len) {
+        int type = nl_attr_type(a);
+
+        if (type <= OVS_ACTION_ATTR_MAX && refused[type]) {
+            return refused[type];
+        }
+    }
+    return CT_MERGE_OK;
+}
+
+static enum ct_merge_reason
+merge_action(struct state *st, const struct nlattr *a)
+{
+    int type = nl_attr_type(a);
 
     switch (type) {
     case OVS_ACTION_ATTR_OUTPUT:
@@ -810,8 +828,7 @@ merge_action(struct state *st, const struct nlattr *a)
         return merge_hash(st, nl_attr_get(a));
 
     default:
-        return (type <= OVS_ACTION_ATTR_MAX && refused[type] ? refused[type]
-                : CT_MERGE_OTHER_ACTION);
+        return CT_MERGE_OTHER_ACTION;
     }
 }
 
@@ -923,6 +940,13 @@ merge_chain(struct state *st, const struct ct_merge_flow flows[],
 {
     struct ct_merge *m = st->m;
 
+    for (size_t i = 0; i < n_flows; i++) {
+        enum ct_merge_reason reason = check_actions(&flows[i]);
+
+        if (reason) {
+            return reason;
+        }
+    }
     for (size_t i = 0; i < n_flows; i++) {
         enum ct_merge_reason reason = merge_match(st, &flows[i]);
 
@@ -1075,7 +1099,9 @@ pass_ct(const struct ct_merge_step *step, const struct ct_merge_conn *conn,
 /* Can packets that find 'conns', as many as ct_merge_create() got, go through
  * the chain 'm'?  Returns CT_MERGE_OK and initializes '*path', or why not.
  *
- * 'rss_hash' points to the RSS hash that these packets came with, if any. */
+ * 'rss_hash' points to the RSS hash of these packets when hash() is executed,
+ * or is NULL if they have none.  It is a function of the wire's tuple: either
+ * the port has computed it, or miniflow_extract(), before any action. */
 enum ct_merge_reason
 ct_merge_instantiate(const struct ct_merge *m,
                      const struct ct_merge_conn conns[],

@@ -134,8 +134,7 @@
 #define CT_MERGE_MAX_FLOWS 8
 #define CT_MERGE_MAX_CONNS 6
 
-/* What there may be between the bare merge and hardware: reasons why a chain
- * or a path cannot be one rule. */
+/* Why a chain, or a path, cannot be one rule. */
 enum ct_merge_reason {
     CT_MERGE_OK,                /* It can. */
 
@@ -244,8 +243,8 @@ struct ct_merge {
     struct match match;
     odp_port_t in_port;
 
-    /* The actions, in the order in which they are done.  The values of the tuple
-     * in 'set' are a path's. */
+    /* The actions, in the order in which they are done.  The values of the
+     * tuple in 'set' are a path's. */
     bool pop_vlan;
     bool push_vlan;
     struct ovs_action_push_vlan vlan;

@@ -274,8 +274,11 @@ struct stage {
     struct ofpbuf actions;
 };
 
+/* A connection that was made for a chain, and how. */
 struct known_conn {
     uint16_t zone;
+    struct nat_action_info_t nat;
+    bool has_nat;
     struct ct_merge_conn conn;
 };
 
@@ -288,6 +291,7 @@ struct chain {
     struct known_conn known[CT_MERGE_MAX_CONNS];
     size_t n_known;
     struct ct_merge_conn conns[CT_MERGE_MAX_CONNS];
+    size_t conn_known[CT_MERGE_MAX_CONNS]; /* Index in 'known'. */
     uint16_t zones[CT_MERGE_MAX_CONNS];
     size_t n_conns;
 
@@ -378,8 +382,8 @@ compose(const struct flow *flow, size_t payload)
     return packet;
 }
 
-/* Lets a connection have a packet with 'tuple' and 'flags'.  Returns whether it
- * is one. */
+/* Lets a connection have a packet with 'tuple' and 'flags'.  Returns whether
+ * it is one. */
 static bool
 ct_packet(const struct ct_dpif_tuple *tuple, uint16_t flags, bool commit,
           uint16_t zone, uint32_t mark, ovs_u128 label,
@@ -451,6 +455,27 @@ is_known(const struct chain *chain, uint16_t zone,
     return false;
 }
 
+/* Makes 'known', whose original tuple is set, and sets the reply tuple.  Fails
+ * if there is no room for NAT, or if the tuple is another connection's. */
+static bool
+commit_conn(struct known_conn *known)
+{
+    struct ct_merge_conn *conn = &known->conn;
+    struct ct_dpif_entry entry;
+
+    if (!ct_packet(&conn->tuple[0], TCP_SYN, true, known->zone, conn->mark,
+                   conn->label, known->has_nat ? &known->nat : NULL)
+        || !find_conn(known->zone, &conn->tuple[0], &entry)) {
+        return false;
+    }
+    conn->tuple[1] = entry.tuple_reply;
+    return (conn->kind == CT_MERGE_ONE_WAY
+            || (ct_packet(&conn->tuple[1], TCP_SYN | TCP_ACK, false,
+                          known->zone, 0, OVS_U128_ZERO, NULL)
+                && ct_packet(&conn->tuple[0], TCP_ACK, false, known->zone, 0,
+                             OVS_U128_ZERO, NULL)));
+}
+
 /* Commits a connection in 'zone' that packets with 'tuple' belong to. */
 static void
 make_conn(struct chain *chain, uint16_t zone,
@@ -460,7 +485,6 @@ make_conn(struct chain *chain, uint16_t zone,
     struct ct_merge_conn *conn = &known->conn;
     struct ct_dpif_tuple orig = *tuple;
     struct nat_action_info_t nat;
-    struct ct_dpif_entry entry;
     uint32_t kind = pick(5);    /* 0: no NAT; 1: nat(src); else to a tuple. */
 
     memset(known, 0, sizeof *known);
@@ -494,22 +518,10 @@ make_conn(struct chain *chain, uint16_t zone,
         conn->label.u64.lo = pick(4);
     }
 
-    /* It fails if there is no room for NAT, or if the tuple is another
-     * connection's. */
-    if (is_known(chain, zone, &orig)
-        || !ct_packet(&orig, TCP_SYN, true, zone, conn->mark, conn->label,
-                      kind ? &nat : NULL)
-        || !find_conn(zone, &orig, &entry)) {
-        chain->failed = true;
-        return;
-    }
-    conn->tuple[0] = entry.tuple_orig;
-    conn->tuple[1] = entry.tuple_reply;
-    if (conn->kind == CT_MERGE_ESTABLISHED
-        && (!ct_packet(&entry.tuple_reply, TCP_SYN | TCP_ACK, false, zone, 0,
-                       OVS_U128_ZERO, NULL)
-            || !ct_packet(&entry.tuple_orig, TCP_ACK, false, zone, 0,
-                          OVS_U128_ZERO, NULL))) {
+    known->nat = nat;
+    known->has_nat = kind != 0;
+    conn->tuple[0] = orig;
+    if (is_known(chain, zone, &orig) || !commit_conn(known)) {
         chain->failed = true;
     }
     chain->n_known++;
@@ -562,6 +574,7 @@ note_ct(struct chain *chain, const struct flow *flow)
             };
 
             *conn = known->conn;
+            chain->conn_known[chain->n_conns - 1] = i;
             conn->reply = !tuple_equal(&tuple,
                                        natted ? &reversed[0] : &tuples[0]);
             odd = !tuple_equal(&tuple, (natted ? &reversed[conn->reply]
@@ -862,19 +875,27 @@ static void
 chain_init(struct chain *chain, const struct dp_packet *packet, bool rss)
 {
     size_t n = 1 + pick(percent(30) ? CT_MERGE_MAX_FLOWS : 4);
+    struct ct_dpif_tuple flow_tuple;
 
     memset(chain, 0, sizeof *chain);
     run_init(&chain->run, packet, rss);
     for (size_t i = 0; i < n; i++) {
         make_stage(chain, i == n - 1);
     }
+    flow_tuple = flow_to_tuple(&chain->stages[0].key);
     for (size_t i = 0; i < chain->n_conns; i++) {
         struct ct_merge_conn *conn = &chain->conns[i];
         struct ct_dpif_entry entry;
+        struct ct_dpif_tuple tuple;
+        bool found;
 
-        /* A ct() may have changed them. */
-        if (conn->kind != CT_MERGE_MISS
-            && find_conn(chain->zones[i], &conn->tuple[0], &entry)) {
+        tuple = result_tuple(&chain->run.cts[i], &flow_tuple);
+        found = find_conn(chain->zones[i], &tuple, &entry);
+        if (found != (conn->kind != CT_MERGE_MISS)) {
+            /* It was made later. */
+            chain->failed = true;
+        } else if (found) {
+            /* A ct() may have changed them. */
             conn->mark = entry.mark;
             conn->label = entry.labels;
         }
@@ -983,13 +1004,6 @@ rule_uninit(struct rule *rule)
 }
 
 static bool
-rule_equal(const struct rule *a, const struct rule *b)
-{
-    return (match_equal(&a->match, &b->match)
-            && ofpbuf_equal(&a->actions, &b->actions));
-}
-
-static bool
 rule_takes(const struct rule *rule, const struct dp_packet *packet_)
 {
     struct dp_packet *packet = dp_packet_clone(packet_);
@@ -1014,7 +1028,8 @@ run_rule(const struct rule *rule, struct run *run)
 }
 
 static void OVS_NO_RETURN
-fail_chain(const struct chain *chain, const struct rule *rule,
+fail_chain(const struct chain *chain, const struct ct_merge_conn conns[],
+           const struct rule *rule,
            const struct dp_packet *wire, const struct run *soft,
            const struct run *hard, const char *what)
 {
@@ -1034,7 +1049,7 @@ fail_chain(const struct chain *chain, const struct rule *rule,
         ds_put_char(&ds, '\n');
     }
     for (size_t i = 0; i < chain->n_conns; i++) {
-        const struct ct_merge_conn *conn = &chain->conns[i];
+        const struct ct_merge_conn *conn = &conns[i];
 
         ds_put_format(&ds, "ct() %"PRIuSIZE": kind %d%s%s%s zone %d mark "
                       "%"PRIx32" ", i, conn->kind,
@@ -1197,7 +1212,6 @@ static struct {
     unsigned long long int chains, compiled, cases, taken, refused_packets;
     unsigned long long int refused[CT_MERGE_N_REASONS];
     unsigned long long int paths, other_paths;
-    unsigned long long int cts, nats, vlans, hashes;
 } n;
 
 /* 'packet' is on the wire.  'flow' was extracted from it. */
@@ -1214,20 +1228,22 @@ check_packet(const struct chain *chain, const struct rule *rule,
         run_init(&hard, packet, chain->run.rss);
         run_rule(rule, &hard);
         if (!run_chain(chain, &soft, rule->m->size_diff)) {
-            fail_chain(chain, rule, packet, &soft, NULL,
+            fail_chain(chain, chain->conns, rule, packet, &soft, NULL,
                        "the rule takes what megaflows do not");
         }
         run_finish(&soft);
         if (!run_has_same_cts(&soft, &chain->run)) {
-            fail_chain(chain, rule, packet, &soft, NULL,
+            fail_chain(chain, chain->conns, rule, packet, &soft, NULL,
                        "ct() has another result");
         }
         if (soft.out_port != hard.out_port) {
-            fail_chain(chain, rule, packet, &soft, &hard, "another port");
+            fail_chain(chain, chain->conns, rule, packet, &soft, &hard,
+                       "another port");
         }
         if (soft.out_port != ODPP_NONE
             && !dp_packet_equal(soft.packet, hard.packet)) {
-            fail_chain(chain, rule, packet, &soft, &hard, "other bytes");
+            fail_chain(chain, chain->conns, rule, packet, &soft, &hard,
+                       "other bytes");
         }
         run_uninit(&soft);
         run_uninit(&hard);
@@ -1243,12 +1259,14 @@ check_packet(const struct chain *chain, const struct rule *rule,
         run_init(&soft, packet, chain->run.rss);
         if (run_chain(chain, &soft, NULL)
             && run_has_same_cts(&soft, &chain->run)) {
-            fail_chain(chain, rule, packet, &soft, NULL,
+            fail_chain(chain, chain->conns, rule, packet, &soft, NULL,
                        "the rule does not take what megaflows do");
         }
         run_uninit(&soft);
     }
 }
+
+/* Other paths through a chain. */
 
 static void
 rename_port(struct ct_dpif_tuple *tuple, ovs_be16 from, ovs_be16 to)
@@ -1261,50 +1279,164 @@ rename_port(struct ct_dpif_tuple *tuple, ovs_be16 from, ovs_be16 to)
     }
 }
 
-/* Instantiates 'rule' for other connections: the result must be the same as if
- * the chain were compiled for these. */
-static void
-check_other_path(const struct chain *chain, const struct rule *rule,
-                 const uint32_t *rss)
+/* Makes a connection like 'known', but for another port. */
+static bool
+rename_conn(struct known_conn *known, ovs_be16 from, ovs_be16 to)
 {
-    struct ct_merge_conn conns[CT_MERGE_MAX_CONNS];
-    enum ct_merge_reason reason, reason2;
-    struct rule rule1, rule2;
-    struct ct_merge *m;
-    uint32_t how = pick(3);
+    struct ct_dpif_tuple old = known->conn.tuple[0];
 
-    memcpy(conns, chain->conns, sizeof conns);
+    rename_port(&known->conn.tuple[0], from, to);
+    if (known->nat.min_port == ntohs(from)) {
+        known->nat.min_port = known->nat.max_port = ntohs(to);
+    }
+    return (tuple_equal(&old, &known->conn.tuple[0])
+            ? known->nat.min_port != ntohs(to) : commit_conn(known));
+}
+
+/* Does 'conn' in 'zone' have the mark and the label that conntrack has? */
+static bool
+conn_is_unchanged(uint16_t zone, const struct ct_merge_conn *conn)
+{
+    struct ct_dpif_entry entry;
+
+    return (conn->kind == CT_MERGE_MISS
+            || (find_conn(zone, &conn->tuple[0], &entry)
+                && entry.mark == conn->mark
+                && ovs_u128_equals(entry.labels, conn->label)));
+}
+
+/* Gives 'known' another mark or label. */
+static bool
+mark_conn(struct known_conn *known)
+{
+    struct ct_merge_conn *conn = &known->conn;
+
+    if (percent(50)) {
+        conn->mark ^= 1;
+    } else {
+        conn->label.u64.lo ^= 2;
+    }
+    /* It is another one's packet if two connections have the same tuple. */
+    return (ct_packet(&conn->tuple[0], TCP_ACK, true, known->zone, conn->mark,
+                      conn->label, NULL)
+            && conn_is_unchanged(known->zone, conn));
+}
+
+/* Makes the connections of another path through 'chain', and in '*flow' what
+ * its packets are.  Fails if that is not possible. */
+static bool
+make_other_path(const struct chain *chain, struct ct_merge_conn conns[],
+                struct flow *flow)
+{
+    struct known_conn known[CT_MERGE_MAX_CONNS];
+    bool rename = percent(70);
+    uint32_t marked = chain->n_known ? pick(chain->n_known) : 0;
+    struct ct_dpif_tuple tuple;
+    ovs_be16 from, to;
+
+    *flow = chain->stages[0].key;
+    tuple = flow_to_tuple(flow);
+    from = percent(50) ? tuple.src_port : tuple.dst_port;
+    to = from ^ htons(1 << pick(16));
+    if (rename) {
+        flow->tp_src = flow->tp_src == from ? to : flow->tp_src;
+        flow->tp_dst = flow->tp_dst == from ? to : flow->tp_dst;
+    }
+    memcpy(known, chain->known, sizeof known);
+    for (size_t i = 0; i < chain->n_known; i++) {
+        struct ct_dpif_entry entry;
+
+        if (find_conn(known[i].zone, &known[i].conn.tuple[0], &entry)) {
+            known[i].conn.mark = entry.mark;
+            known[i].conn.label = entry.labels;
+        }
+        if (rename ? !rename_conn(&known[i], from, to)
+            : i == marked && !mark_conn(&known[i])) {
+            return false;
+        }
+    }
     for (size_t i = 0; i < chain->n_conns; i++) {
-        if (how == 0) {
-            conns[i].mark ^= pick(2);
-        } else if (how == 1) {
-            conns[i].label.u64.lo ^= pick(2);
-        } else {
-            for (int j = 0; j < 2; j++) {
-                rename_port(&conns[i].tuple[j], chain->stages[0].key.tp_src,
-                            chain->stages[0].key.tp_src ^ htons(1));
-            }
+        conns[i] = chain->conns[i];
+        if (conns[i].kind != CT_MERGE_MISS) {
+            conns[i] = known[chain->conn_known[i]].conn;
+            conns[i].reply = chain->conns[i].reply;
         }
         if (ct_merge_conn_shape(&conns[i])
             != ct_merge_conn_shape(&chain->conns[i])) {
-            return;
+            return false;
         }
     }
+    return true;
+}
 
-    reason = rule_init(&rule1, rule->m, conns, rss);
-    reason2 = chain_compile(chain, conns, &m);
-    reason2 = reason2 ? reason2 : rule_init(&rule2, m, conns, rss);
-    if (!reason != !reason2
-        || (!reason && !rule_equal(&rule1, &rule2))) {
-        fail_chain(chain, rule, NULL, NULL, NULL, "another path differs");
+/* Sends a packet of another path through 'chain' in software.  Returns whether
+ * it is one that hardware could take as well: ct() finds the same, and changes
+ * nothing.  'rule', if nonnull, must have the same result. */
+static bool
+run_other_path(const struct chain *chain, const struct ct_merge_conn conns[],
+               const struct rule *rule, const struct dp_packet *packet)
+{
+    struct run soft, hard;
+    bool same;
+
+    run_init(&soft, packet, chain->run.rss);
+    same = (run_chain(chain, &soft, NULL) && soft.n_cts == chain->n_conns);
+    for (size_t i = 0; same && i < chain->n_conns; i++) {
+        const struct ct_dpif_tuple *orig = &conns[i].tuple[0];
+        struct ct_dpif_tuple tuple = result_tuple(&soft.cts[i], orig);
+
+        same = (soft.cts[i].state == chain->run.cts[i].state
+                && (conns[i].kind == CT_MERGE_MISS
+                    || tuple_equal(&tuple, orig))
+                && conn_is_unchanged(chain->zones[i], &conns[i]));
     }
+    if (rule && same) {
+        run_init(&hard, packet, chain->run.rss);
+        run_rule(rule, &hard);
+        run_finish(&soft);
+        if (soft.out_port != hard.out_port
+            || (soft.out_port != ODPP_NONE
+                && !dp_packet_equal(soft.packet, hard.packet))) {
+            fail_chain(chain, conns, rule, packet, &soft, &hard,
+                       "the rule for another path is wrong");
+        }
+        run_uninit(&hard);
+    }
+    run_uninit(&soft);
+    return same;
+}
+
+/* The compiled 'm' for other connections. */
+static void
+check_other_path(const struct chain *chain, struct ct_merge *m, bool rss)
+{
+    struct ct_merge_conn conns[CT_MERGE_MAX_CONNS];
+    enum ct_merge_reason reason;
+    struct dp_packet *packet;
+    struct rule rule;
+    struct flow flow;
+    uint32_t hash;
+    bool taken, same;
+
+    if (!make_other_path(chain, conns, &flow)) {
+        return;
+    }
+    packet = compose_wire(&flow);
+    hash = dp_packet_get_rss_hash(packet);
+    reason = rule_init(&rule, m, conns, rss ? &hash : NULL);
+    taken = !reason && rule_takes(&rule, packet);
+    same = run_other_path(chain, conns, taken ? &rule : NULL, packet);
+    if (same != taken) {
+        fail_chain(chain, conns, reason ? NULL : &rule, packet, NULL, NULL,
+                   reason ? ct_merge_reason_to_string(reason)
+                   : "another path is not one");
+    }
+    n.other_paths += taken;
     if (!reason) {
-        n.other_paths++;
-        rule_uninit(&rule1);
-        rule_uninit(&rule2);
+        rule_uninit(&rule);
     }
     n.paths++;
-    ct_merge_destroy(m);
+    dp_packet_delete(packet);
 }
 
 /* Does 'packet', which has made 'chain', go through it again?  Connections
@@ -1355,11 +1487,10 @@ check_chain(int n_packets)
     if (!reason) {
         n.compiled++;
         if (!rule_takes(&rule, packet)) {
-            fail_chain(&chain, &rule, packet, NULL, NULL,
+            fail_chain(&chain, chain.conns, &rule, packet, NULL, NULL,
                        "the rule does not take its own packet");
         }
         check_packet(&chain, &rule, packet, &flow);
-        check_other_path(&chain, &rule, rss);
         while (--n_packets > 0) {
             struct dp_packet *other;
             struct flow other_flow;
@@ -1370,10 +1501,13 @@ check_chain(int n_packets)
             dp_packet_delete(other);
         }
         rule_uninit(&rule);
+        if (!chain.odd) {
+            check_other_path(&chain, m, rss);
+        }
     } else if (!chain.odd && (reason == CT_MERGE_INCONSISTENT
                                   || reason == CT_MERGE_BROKEN
                                   || reason == CT_MERGE_CT_TUPLE)) {
-        fail_chain(&chain, NULL, packet, NULL, NULL,
+        fail_chain(&chain, chain.conns, NULL, packet, NULL, NULL,
                    ct_merge_reason_to_string(reason));
     }
     ct_merge_destroy(m);
@@ -1429,8 +1563,239 @@ cmd_random(struct ovs_cmdl_context *ctx)
     }
 }
 
+/* Chains in a file. */
+
+/* A chain as it is read. */
+struct text_chain {
+    struct flow keys[CT_MERGE_MAX_FLOWS + 2];
+    struct flow masks[CT_MERGE_MAX_FLOWS + 2];
+    struct ofpbuf actions[CT_MERGE_MAX_FLOWS + 2];
+    size_t n_flows;
+    struct ct_merge_conn conns[CT_MERGE_MAX_CONNS + 2];
+    size_t n_conns;
+};
+
+/* "tcp,SRC,SPORT,DST,DPORT" */
+static bool
+parse_tuple(char *s, struct ct_dpif_tuple *t)
+{
+    char *save = NULL;
+    char *proto = strtok_r(s, ",", &save);
+    char *src = strtok_r(NULL, ",", &save);
+    char *sport = strtok_r(NULL, ",", &save);
+    char *dst = strtok_r(NULL, ",", &save);
+    char *dport = strtok_r(NULL, ",", &save);
+
+    if (!dport) {
+        return false;
+    }
+    memset(t, 0, sizeof *t);
+    t->ip_proto = (!strcmp(proto, "tcp") ? IPPROTO_TCP
+                   : !strcmp(proto, "udp") ? IPPROTO_UDP : IPPROTO_SCTP);
+    t->src_port = htons(atoi(sport));
+    t->dst_port = htons(atoi(dport));
+    if (ip_parse(src, &t->src.ip) && ip_parse(dst, &t->dst.ip)) {
+        t->l3_type = AF_INET;
+        return true;
+    }
+    t->l3_type = AF_INET6;
+    return (ipv6_parse(src, &t->src.in6) && ipv6_parse(dst, &t->dst.in6));
+}
+
+/* The words after "ct": what is known of a connection, and its tuples. */
+static void
+parse_conn(char *s, struct ct_merge_conn *conn)
+{
+    char *save = NULL;
+    int n_tuples = 0;
+
+    memset(conn, 0, sizeof *conn);
+    for (char *word = strtok_r(s, " ", &save); word;
+         word = strtok_r(NULL, " ", &save)) {
+        if (!strcmp(word, "miss")) {
+            conn->kind = CT_MERGE_MISS;
+        } else if (!strcmp(word, "one-way")) {
+            conn->kind = CT_MERGE_ONE_WAY;
+        } else if (!strcmp(word, "reply")) {
+            conn->reply = true;
+        } else if (!strcmp(word, "snat")) {
+            conn->snat = true;
+        } else if (!strcmp(word, "dnat")) {
+            conn->dnat = true;
+        } else if (!strcmp(word, "related")) {
+            conn->related = true;
+        } else if (!strncmp(word, "mark=", 5)) {
+            conn->mark = strtoul(word + 5, NULL, 0);
+        } else if (!strncmp(word, "label=", 6)) {
+            conn->label.u64.lo = strtoull(word + 6, NULL, 0);
+        } else if (n_tuples == 3 || !parse_tuple(word, (n_tuples == 2
+                                                        ? &conn->parent
+                                                        : &conn->tuple
+                                                          [n_tuples]))) {
+            ovs_fatal(0, "%s: bad word", word);
+        } else {
+            n_tuples++;
+        }
+    }
+    if (n_tuples == 1) {
+        conn->tuple[1] = reverse(&conn->tuple[0]);
+    }
+}
+
+static void
+parse_flow(const char *s, struct flow *key, struct flow *mask)
+{
+    struct flow_wildcards wc;
+    struct ofpbuf k, m;
+    char *error = NULL;
+
+    ofpbuf_init(&k, 0);
+    ofpbuf_init(&m, 0);
+    if (odp_flow_from_string(s, NULL, &k, &m, &error)
+        || odp_flow_key_to_flow(k.data, k.size, key, &error) == ODP_FIT_ERROR
+        || odp_flow_key_to_mask(m.data, m.size, &wc, key, &error)
+           == ODP_FIT_ERROR) {
+        ovs_fatal(0, "%s: %s", s, error);
+    }
+    *mask = wc.masks;
+    /* As dpif-netdev does. */
+    if (!mask->vlans[0].tci) {
+        mask->vlans[0].tci = OVS_BE16_MAX;
+    }
+    ofpbuf_uninit(&k);
+    ofpbuf_uninit(&m);
+}
+
+/* Parses 's' as odp_actions_from_string() does, which does not know hash(). */
+static void
+parse_actions(char *s, struct ofpbuf *actions)
+{
+    struct ovs_action_hash hash;
+    char *p = strstr(s, "hash(");
+    int len = 0;
+
+    if (p) {
+        *p = '\0';
+    }
+    if (odp_actions_from_string(s, NULL, actions)) {
+        ovs_fatal(0, "%s: bad actions", s);
+    }
+    if (p) {
+        p += strlen("hash(");
+        hash.hash_alg = *p == 'l' ? OVS_HASH_ALG_L4 : OVS_HASH_ALG_SYM_L4;
+        p += strcspn(p, "(");
+        if (!ovs_scan(p, "(%"SCNi32"))%n", &hash.hash_basis, &len)) {
+            ovs_fatal(0, "%s: bad hash", p);
+        }
+        nl_msg_put_unspec(actions, OVS_ACTION_ATTR_HASH, &hash, sizeof hash);
+        parse_actions(p + len, actions);
+    }
+}
+
+/* Prints what becomes of 'tc', and empties it. */
+static void
+finish_text_chain(struct text_chain *tc)
+{
+    struct ct_merge_flow flows[ARRAY_SIZE(tc->keys)];
+    struct ds ds = DS_EMPTY_INITIALIZER;
+    enum ct_merge_reason reason;
+    struct ct_merge *m;
+    struct rule rule;
+
+    for (size_t i = 0; i < tc->n_flows; i++) {
+        flows[i].key = &tc->keys[i];
+        flows[i].mask = &tc->masks[i];
+        flows[i].actions = tc->actions[i].data;
+        flows[i].actions_len = tc->actions[i].size;
+    }
+    reason = ct_merge_create(flows, tc->n_flows, tc->conns, tc->n_conns, &m);
+    if (!reason) {
+        reason = rule_init(&rule, m, tc->conns, NULL);
+    }
+    if (reason) {
+        printf("  refused: %s\n", ct_merge_reason_to_string(reason));
+    } else {
+        match_format(&rule.match, NULL, &ds, OFP_DEFAULT_PRIORITY);
+        printf("  %s\n", ds_cstr(&ds));
+        ds_clear(&ds);
+        format_odp_actions(&ds, rule.actions.data, rule.actions.size, NULL);
+        printf("  => %s\n", ds_cstr(&ds));
+        for (size_t i = 0; i < m->n_flows; i++) {
+            if (m->size_diff[i]) {
+                printf("  bytes at megaflow %"PRIuSIZE": %+d\n", i,
+                       m->size_diff[i]);
+            }
+        }
+        rule_uninit(&rule);
+    }
+    ct_merge_destroy(m);
+    ds_destroy(&ds);
+    for (size_t i = 0; i < tc->n_flows; i++) {
+        ofpbuf_uninit(&tc->actions[i]);
+    }
+    memset(tc, 0, sizeof *tc);
+}
+
+/* Reads chains, and prints what becomes of them.  Each is some lines, and
+ * then an empty one:
+ *
+ *     chain NAME
+ *     ct [miss|one-way] [reply] [snat] [dnat] [mark=N] [label=N]
+ *        TUPLE [REPLY-TUPLE [related PARENT-TUPLE]]     for each ct() action
+ *     flow FLOW                                         for each megaflow
+ *     actions ACTIONS
+ *
+ * The reply tuple is the reverse one if it is not given. */
+static void
+cmd_chains(struct ovs_cmdl_context *ctx)
+{
+    struct ds line = DS_EMPTY_INITIALIZER;
+    FILE *f = fopen(ctx->argv[1], "r");
+    struct text_chain *tc = xzalloc(sizeof *tc);
+    bool started = false;
+
+    if (!f) {
+        ovs_fatal(errno, "%s", ctx->argv[1]);
+    }
+    for (;;) {
+        bool eof = ds_get_line(&line, f);
+        char *s = ds_cstr(&line);
+
+        if (eof || !*s) {
+            if (started) {
+                finish_text_chain(tc);
+                started = false;
+            }
+            if (eof) {
+                break;
+            }
+        } else if (!strncmp(s, "chain ", 6)) {
+            puts(s + 6);
+            started = true;
+        } else if (!strncmp(s, "ct ", 3)) {
+            parse_conn(s + 3, &tc->conns[tc->n_conns++]);
+        } else if (!strncmp(s, "flow ", 5)) {
+            parse_flow(s + 5, &tc->keys[tc->n_flows],
+                       &tc->masks[tc->n_flows]);
+        } else if (!strncmp(s, "actions ", 8)) {
+            struct ofpbuf *actions = &tc->actions[tc->n_flows++];
+
+            ofpbuf_init(actions, 0);
+            parse_actions(s + 8, actions);
+        } else {
+            ovs_fatal(0, "%s: bad line", s);
+        }
+        ovs_assert(tc->n_flows < ARRAY_SIZE(tc->keys)
+                   && tc->n_conns < ARRAY_SIZE(tc->conns));
+    }
+    fclose(f);
+    free(tc);
+    ds_destroy(&line);
+}
+
 static const struct ovs_cmdl_command commands[] = {
     {"random", "SEED PACKETS", 2, 2, cmd_random, OVS_RO},
+    {"chains", "FILE", 1, 1, cmd_chains, OVS_RO},
     {NULL, NULL, 0, 0, NULL, OVS_RO},
 };
 
