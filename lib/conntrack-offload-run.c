@@ -362,8 +362,8 @@ run_add(struct conn_run *run, enum ct_offload_op_type type,
     return t;
 }
 
-/* An operation of 'type' on 'conn' has this result: tells those who want to
- * have it. */
+/* An operation of 'type' on 'conn' has this result: tells who wants to have
+ * it.  The first one is it: the same may be done again for other reasons. */
 static void
 run_answer(struct conn_run *run, const struct conn *conn,
            enum ct_offload_op_type type, int error, long long int last_used)
@@ -374,6 +374,8 @@ run_answer(struct conn_run *run, const struct conn *conn,
         if (op->ctx.conn == conn && op->type == type) {
             op->error = error;
             op->last_used = last_used;
+            run->wanted[i] = run->wanted[--run->n_wanted];
+            return;
         }
     }
 }

@@ -3729,6 +3729,15 @@ race_flush_add(void *conn)
     return race_add(conn);
 }
 
+/* Takes connections from a provider, as if that were being unregistered. */
+static void *
+race_leave(void *aux OVS_UNUSED)
+{
+    ct_offload_set_leaving(&a.class);
+    conntrack_offload_evict(ct_offload_leaving());
+    return NULL;
+}
+
 static atomic_bool offered;
 
 static void *
@@ -3865,11 +3874,33 @@ test_api_races(struct ovs_cmdl_context *ctx OVS_UNUSED)
     conn_undoom(&probe);
     ct_offload_barrier();
     CHECK_RECORD("b add 1\n");
+    conntrack_flush(ct, NULL);
+    ct_offload_threads_stop();
+    ds_clear(&record);
+
+    /* A provider, which does not know when a connection was last used, is
+     * unregistered after another one has told that. */
+    struct ct_offload_ctx c = { .conn = NULL };
+    a.meanwhile = race;
+    a.refuse = false;
+    b.class.may_bypass = true;
+    execute(ct, udp(1, false), &committing);
+    execute(ct, udp(1, true), &looking);
+    CHECK_RECORD("b add 1\n"
+                 "a add 1\n"
+                 "b est 1\n"
+                 "a est 1\n");
+    b.last_used = now;
+    c.conn = find_udp(ct, 1);
+    race_prepare("upd", race_leave, NULL, true);
+    ovs_assert(ct_offload_conn_update(&c) == now);
+    CHECK_RECORD("b upd 1\n"
+                 "a upd 1\n"
+                 "a upd 1\n"
+                 "a del 1\n");
 
     conntrack_destroy(ct);
-    ct_offload_unregister(&a.class);
     ct_offload_unregister(&b.class);
-    ct_offload_threads_stop();
 }
 
 /* Callbacks of classes that are not thread-safe never overlap. */
