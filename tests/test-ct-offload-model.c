@@ -3709,10 +3709,10 @@ thread_submit(const struct sample *sample, struct netdev *netdev)
         CT_OFFLOAD_OP_UPD, CT_OFFLOAD_OP_DEL, CT_OFFLOAD_OP_POLICY,
     };
     size_t n = percent(20) ? 2 * CT_OFFLOAD_BATCH_INLINE : 1 + pick(8);
-    struct ct_offload_op_batch batch;
+    struct ct_offload_op_batch ops;
     struct ct_offload_op *op;
 
-    ct_offload_op_batch_init(&batch);
+    ct_offload_op_batch_init(&ops);
     for (size_t i = 0; i < n; i++) {
         struct ct_offload_ctx ctx = {
             .conn = sample->conns[pick(sample->n)],
@@ -3720,12 +3720,12 @@ thread_submit(const struct sample *sample, struct netdev *netdev)
             .unmodified = netdev && percent(80),
         };
 
-        ct_offload_op_batch_add(&batch, (percent(1) ? CT_OFFLOAD_OP_FLUSH
+        ct_offload_op_batch_add(&ops, (percent(1) ? CT_OFFLOAD_OP_FLUSH
                                          : types[pick(ARRAY_SIZE(types))]),
                                 &ctx);
     }
-    ct_offload_op_batch_submit(&batch);
-    CT_OFFLOAD_BATCH_OP_FOR_EACH (i, op, &batch) {
+    ct_offload_op_batch_submit(&ops);
+    CT_OFFLOAD_BATCH_OP_FOR_EACH (i, op, &ops) {
         bool add = op->type == CT_OFFLOAD_OP_ADD;
 
         if (op->type == CT_OFFLOAD_OP_POLICY
@@ -3737,7 +3737,7 @@ thread_submit(const struct sample *sample, struct netdev *netdev)
             fail("operation %d: %s", op->type, ovs_strerror(op->error));
         }
     }
-    ct_offload_op_batch_destroy(&batch);
+    ct_offload_op_batch_destroy(&ops);
 }
 
 static void *
