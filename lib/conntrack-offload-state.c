@@ -226,7 +226,8 @@ conn_doom(struct conn *conn)
 
     do {
         doom = (!(old & CONN_OFFLOAD_GONE)
-                && old & (CONN_OFFLOAD_HELD_MASK | CONN_OFFLOAD_BUSY));
+                && old & (CONN_OFFLOAD_HELD_MASK | CONN_OFFLOAD_PATH_MASK
+                          | CONN_OFFLOAD_BUSY));
         if (doom && !counted) {
             doomed_add(conn);
             counted = true;

@@ -76,7 +76,7 @@
  * All functions may be called from any thread.  Those that are "for the owner"
  * are for the thread that owns the connection, or that alone can see it. */
 
-/* Bits of 'offload_state'.  6, 10, 11, and 29 to 31 are free. */
+/* Bits of 'offload_state'.  30 and 31 are free. */
 enum conn_offload_state {
     CONN_OFFLOAD_BUSY = 1 << 0,     /* Some thread owns the connection. */
     CONN_OFFLOAD_GONE = 1 << 1,     /* Removed, or made to expire at once. */
@@ -86,11 +86,21 @@ enum conn_offload_state {
     CONN_OFFLOAD_NO_SEQ_CHK = 1 << 5, /* ...or could once: sequence numbers
                                        * prove nothing any more. */
 
+    /* Hardware forwards its packets, in original or in reply direction: see
+     * ct-offload-path.h. */
+    CONN_OFFLOAD_PATH_ORIG = 1 << 6,
+    CONN_OFFLOAD_PATH_REPLY = 1 << 29,
+    CONN_OFFLOAD_PATH_MASK = 1 << 6 | 1 << 29,
+
     /* What to look out for in packets. */
     CONN_OFFLOAD_AWAIT_ORIG = 1 << 7, /* One in original direction. */
     CONN_OFFLOAD_AWAIT_REPLY = 1 << 8, /* One in reply direction. */
     CONN_OFFLOAD_AWAIT_FIN = 1 << 9, /* FIN and RST, of TCP only. */
-    CONN_OFFLOAD_AWAIT_MASK = 7 << 7,
+    CONN_OFFLOAD_AWAIT_PATH_ORIG = 1 << 10, /* One that can be traced, in
+                                             * original direction... */
+    CONN_OFFLOAD_AWAIT_PATH_REPLY = 1 << 11, /* ...or in reply direction. */
+    CONN_OFFLOAD_AWAIT_PATH_MASK = 3 << 10,
+    CONN_OFFLOAD_AWAIT_MASK = 0x1f << 7,
 
     /* Providers that hold the connection; those of them that were told EST;
      * those of these of which the hardware has one direction only. */
@@ -212,7 +222,8 @@ static inline bool
 state_is_over(uint32_t state)
 {
     return (state & CONN_OFFLOAD_GONE
-            && !(state & (CONN_OFFLOAD_HELD_MASK | CONN_OFFLOAD_BUSY)));
+            && !(state & (CONN_OFFLOAD_HELD_MASK | CONN_OFFLOAD_PATH_MASK
+                          | CONN_OFFLOAD_BUSY)));
 }
 
 bool conn_raise(struct conn *, uint32_t events, uint32_t clear, uint32_t set);
@@ -293,6 +304,9 @@ void conntrack_for_each_rival(struct conntrack *, const struct conn *,
                               enum key_dir dir,
                               void (*cb)(struct conn *, void *aux),
                               void *aux);
+
+struct conn *conntrack_find_traced(struct conntrack *,
+                                   const struct dp_packet *);
 
 /* In conntrack-tcp.c: what is known of the peers of 'conn', a TCP connection.
  */

@@ -1,0 +1,256 @@
+/*
+ * Copyright (c) 2026 The Open vSwitch Conntrack Offload Authors.
+ *
+ * Licensed under the Apache License, Version 2.0 (the "License");
+ * you may not use this file except in compliance with the License.
+ * You may obtain a copy of the License at:
+ *
+ *     http://www.apache.org/licenses/LICENSE-2.0
+ *
+ * Unless required by applicable law or agreed to in writing, software
+ * distributed under the License is distributed on an "AS IS" BASIS,
+ * WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+ * See the License for the specific language governing permissions and
+ * limitations under the License.
+ */
+
+#include <config.h>
+
+#include "ct-offload-trace.h"
+
+#include <string.h>
+
+#include "conntrack-offload-state.h"
+#include "coverage.h"
+#include "dp-packet.h"
+#include "ovs-atomic.h"
+#include "packets.h"
+#include "util.h"
+
+COVERAGE_DEFINE(ct_path_trace);
+COVERAGE_DEFINE(ct_path_trace_abandon);
+
+DEFINE_EXTERN_PER_THREAD_DATA(ct_trace_n, 0);
+
+/* Trace number N of this thread is slots[N - 1]. */
+struct slots {
+    struct ct_trace slots[CT_TRACE_MAX];
+};
+DEFINE_STATIC_PER_THREAD_DATA(struct slots, slots, { .slots = { { 0 } } });
+
+/* See ct_trace_set_complete(). */
+static enum ct_trace_result (*complete_cb)(struct ct_trace *);
+
+/* Written for one packet in each direction of a connection only. */
+static atomic_ullong n_results[CT_TRACE_N_RESULTS];
+
+void
+ct_trace_set_complete(enum ct_trace_result (*complete)(struct ct_trace *))
+{
+    complete_cb = complete;
+}
+
+/* Returns what "ct-offload/show" calls 'result'. */
+const char *
+ct_trace_result_to_string(enum ct_trace_result result)
+{
+    static const char *names[CT_TRACE_N_RESULTS] = {
+        [CT_TRACE_COMPLETE] = "complete",
+        [CT_TRACE_TOO_LONG] = "too long",
+        [CT_TRACE_UPCALL] = "upcall",
+        [CT_TRACE_LATE] = "late",
+        [CT_TRACE_NEW] = "new connection",
+        [CT_TRACE_INVALID] = "invalid",
+        [CT_TRACE_BUSY] = "busy",
+        [CT_TRACE_QUEUE] = "queue full",
+    };
+
+    return names[result];
+}
+
+/* Returns how many traces have had 'result'. */
+unsigned long long int
+ct_trace_count(enum ct_trace_result result)
+{
+    unsigned long long int n;
+
+    atomic_read_relaxed(&n_results[result], &n);
+    return n;
+}
+
+/* Ends 'trace'.  Unless it has led nowhere, its connection waits for none any
+ * more. */
+static void
+trace_end(struct ct_trace *trace)
+{
+    unsigned long long int orig;
+
+    if (trace->result != CT_TRACE_UPCALL) {
+        conn_set_state(trace->conn, trace->await, 0);
+    }
+    if (trace->result == CT_TRACE_COMPLETE) {
+        trace->result = complete_cb ? complete_cb(trace) : CT_TRACE_BUSY;
+    }
+    if (trace->result == CT_TRACE_COMPLETE) {
+        COVERAGE_INC(ct_path_trace);
+    } else {
+        COVERAGE_INC(ct_path_trace_abandon);
+    }
+    atomic_add_relaxed(&n_results[trace->result], 1, &orig);
+    trace->in_use = false;
+    *ct_trace_n_get() -= 1;
+}
+
+/* Abandons all traces of this thread.  Their connections may be gone. */
+static void
+traces_abandon(void)
+{
+    struct slots *s = slots_get();
+
+    for (size_t i = 0; i < CT_TRACE_MAX; i++) {
+        if (s->slots[i].in_use) {
+            s->slots[i].result = CT_TRACE_UPCALL;
+            trace_end(&s->slots[i]);
+        }
+    }
+}
+
+/* Returns the trace of 'pkt', or NULL. */
+static struct ct_trace *
+packet_get_trace(const struct dp_packet *pkt)
+{
+    struct ct_trace *trace;
+
+    if (!pkt->md.ct_trace) {
+        return NULL;
+    }
+    trace = &slots_get()->slots[pkt->md.ct_trace - 1];
+    return trace->in_use && trace->result == CT_TRACE_COMPLETE ? trace : NULL;
+}
+
+/* Has 'pkt', which is in a ct() now, traced for 'conn', which waits for that
+ * with the bit 'await' in its state.  Not if it is traced already, or another
+ * packet for 'conn', or too many are. */
+void
+ct_trace_begin(const struct dp_packet *pkt, struct conn *conn, uint32_t await)
+{
+    struct slots *s = slots_get();
+    struct ct_trace *trace = NULL;
+
+    if (packet_get_trace(pkt)) {
+        return;
+    }
+    for (size_t i = 0; i < CT_TRACE_MAX; i++) {
+        struct ct_trace *slot = &s->slots[i];
+
+        if (!slot->in_use) {
+            trace = slot;
+        } else if (slot->conn == conn && slot->await == await) {
+            return;
+        }
+    }
+    if (!trace) {
+        return;
+    }
+    memset(trace, 0, sizeof *trace);
+    trace->in_use = true;
+    trace->conn = conn;
+    trace->await = await;
+    trace->n_flows = 1;                 /* It is found by ct_trace_leave(). */
+    trace->rss_valid = dp_packet_rss_valid(pkt);
+    if (trace->rss_valid) {
+        trace->rss_hash = dp_packet_get_rss_hash(pkt);
+    }
+    *ct_trace_n_get() += 1;
+    CONST_CAST(struct dp_packet *, pkt)->md.ct_trace = trace - s->slots + 1;
+}
+
+void
+ct_trace_enter__(struct dp_netdev_flow *flow,
+                 const struct dp_packet_batch *batch, uint32_t recirc_depth)
+{
+    struct dp_packet *pkt;
+
+    if (!recirc_depth) {
+        /* These are left from what had no megaflow. */
+        traces_abandon();
+        return;
+    }
+    DP_PACKET_BATCH_FOR_EACH (i, pkt, batch) {
+        struct ct_trace *trace = packet_get_trace(pkt);
+
+        if (!trace) {
+            continue;
+        }
+        if (trace->n_flows >= CT_TRACE_MAX_FLOWS) {
+            trace->result = CT_TRACE_TOO_LONG;
+        } else {
+            trace->flows[trace->n_flows++] = flow;
+        }
+    }
+}
+
+void
+ct_trace_leave__(struct dp_netdev_flow *flow, const struct flow *key,
+                 uint32_t recirc_depth)
+{
+    struct slots *s = slots_get();
+
+    for (size_t i = 0; i < CT_TRACE_MAX; i++) {
+        struct ct_trace *trace = &s->slots[i];
+
+        if (trace->in_use && trace->n_cts && trace->cts[0].at == key) {
+            trace->flows[0] = flow;
+            trace_end(trace);
+        }
+    }
+    if (!recirc_depth) {
+        traces_abandon();
+    }
+}
+
+/* 'ct' was executed for 'pkt': notes that in 'trace'. */
+static void
+trace_ct(struct ct_trace *trace, const struct dp_packet *pkt,
+         struct conntrack *ct, const struct flow *at, bool commit)
+{
+    uint8_t state = pkt->md.ct_state;
+    struct ct_trace_ct *stage;
+
+    if (trace->n_cts >= CT_TRACE_MAX_CTS) {
+        trace->result = CT_TRACE_TOO_LONG;
+        return;
+    }
+    if (!(state & CS_TRACKED) || state & (CS_INVALID | CS_RELATED)) {
+        trace->result = CT_TRACE_INVALID;
+        return;
+    }
+    if (commit && state & CS_NEW) {
+        trace->result = CT_TRACE_NEW;
+        return;
+    }
+    stage = &trace->cts[trace->n_cts++];
+    stage->at = at;
+    stage->zone = pkt->md.ct_zone;
+    stage->reply = (state & CS_REPLY_DIR) != 0;
+    stage->conn = conntrack_find_traced(ct, pkt);
+    trace->ct = ct;
+    if (!stage->conn && state & CS_ESTABLISHED) {
+        trace->result = CT_TRACE_BUSY;  /* It was removed just now. */
+    }
+}
+
+void
+ct_trace_ct__(const struct dp_packet_batch *batch, struct conntrack *ct,
+              const struct flow *at, bool commit)
+{
+    struct dp_packet *pkt;
+
+    DP_PACKET_BATCH_FOR_EACH (i, pkt, batch) {
+        struct ct_trace *trace = packet_get_trace(pkt);
+
+        if (trace) {
+            trace_ct(trace, pkt, ct, at, commit);
+        }
+    }
+}
