@@ -113,6 +113,15 @@ conn_hash(const struct conn *conn)
                     ^ hash_bytes(&key->dst, sizeof key->dst, 0), key->zone);
 }
 
+/* Returns the number of the offload thread for 'conn'.  There is one. */
+unsigned int
+conn_batch_thread(const struct conn *conn)
+{
+    unsigned int n_threads = ct_offload_n_threads();
+
+    return n_threads > 1 ? conn_hash(conn) % n_threads : 0;
+}
+
 /* Gives the connections in 'batch', which the calling thread owns, to the
  * offload threads, those with the same tuple always to the same one. */
 static void
@@ -137,10 +146,9 @@ batch_hand_over(struct conn_offload_batch *batch)
     }
     for (size_t i = 0; i < n; i++) {
         struct conn *conn = batch->conns.p[i];
-        unsigned int thread = 0;
+        unsigned int thread = conn_batch_thread(conn);
 
         if (n_threads > 1) {
-            thread = conn_hash(conn) % n_threads;
             ct_offload_thread_expect(thread, 1);
         }
         ct_offload_thread_post(thread, &conn_get_offload(conn)->work);

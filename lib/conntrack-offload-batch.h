@@ -61,6 +61,7 @@ void conn_batch_raise(struct conn_offload_batch *, struct conn *,
                       uint32_t events, uint32_t clear, uint32_t set);
 void conn_batch_run_if_full(struct conn_offload_batch *);
 void conn_batch_drain(struct conn_offload_batch *);
+unsigned int conn_batch_thread(const struct conn *);
 
 void conn_batches_barrier(bool quiesce);
 bool conn_batches_wait(long long int ms);

@@ -39,6 +39,67 @@ COVERAGE_DEFINE(ct_offload_full);
 COVERAGE_DEFINE(ct_offload_preceded);
 COVERAGE_DEFINE(ct_offload_queue_full);
 
+/* See conn_run_set_paths(). */
+static void (*paths_end_cb)(struct conn *);
+static bool (*paths_ask_cb)(struct conn *);
+
+/* At initialisation: 'end' ends all paths of a connection, 'ask' has it live
+ * on if one of them was used, and returns whether that gave it more time.
+ * They are called by the connection's owner. */
+void
+conn_run_set_paths(void (*end)(struct conn *), bool (*ask)(struct conn *))
+{
+    paths_end_cb = end;
+    paths_ask_cb = ask;
+}
+
+/* Ends the paths of 'conn', which the calling thread owns. */
+static void
+conn_end_paths(struct conn *conn)
+{
+    if (conn_offload_state(conn) & CONN_OFFLOAD_PATH_MASK) {
+        paths_end_cb(conn);
+    }
+}
+
+static bool
+conn_is_in_hardware(const struct conn *conn)
+{
+    return (conn_offload_state(conn) & (CONN_OFFLOAD_HELD_MASK
+                                        | CONN_OFFLOAD_PATH_MASK)) != 0;
+}
+
+/* Returns the bits for packets of 'conn', which is established in hardware,
+ * that have to be traced before they can be forwarded there, if they can. */
+uint32_t
+conn_await_path(const struct conn *conn)
+{
+    struct conn_offload *offload = conn_get_offload(conn);
+    uint32_t state = conn_offload_state(conn);
+    uint8_t slots = state_est(state) & ct_offload_forwarding();
+    uint32_t await = 0;
+
+    if (OVS_LIKELY(!slots) || !offload || !state_is_established(state)
+        || state & CONN_OFFLOAD_GONE || conn_is_closed(conn)) {
+        return 0;
+    }
+    for (int dir = 0; dir < CT_DIRS; dir++) {
+        bool reply = dir == CT_DIR_REV;
+        struct ct_offload_ctx ctx;
+        uint32_t port;
+
+        if (conn_side_get(offload, dir, &ctx, &port)
+            && ct_offload_can_forward(slots,
+                                      ct_offload_port_get_netdev(port))
+            && !(state & (reply ? CONN_OFFLOAD_PATH_REPLY
+                          : CONN_OFFLOAD_PATH_ORIG))) {
+            await |= (reply ? CONN_OFFLOAD_AWAIT_PATH_REPLY
+                      : CONN_OFFLOAD_AWAIT_PATH_ORIG);
+        }
+    }
+    return await;
+}
+
 /* Connections in software. */
 
 /* 'conn' stays in software for 'reason', or goes back there. */
@@ -145,7 +206,7 @@ conn_release(struct conn *conn, enum ct_offload_reason reason)
 /* If 'conn' was used at 'last_used', as a provider says, then it expires at
  * that time plus the timeout of its state, unless it expires later anyway or
  * was forced to expire.  Returns true if it has more time now. */
-static bool
+bool
 conn_extend(struct conntrack *ct, struct conn *conn, long long int last_used)
 {
     struct conn probe = {
@@ -286,11 +347,18 @@ task_finish_held(const struct ct_offload_task *t)
         conn_side_get(offload, dir, &ctx, &port);
         ct_offload_port_add(port, offload, dir);
     }
-    if (!ct_offload_may_bypass(est)) {
+    if (!ct_offload_may_bypass(est) && !(old & CONN_OFFLOAD_PATH_MASK)) {
         clear |= CONN_OFFLOAD_BYPASS;
     }
     conn_set_state(conn, clear, set);
     count_change(conn, old, t->lapsed);
+    if (t->op.type == CT_OFFLOAD_OP_EST) {
+        uint32_t await = conn_await_path(conn);
+
+        if (await) {
+            conn_set_state(conn, 0, await);
+        }
+    }
     if (!held && t->op.type == CT_OFFLOAD_OP_DEL) {
         conn_release(conn, CT_OFFLOAD_TAKEN_BACK);
     } else if (!held) {
@@ -432,6 +500,7 @@ retire_one(struct conn *conn, void *aux_)
         && conn_raise(conn, CONN_OFFLOAD_PENDING_DEL, 0, 0)) {
         conns_push(&run->retired, conn);
         conn_take_events(conn);
+        conn_end_paths(conn);
         run_add(run, CT_OFFLOAD_OP_DEL, conn);
     }
 }
@@ -571,6 +640,18 @@ conn_add_est(struct conn_run *run, struct conn *conn)
     run_add(run, CT_OFFLOAD_OP_EST, conn);
 }
 
+/* Asks when 'conn' was last used, by tasks of 'run' and by its paths. */
+static void
+conn_add_upd(struct conn_run *run, struct conn *conn)
+{
+    if (conn_offload_state(conn) & CONN_OFFLOAD_PATH_MASK
+        && paths_ask_cb(conn)) {
+        COVERAGE_INC(ct_offload_expiry_extended);
+        ct_offload_count(CT_OFFLOAD_N_EXTENDED, 1);
+    }
+    run_add(run, CT_OFFLOAD_OP_UPD, conn);
+}
+
 /* Takes 'conn' from all providers but those in 'except', by tasks of 'run'.
  * If it goes on in software, it should expire when it would have. */
 static void
@@ -579,6 +660,7 @@ conn_add_del(struct conn_run *run, struct conn *conn, uint8_t except)
     uint32_t state = conn_offload_state(conn);
 
     if (!state_held(state)) {
+        conn_end_paths(conn);
         conn_release(conn, CT_OFFLOAD_TAKEN_BACK);
         return;
     }
@@ -589,6 +671,7 @@ conn_add_del(struct conn_run *run, struct conn *conn, uint8_t except)
         && !ct_offload_is_exiting()) {
         run_add(run, CT_OFFLOAD_OP_UPD, conn)->except = except;
     }
+    conn_end_paths(conn);
     run_add(run, CT_OFFLOAD_OP_DEL, conn)->except = except;
 }
 
@@ -599,6 +682,7 @@ static void
 conn_add_lapse(struct conn_run *run, struct conn *conn)
 {
     if (conn_is_past(conn, time_msec())) {
+        conn_end_paths(conn);
         run_add(run, CT_OFFLOAD_OP_DEL, conn)->lapsed = true;
         ct_offload_count(CT_OFFLOAD_N_LAPSED, 1);
     }
@@ -638,14 +722,14 @@ conn_add_ops(struct conn_run *run, struct conn *conn,
         events &= ~EVENT_LAPSE;
     } else if (events & CONN_OFFLOAD_PENDING_LAPSE) {
         events &= ~CONN_OFFLOAD_PENDING_LAPSE;
-        if (state_held(conn_offload_state(conn))) {
-            run_add(run, CT_OFFLOAD_OP_UPD, conn);
+        if (conn_is_in_hardware(conn)) {
+            conn_add_upd(run, conn);
             events &= ~CONN_OFFLOAD_PENDING_UPD;
             events |= EVENT_LAPSE;
         }
     } else if (events & CONN_OFFLOAD_PENDING_UPD) {
-        if (state_held(conn_offload_state(conn))) {
-            run_add(run, CT_OFFLOAD_OP_UPD, conn);
+        if (conn_is_in_hardware(conn)) {
+            conn_add_upd(run, conn);
         }
         events &= ~CONN_OFFLOAD_PENDING_UPD;
     } else if (events & CONN_OFFLOAD_PENDING_UNREG) {

@@ -66,6 +66,8 @@ struct conn_run {
 };
 
 void conn_run_destroy(struct conn_run *);
+void conn_run_set_paths(void (*end)(struct conn *),
+                        bool (*ask)(struct conn *));
 size_t conns_drain(struct conn_run *, struct conn **, size_t n);
 void conns_drain_all(struct conn_run *, struct conn **, size_t n);
 
@@ -74,5 +76,9 @@ void conn_set_reason(struct conn *, enum ct_offload_reason);
 struct conn_offload *conn_alloc_offload(struct conn *);
 void conn_free_offload(struct conn *);
 uint32_t conn_await_reply(const struct conn *);
+uint32_t conn_await_path(const struct conn *);
+
+/* For any thread. */
+bool conn_extend(struct conntrack *, struct conn *, long long int last_used);
 
 #endif /* conntrack-offload-run.h */

@@ -28,6 +28,7 @@
 #include "ct-offload-room.h"
 #include "ct-offload-stats.h"
 #include "ct-offload-thread.h"
+#include "ct-offload-trace.h"
 #include "ct-offload-wire.h"
 #include "dp-packet.h"
 #include "openvswitch/dynamic-string.h"
@@ -296,6 +297,8 @@ conntrack_offload_conn_seen__(struct conntrack *ct, struct conn *conn,
 {
     uint32_t state = conn_offload_state(conn);
     struct conn_offload_batch *batch;
+    uint32_t path = (*reply ? CONN_OFFLOAD_AWAIT_PATH_REPLY
+                     : CONN_OFFLOAD_AWAIT_PATH_ORIG);
     bool fin, await;
 
     /* With CT_UPDATE_NEW, another connection is about to take its place. */
@@ -306,6 +309,9 @@ conntrack_offload_conn_seen__(struct conntrack *ct, struct conn *conn,
     await = (*reply
              ? state & CONN_OFFLOAD_AWAIT_REPLY && res == CT_UPDATE_VALID
              : state & CONN_OFFLOAD_AWAIT_ORIG);
+    if (state & path && res == CT_UPDATE_VALID && !fin) {
+        ct_trace_begin(pkt, conn, path);
+    }
     if (OVS_LIKELY(!fin && !await)) {
         return;
     }
@@ -401,7 +407,8 @@ conntrack_offload_conn_status(const struct conn *conn)
     uint32_t state = conn_offload_state(conn);
 
     return ((state_held(state) ? CT_DPIF_STATUS_OFFLOAD : 0)
-            | (state_is_bi_dir(state) ? CT_DPIF_STATUS_HW_OFFLOAD : 0));
+            | (state_is_bi_dir(state) || state & CONN_OFFLOAD_PATH_MASK
+               ? CT_DPIF_STATUS_HW_OFFLOAD : 0));
 }
 
 /* The sweep. */
@@ -473,7 +480,7 @@ conntrack_offload_sweep_conn__(struct conn_offload_batch *batch,
         return;
     }
 
-    await = sweep_await(conn, state) & ~state;
+    await = (sweep_await(conn, state) | conn_await_path(conn)) & ~state;
     if (await) {
         conn_set_state(conn, 0, await);
     }
@@ -495,6 +502,9 @@ conntrack_offload_sweep_end__(struct conn_offload_batch *batch)
         batch->conns.n = 0;
     }
     conn_batch_leave(batch);
+    if (!ct_offload_n_threads()) {
+        ct_offload_threads_tick();
+    }
     ct_offload_room_collect();
 }
 

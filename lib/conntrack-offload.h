@@ -158,7 +158,7 @@ conntrack_offload_conn_seen(struct conntrack *ct, struct conn *conn,
     /* Nearly all packets of an offloaded TCP connection are neither FIN nor
      * RST, and nothing else is awaited of them. */
     if (OVS_UNLIKELY(state & CONN_OFFLOAD_AWAIT_MASK)
-        && (state & (CONN_OFFLOAD_AWAIT_ORIG | CONN_OFFLOAD_AWAIT_REPLY)
+        && (state & (CONN_OFFLOAD_AWAIT_MASK & ~CONN_OFFLOAD_AWAIT_FIN)
             || conntrack_offload_is_fin(pkt))) {
         conntrack_offload_conn_seen__(ct, conn, pkt, reply, res);
     }

@@ -22,12 +22,16 @@
 #include <string.h>
 
 #include "ct-offload.h"
+#include "dpif.h"
 #include "hash.h"
 #include "netdev.h"
 #include "netdev-provider.h"
 #include "openvswitch/dynamic-string.h"
 #include "openvswitch/hmap.h"
+#include "odp-util.h"
 #include "openvswitch/json.h"
+#include "openvswitch/list.h"
+#include "openvswitch/match.h"
 #include "openvswitch/vlog.h"
 #include "ovs-thread.h"
 #include "sset.h"
@@ -51,6 +55,13 @@ struct dummy_conn {
     long long int last_used;        /* By "ct-offload-dummy/touch", or 0. */
 };
 
+/* A path, which the provider says to have hardware for. */
+struct dummy_path {
+    struct ovs_list node;           /* In 'paths'. */
+    char *name;                     /* What it matches and does, for people. */
+    uint64_t n_packets, n_bytes;    /* By "ct-offload-dummy/credit". */
+};
+
 enum dummy_counter {
     DUMMY_ADDED,
     DUMMY_DELETED,
@@ -63,6 +74,8 @@ enum dummy_counter {
 static struct ovs_mutex mutex = OVS_MUTEX_INITIALIZER;
 static struct hmap conns OVS_GUARDED_BY(mutex) = HMAP_INITIALIZER(&conns);
 static unsigned int counters[DUMMY_N_COUNTERS] OVS_GUARDED_BY(mutex);
+static struct ovs_list paths OVS_GUARDED_BY(mutex)
+    = OVS_LIST_INITIALIZER(&paths);
 static int add_error OVS_GUARDED_BY(mutex);
 static int est_error OVS_GUARDED_BY(mutex);
 
@@ -76,6 +89,7 @@ static bool claim_all OVS_GUARDED_BY(mutex);
 static struct sset claimed OVS_GUARDED_BY(mutex) = SSET_INITIALIZER(&claimed);
 
 static bool enabled;            /* By --enable-dummy. */
+static bool forward = false;    /* By "ct-offload-dummy/forward". */
 
 static struct dummy_conn *
 dummy_find(const struct conn *conn)
@@ -288,6 +302,69 @@ dummy_flush(void)
     ovs_mutex_unlock(&mutex);
 }
 
+static bool
+dummy_can_forward(const struct netdev *netdev_in OVS_UNUSED)
+{
+    return forward;
+}
+
+static int
+dummy_path_add(const struct ct_offload_path *path, void **priv)
+{
+    struct dummy_path *dp = xzalloc(sizeof *dp);
+    struct ds ds = DS_EMPTY_INITIALIZER;
+    int error;
+
+    match_format(path->match, NULL, &ds, OFP_DEFAULT_PRIORITY);
+    ds_put_cstr(&ds, ", actions:");
+    format_odp_actions(&ds, path->actions, path->actions_len, NULL);
+    dp->name = ds_steal_cstr(&ds);
+
+    dummy_delay();
+    ovs_mutex_lock(&mutex);
+    error = add_error;
+    if (!error) {
+        VLOG_DBG("path add %s", dp->name);
+        ovs_list_push_back(&paths, &dp->node);
+        *priv = dp;
+    }
+    ovs_mutex_unlock(&mutex);
+    if (error) {
+        free(dp->name);
+        free(dp);
+    }
+    return error;
+}
+
+static void
+dummy_path_del(void **priv, struct dpif_flow_stats *last)
+{
+    struct dummy_path *dp = *priv;
+
+    dummy_delay();
+    ovs_mutex_lock(&mutex);
+    VLOG_DBG("path del %s", dp->name);
+    last->n_packets = dp->n_packets;
+    last->n_bytes = dp->n_bytes;
+    ovs_list_remove(&dp->node);
+    ovs_mutex_unlock(&mutex);
+    free(dp->name);
+    free(dp);
+    *priv = NULL;
+}
+
+static int
+dummy_path_stats(void **priv, struct dpif_flow_stats *total)
+{
+    struct dummy_path *dp = *priv;
+
+    ovs_mutex_lock(&mutex);
+    total->n_packets = dp->n_packets;
+    total->n_bytes = dp->n_bytes;
+    ovs_mutex_unlock(&mutex);
+    return 0;
+}
+
 /* Appends to 'ds' what there is to say of 'dc', but for its name. */
 static void
 dummy_format(const struct dummy_conn *dc, struct ds *ds)
@@ -357,6 +434,10 @@ struct ct_offload_class ct_offload_dummy_class = {
     .flush = dummy_flush,
     .conn_format = dummy_conn_format,
     .get_debug = dummy_get_debug,
+    .can_forward = dummy_can_forward,
+    .path_add = dummy_path_add,
+    .path_del = dummy_path_del,
+    .path_stats = dummy_path_stats,
 };
 
 /* Registers a dummy provider that accepts every connection, with all counters
@@ -607,6 +688,53 @@ dummy_unixctl_touch(struct unixctl_conn *conn, int argc OVS_UNUSED,
     }
 }
 
+static void
+dummy_unixctl_paths(struct unixctl_conn *conn, int argc OVS_UNUSED,
+                    const char *argv[] OVS_UNUSED, void *aux OVS_UNUSED)
+{
+    struct ds ds = DS_EMPTY_INITIALIZER;
+    struct dummy_path *dp;
+
+    ovs_mutex_lock(&mutex);
+    LIST_FOR_EACH (dp, node, &paths) {
+        ds_put_format(&ds, "%s\n", dp->name);
+    }
+    ovs_mutex_unlock(&mutex);
+    unixctl_command_reply(conn, ds_cstr(&ds));
+    ds_destroy(&ds);
+}
+
+/* Has paths forward packets. */
+static void
+dummy_unixctl_credit(struct unixctl_conn *conn, int argc OVS_UNUSED,
+                     const char *argv[], void *aux OVS_UNUSED)
+{
+    unsigned int n_packets, n_bytes;
+    struct dummy_path *dp;
+    size_t n = 0;
+
+    if (!str_to_uint(argv[2], 10, &n_packets)
+        || !str_to_uint(argv[3], 10, &n_bytes)) {
+        unixctl_command_reply_error(conn, "bad number");
+        return;
+    }
+    ovs_mutex_lock(&mutex);
+    LIST_FOR_EACH (dp, node, &paths) {
+        if (strstr(dp->name, argv[1])) {
+            dp->n_packets += n_packets;
+            dp->n_bytes += n_bytes;
+            n++;
+        }
+    }
+    ovs_mutex_unlock(&mutex);
+
+    if (n) {
+        unixctl_command_reply(conn, NULL);
+    } else {
+        unixctl_command_reply_error(conn, "no such path");
+    }
+}
+
 /* From now on every ADD or EST, as 'error_' says, fails. */
 static void
 dummy_unixctl_set_error(struct unixctl_conn *conn, int argc OVS_UNUSED,
@@ -693,6 +821,13 @@ ct_offload_dummy_enable(void)
     unixctl_command_register("ct-offload-dummy/established-only", "on|off",
                              1, 1, dummy_unixctl_flag,
                              &ct_offload_dummy_class.established_only);
+    unixctl_command_register("ct-offload-dummy/forward", "on|off", 1, 1,
+                             dummy_unixctl_flag, &forward);
+    unixctl_command_register("ct-offload-dummy/paths", "", 0, 0,
+                             dummy_unixctl_paths, NULL);
+    unixctl_command_register("ct-offload-dummy/credit",
+                             "PART-OF-PATH PACKETS BYTES", 3, 3,
+                             dummy_unixctl_credit, NULL);
     unixctl_command_register("ct-offload-dummy/set-delay", "US [N]", 1, 2,
                              dummy_unixctl_delay, NULL);
 }

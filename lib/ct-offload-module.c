@@ -27,6 +27,7 @@
 #include "ct-dpif.h"
 #include "ct-offload-dpdk.h"
 #include "ct-offload-dummy.h"
+#include "ct-offload-path.h"
 #include "ct-offload-private.h"
 #include "ct-offload-room.h"
 #include "ct-offload-stats.h"
@@ -58,6 +59,7 @@ VLOG_DEFINE_THIS_MODULE(ct_offload_module);
 #define DEFAULT_N_THREADS 1
 static bool config_enabled = true;
 static bool config_bypass = false;
+static bool config_forward = true;
 static unsigned int config_size = CT_OFFLOAD_DEFAULT_ROOM;
 static unsigned int config_n_threads = DEFAULT_N_THREADS;
 
@@ -206,6 +208,8 @@ ct_offload_set_config(const struct smap *config)
                                      config_enabled);
     config_bypass = config_get_bool(config, "hw-offload-ct-bypass", false,
                                     config_bypass);
+    config_forward = config_get_bool(config, "hw-offload-ct-forward", true,
+                                     config_forward);
     config_size = config_get_uint(config, "hw-offload-ct-size", UINT_MAX,
                                   CT_OFFLOAD_DEFAULT_ROOM, config_size);
     n_threads = config_get_uint(config, "hw-offload-ct-threads",
@@ -219,6 +223,7 @@ ct_offload_set_config(const struct smap *config)
     config_n_threads = n_threads;
 
     ct_offload_room_set_limit(config_size);
+    ct_path_configure(config_forward);
     ct_offload_configure(config_enabled && config_size, config_bypass);
     ct_offload_register_builtins();
 }
@@ -533,10 +538,39 @@ ct_offload_show(struct unixctl_conn *conn, int argc OVS_UNUSED,
         }
         ds_put_char(&ds, '\n');
         ct_offload_threads_format(&ds);
+        ct_path_format(&ds);
         ds_put_cstr(&ds, ds_cstr(&details));
         unixctl_command_reply(conn, ds_cstr(&ds));
     }
     ds_destroy(&details);
+    ds_destroy(&ds);
+}
+
+/* "ct-offload/chains" and "ct-offload/paths". */
+
+static void
+ct_offload_chains(struct unixctl_conn *conn, int argc, const char *argv[],
+                  void *aux OVS_UNUSED)
+{
+    struct ds ds = DS_EMPTY_INITIALIZER;
+
+    if (argc > 1 && strcmp(argv[1], "-m")) {
+        unixctl_command_reply_error(conn, "say \"-m\" or nothing");
+        return;
+    }
+    ct_path_format_chains(&ds, argc > 1);
+    unixctl_command_reply(conn, ds_cstr(&ds));
+    ds_destroy(&ds);
+}
+
+static void
+ct_offload_paths(struct unixctl_conn *conn, int argc, const char *argv[],
+                 void *aux OVS_UNUSED)
+{
+    struct ds ds = DS_EMPTY_INITIALIZER;
+
+    ct_path_format_paths(&ds, argc > 1 ? argv[1] : NULL);
+    unixctl_command_reply(conn, ds_cstr(&ds));
     ds_destroy(&ds);
 }
 
@@ -667,11 +701,16 @@ ct_offload_module_init(void)
     static struct ovsthread_once once = OVSTHREAD_ONCE_INITIALIZER;
 
     if (ovsthread_once_start(&once)) {
+        ct_path_init();
         unixctl_command_register("ct-offload/show", "", 0, 0,
                                  ct_offload_show, NULL);
         unixctl_command_register("ct-offload/explain",
                                  "[zone=ZONE] [ORIG_TUPLE [REPLY_TUPLE]]", 0,
                                  5, ct_offload_explain, NULL);
+        unixctl_command_register("ct-offload/chains", "[-m]", 0, 1,
+                                 ct_offload_chains, NULL);
+        unixctl_command_register("ct-offload/paths", "[PART]", 0, 1,
+                                 ct_offload_paths, NULL);
         unixctl_command_register("ct-offload/barrier", "", 0, 0,
                                  ct_offload_unixctl_barrier, NULL);
 #ifdef DPDK_NETDEV

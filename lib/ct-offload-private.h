@@ -54,6 +54,14 @@ uint8_t ct_offload_leaving(void);
 uint8_t ct_offload_accepting(bool established_only);
 bool ct_offload_is_exiting(void);
 bool ct_offload_may_bypass(uint8_t held);
+uint8_t ct_offload_forwarding(void);
+bool ct_offload_can_forward(uint8_t slots, const struct netdev *netdev_in);
+int ct_offload_path_add(unsigned int slot, const struct ct_offload_path *,
+                        void **priv);
+void ct_offload_path_del(unsigned int slot, void **priv,
+                         struct dpif_flow_stats *last);
+int ct_offload_path_stats(unsigned int slot, void **priv,
+                          struct dpif_flow_stats *);
 void ct_offload_format_held(const struct conn *, uint8_t held, void **priv,
                             struct ds *);
 
@@ -62,6 +70,7 @@ void ct_offload_set_take_back(void (*cb)(uint8_t leaving));
 void ct_offload_set_leaving(const struct ct_offload_class *);
 void ct_offload_set_exiting(void);
 void ct_offload_configure(bool enabled, bool bypass);
+bool ct_offload_set_forwarding(bool enabled);
 void ct_offload_providers_netdev_flush(struct netdev *);
 const struct ct_offload_class *ct_offload_provider_get(size_t slot,
                                                        bool *leaving);

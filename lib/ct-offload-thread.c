@@ -87,7 +87,7 @@ struct offload_thread {
 
 /* What a thread that waits for an offload thread queues. */
 struct barrier {
-    struct ct_offload_work work;
+    struct ct_offload_job job;
     atomic_bool passed;
 };
 
@@ -97,6 +97,9 @@ static struct offload_thread *threads[CT_OFFLOAD_MAX_THREADS];
 /* See ct_offload_threads_set_callbacks(). */
 static size_t (*run_cb)(struct ct_offload_work **works, size_t n);
 static void (*wait_cb)(bool quiesce);
+
+/* See ct_offload_threads_set_tick(). */
+static void (*tick_cb)(void);
 
 /* For the threads that queue work. */
 
@@ -125,6 +128,18 @@ ct_offload_thread_post(unsigned int index, struct ct_offload_work *work)
 {
     work->queued = sample_time();
     mpsc_queue_insert(&threads[index]->queue, &work->node);
+}
+
+/* Has 'job->run' called for 'job' by offload thread 'index', after what is
+ * queued now. */
+void
+ct_offload_thread_post_job(unsigned int index, struct ct_offload_job *job)
+{
+    struct offload_thread *thread = threads[index];
+
+    job->work.queued = 0;
+    ct_offload_thread_expect(index, 1);
+    mpsc_queue_insert(&thread->queue, &job->work.node);
 }
 
 /* May more connections be offloaded, or is any queue full?  True if there are
@@ -206,15 +221,22 @@ barrier_wait(struct barrier *barrier, struct offload_thread *thread,
 }
 
 static void
+barrier_run(struct ct_offload_job *job)
+{
+    struct barrier *barrier = CONTAINER_OF(job, struct barrier, job);
+
+    atomic_store_explicit(&barrier->passed, true, memory_order_release);
+}
+
+static void
 barrier_pass(unsigned int n_threads, bool quiesce)
 {
     struct barrier barriers[CT_OFFLOAD_MAX_THREADS];
 
     for (size_t i = 0; i < n_threads; i++) {
         atomic_init(&barriers[i].passed, false);
-        barriers[i].work.queued = 0;
-        ct_offload_thread_expect(i, 1);
-        mpsc_queue_insert(&threads[i]->queue, &barriers[i].work.node);
+        barriers[i].job.run = barrier_run;
+        ct_offload_thread_post_job(i, &barriers[i].job);
         latch_set(&threads[i]->wake);
     }
     for (size_t i = 0; i < n_threads; i++) {
@@ -325,10 +347,10 @@ thread_run_batch(struct offload_thread *thread, size_t *max)
     OVS_REQUIRES(thread->queue.read_lock)
 {
     struct ct_offload_work *works[CT_OFFLOAD_BATCH_INLINE];
-    struct barrier *barrier = NULL;
+    struct ct_offload_job *job = NULL;
     size_t n = 0;
 
-    while (n < *max && !barrier) {
+    while (n < *max && !job) {
         struct mpsc_queue_node *node = mpsc_queue_pop(&thread->queue);
 
         if (!node) {
@@ -338,7 +360,7 @@ thread_run_batch(struct offload_thread *thread, size_t *max)
         if (works[n]->queued) {
             n++;
         } else {
-            barrier = CONTAINER_OF(works[n], struct barrier, work);
+            job = CONTAINER_OF(works[n], struct ct_offload_job, work);
         }
     }
 
@@ -351,11 +373,11 @@ thread_run_batch(struct offload_thread *thread, size_t *max)
             *max = MIN(*max * 2, CT_OFFLOAD_BATCH_INLINE);
         }
     }
-    if (barrier) {
+    if (job) {
         thread_done(thread, 1);
-        atomic_store_explicit(&barrier->passed, true, memory_order_release);
+        job->run(job);
     }
-    return n + (barrier != NULL);
+    return n + (job != NULL);
 }
 
 /* Sleeps for 'ms', unless somebody waits for the thread. */
@@ -410,11 +432,29 @@ thread_main(void *thread_)
             thread_sleep(thread, sleep);
             max = MIN(max, BATCH_START);
         }
+        if (!thread->index) {
+            ct_offload_threads_tick();
+        }
         coverage_try_clear();
     } while (!exit || !idle);
     mpsc_queue_release(&thread->queue);
 
     return NULL;
+}
+
+void
+ct_offload_threads_set_tick(void (*tick)(void))
+{
+    tick_cb = tick;
+}
+
+/* For the thread that sweeps. */
+void
+ct_offload_threads_tick(void)
+{
+    if (tick_cb) {
+        tick_cb();
+    }
 }
 
 static void *

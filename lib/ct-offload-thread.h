@@ -61,8 +61,13 @@ struct json;
 struct ct_offload_work {
     struct mpsc_queue_node node;
     long long int queued;       /* When, in us as time_usec() counts, or
-                                 * one of the values above; 0 for what
-                                 * ct_offload_threads_barrier() queues. */
+                                 * one of the values above; 0 for a job. */
+};
+
+/* Something else for an offload thread to do, by itself. */
+struct ct_offload_job {
+    struct ct_offload_work work;
+    void (*run)(struct ct_offload_job *);
 };
 
 /* What "dpctl/offload-stats-show" tells of the threads together.  Times are in
@@ -88,6 +93,7 @@ ct_offload_n_threads(void)
 /* For any thread. */
 void ct_offload_thread_expect(unsigned int thread, unsigned int n);
 void ct_offload_thread_post(unsigned int thread, struct ct_offload_work *);
+void ct_offload_thread_post_job(unsigned int thread, struct ct_offload_job *);
 bool ct_offload_threads_have_room(void);
 
 /* For any thread that is not an offload thread, and holds no lock that is
@@ -98,6 +104,11 @@ void ct_offload_threads_barrier(bool quiesce);
 void ct_offload_threads_set_callbacks(
     size_t (*run)(struct ct_offload_work **works, size_t n),
     void (*wait)(bool quiesce));
+
+/* At initialisation: 'tick' is called often by the first offload thread, or,
+ * if there is none, by the thread that sweeps. */
+void ct_offload_threads_set_tick(void (*tick)(void));
+void ct_offload_threads_tick(void);
 
 /* For the main thread. */
 unsigned int ct_offload_threads_start(unsigned int n);

@@ -62,6 +62,9 @@ atomic_bool ct_offload_active = false;
 static atomic_uint8_t accepting_any = 0;
 static atomic_uint8_t accepting_established = 0;
 
+/* The same for those of them that make paths. */
+static atomic_uint8_t forwarding = 0;
+
 /* Are the built-in providers being unregistered because the program ends? */
 static atomic_bool exiting = false;
 
@@ -73,6 +76,7 @@ static atomic_uint safe_slots = 0;
 /* Configuration: "hw-offload-ct" and "hw-offload-ct-size", and
  * "hw-offload-ct-bypass". */
 static bool config_enabled OVS_GUARDED_BY(registry_mutex) = true;
+static bool config_forward OVS_GUARDED_BY(registry_mutex) = true;
 static atomic_bool config_bypass = false;
 
 /* Serialises the callbacks of all providers that are not thread-safe. */
@@ -159,7 +163,7 @@ static void
 registry_changed(bool holding)
     OVS_REQUIRES(registry_mutex)
 {
-    uint8_t any = 0, established = 0;
+    uint8_t any = 0, established = 0, forward = 0;
     unsigned int serial = 0, safe = 0;
 
     for (size_t i = 0; i < CT_OFFLOAD_MAX_PROVIDERS; i++) {
@@ -167,19 +171,21 @@ registry_changed(bool holding)
 
         if (p && !provider_is_leaving(p)) {
             *(p->class->established_only ? &established : &any) |= 1u << i;
+            forward |= p->class->path_add && config_forward ? 1u << i : 0;
         }
         if (p) {
             *(p->class->thread_safe ? &safe : &serial) |= 1u << i;
         }
     }
     if (!config_enabled) {
-        any = established = 0;
+        any = established = forward = 0;
     }
 
     atomic_store_relaxed(&serial_slots, serial);
     atomic_store_relaxed(&safe_slots, safe);
     atomic_store_relaxed(&accepting_any, any);
     atomic_store_relaxed(&accepting_established, established);
+    atomic_store_relaxed(&forwarding, forward);
     atomic_store_relaxed(&ct_offload_active, any || established || holding);
 }
 
@@ -234,6 +240,8 @@ ct_offload_register(const struct ct_offload_class *class)
     int error;
 
     ovs_assert(class->conn_add && class->conn_del && class->can_offload);
+    ovs_assert(!class->path_add || (class->path_del && class->path_stats
+                                    && class->can_forward));
 
     ovs_mutex_lock(&registry_mutex);
     error = register__(class);
@@ -508,6 +516,95 @@ ct_offload_may_bypass(uint8_t held)
         }
     }
     return false;
+}
+
+/* Paths. */
+
+/* Returns the providers that make new paths, as a bit for each slot. */
+uint8_t
+ct_offload_forwarding(void)
+{
+    uint8_t slots;
+
+    atomic_read_relaxed(&forwarding, &slots);
+    return slots;
+}
+
+/* Has providers make paths, or not.  Returns true if that is a change.  For
+ * the main thread. */
+bool
+ct_offload_set_forwarding(bool on)
+{
+    bool active, changed;
+
+    ovs_mutex_lock(&registry_mutex);
+    changed = on != config_forward;
+    config_forward = on;
+    atomic_read_relaxed(&ct_offload_active, &active);
+    registry_changed(active);
+    ovs_mutex_unlock(&registry_mutex);
+    return changed;
+}
+
+/* Does one of the providers in 'slots' make paths for what 'netdev_in', which
+ * may be NULL, receives? */
+bool
+ct_offload_can_forward(uint8_t slots, const struct netdev *netdev_in)
+{
+    for (unsigned int i = slots; i && netdev_in; i = zero_rightmost_1bit(i)) {
+        struct provider *p = provider_get(raw_ctz(i));
+
+        if (p && p->class->can_forward && p->class->can_forward(netdev_in)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Has the provider in 'slot', which holds the connections of 'path', make it.
+ * Returns 0, with the provider's own in '*priv', or a positive errno value. */
+int
+ct_offload_path_add(unsigned int slot, const struct ct_offload_path *path,
+                    void **priv)
+{
+    struct provider *p = provider_get(slot);
+    int error;
+
+    if (!p || provider_is_leaving(p)) {
+        return ENODEV;
+    }
+    provider_lock(p);
+    error = p->class->path_add(path, priv);
+    provider_unlock(p);
+    return error;
+}
+
+/* Has the provider in 'slot' give a path up, and say in '*last' what it has
+ * counted in all. */
+void
+ct_offload_path_del(unsigned int slot, void **priv,
+                    struct dpif_flow_stats *last)
+{
+    struct provider *p = provider_get(slot);
+
+    provider_lock(p);
+    p->class->path_del(priv, last);
+    provider_unlock(p);
+}
+
+/* Stores in '*total' what the provider in 'slot' has counted of a path.
+ * Returns 0 or a positive errno value. */
+int
+ct_offload_path_stats(unsigned int slot, void **priv,
+                      struct dpif_flow_stats *total)
+{
+    struct provider *p = provider_get(slot);
+    int error;
+
+    provider_lock(p);
+    error = p->class->path_stats(priv, total);
+    provider_unlock(p);
+    return error;
 }
 
 /* Does other_config:hw-offload-ct-bypass say that hardware forwards packets of

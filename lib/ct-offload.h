@@ -124,11 +124,15 @@
 
 struct conn;
 struct ct_dpif_tuple;
+struct ct_offload_path;
+struct dpif_flow_stats;
 struct dpif_offload;
 struct ds;
 struct json;
+struct match;
 struct netdev;
 struct netdev_custom_stats;
+struct nlattr;
 struct smap;
 
 /* The most providers that can be registered at once. */
@@ -314,6 +318,42 @@ struct ct_offload_class {
     /* Appends to 'ds', or adds to the JSON object 'json' if that is nonnull,
      * what an operator would like to know about the provider. */
     void (*get_debug)(struct ds *ds, struct json *json);
+
+    /* All of these or none.  They are called for ports that 'can_forward'
+     * returns true for, and for connections that are established in the
+     * provider; by any thread, for a path by one at a time. */
+
+    /* Does hardware forward packets from 'netdev_in' by itself?  Quick. */
+    bool (*can_forward)(const struct netdev *netdev_in);
+
+    /* Have hardware forward the packets of the path, and count them.  All that
+     * is in it is valid during the call only.  '*priv' is the provider's own
+     * from now on.  Returns 0 or a positive errno value; packets then go
+     * through software. */
+    int (*path_add)(const struct ct_offload_path *, void **priv);
+
+    /* Have hardware forward no packets of the path any more, at once.  Stores
+     * in '*last' how many packets and bytes it has forwarded in all.  Cannot
+     * fail. */
+    void (*path_del)(void **priv, struct dpif_flow_stats *last);
+
+    /* Stores in '*total' how many packets and bytes hardware has forwarded so
+     * far, the bytes as they arrived.  Returns 0 or a positive errno value. */
+    int (*path_stats)(void **priv, struct dpif_flow_stats *total);
+};
+
+/* A direction of a connection that hardware is to forward by itself. */
+struct ct_offload_path {
+    struct netdev *netdev_in;       /* Where the packets arrive... */
+    struct netdev *netdev_out;      /* ...and leave, or NULL to drop them. */
+    odp_port_t in_port, out_port;   /* Their datapath port numbers. */
+    const struct match *match;      /* What the packets are like on the wire.
+                                     * Others must not be taken. */
+    const struct nlattr *actions;   /* OVS_ACTION_ATTR_*: what to do with them:
+                                     * POP_VLAN, PUSH_VLAN, SET or SET_MASKED
+                                     * of each field at most once, OUTPUT. */
+    size_t actions_len;
+    unsigned int n_conns;           /* That packets pass, one in each zone. */
 };
 
 /* Registry. */

@@ -1,0 +1,103 @@
+// ct-offload: Have hardware forward packets of established connections.
+//
+// A trace becomes a chain of megaflows, and one rule for each connection and
+// direction.  What hardware has counted is that of the megaflows, too, and
+// when one of them is changed or removed, hardware forwards no packets by it
+// any more.  Where no packet is traced, and no megaflow is in a chain, that
+// costs next to nothing.
+//
+// Overlay: lib/ct-offload-path.c lib/ct-offload-path.h
+//
+// Expect: path_new lib/dpif-netdev.c 1 atomic_init(&flow->ct_path, NULL);
+// Expect: path_free lib/dpif-netdev.c 1 ct_path_flow_free(
+// Expect: path_execute lib/dpif-netdev.c 1 ct_trace_enter(
+// Expect: path_ct lib/dpif-netdev.c 1 ct_trace_ct(
+// Expect: path_put lib/dpif-netdev.c 1 ct_path_flow_changed(netdev_flow)
+// Expect: path_remove lib/dpif-netdev.c 1 ct_path_flow_changed(flow)
+// Expect: path_stats lib/dpif-netdev.c 1 ct_path_flow_stats(
+// Expect: path_include lib/dpif-netdev.c 1 #include "ct-offload-path.h"
+
+@path_new@
+identifier flow;
+@@
+ dp_netdev_flow_add(...)
+ {
+ ...
+ flow->batch = NULL;
++atomic_init(&flow->ct_path, NULL);
+ ...
+ }
+
+@path_free@
+identifier flow;
+@@
+ dp_netdev_flow_free(struct dp_netdev_flow *flow)
+ {
+ ...
++ct_path_flow_free(dp_netdev_flow_get_ct_path(flow));
+ free(flow->dp_extra_info);
+ ...
+ }
+
+@path_execute@
+identifier batch, pmd, flow;
+expression list args;
+@@
+ packet_batch_per_flow_execute(struct packet_batch_per_flow *batch,
+                               struct dp_netdev_pmd_thread *pmd)
+ {
+ ...
+ struct dp_netdev_flow *flow = batch->flow;
+ ...
++ct_trace_enter(flow, &batch->array, *recirc_depth_get());
+ dp_netdev_execute_actions(args);
++ct_trace_leave(flow, &flow->flow, *recirc_depth_get());
+ }
+
+@path_ct@
+expression ct, packets, force, commit, flow;
+@@
+ conntrack_execute(ct, packets, flow->dl_type, force, commit, ...);
++ct_trace_ct(packets, ct, flow, commit);
+
+@path_put@
+expression flow;
+identifier new;
+@@
+ ovsrcu_set(&flow->actions, new);
++ct_path_flow_changed(flow);
+
+@path_remove@
+identifier flow;
+@@
+ dp_netdev_pmd_remove_flow(..., struct dp_netdev_flow *flow)
+ {
+ ...
+ flow->dead = true;
++ct_path_flow_changed(flow);
+ ...
+ }
+
+@path_stats@
+identifier dp, flow_, stats, attrs;
+identifier flow;
+statement S1, S2;
+@@
+ get_dpif_flow_status(const struct dp_netdev *dp,
+                      const struct dp_netdev_flow *flow_,
+                      struct dpif_flow_stats *stats,
+                      struct dpif_flow_attrs *attrs)
+ {
+ ...
+ flow = CONST_CAST(...);
+ ...
+ if (dpif_offload_datapath_flow_stats(...)) S1
+ else S2
++ct_path_flow_stats(flow, stats, attrs);
+ }
+
+@path_include depends on path_execute@
+@@
+ #include "ct-offload.h"
++#include "ct-offload-path.h"
++#include "ct-offload-trace.h"
