@@ -1120,8 +1120,10 @@ mutate_flow(struct flow *flow, const struct flow *keep)
             }
         }
     }
-    if (!(keep->vlans[0].tpid) && percent(20)) {
+    if (!keep->vlans[0].tpid && percent(20)) {
         flow->vlans[0].tpid = htons(ETH_TYPE_VLAN_8021AD);
+    } else if (!flow->vlans[0].tpid) {
+        flow->vlans[0].tpid = htons(ETH_TYPE_VLAN_8021Q);
     }
     flow->ipv6_label &= htonl(IPV6_LABEL_MASK);
     flow->tcp_flags &= htons(0xfff);
@@ -1471,7 +1473,7 @@ check_chain(int n_packets)
     now = time_msec();
     random_flow(&flow);
     packet = compose_wire(&flow);
-    if (percent(50)) {
+    if (dp_packet_rss_valid(packet) && percent(50)) {
         rss_hash = dp_packet_get_rss_hash(packet);
         rss = &rss_hash;
     }
