@@ -467,6 +467,21 @@ path_count(struct path *path, const struct dpif_flow_stats *stats)
     }
 }
 
+/* Is there a path of 'conn' in original or in reply direction? */
+static bool
+conn_has_path(const struct conn *conn, bool reply)
+    OVS_REQUIRES(paths_mutex)
+{
+    struct path_conn *pc;
+
+    HMAP_FOR_EACH_WITH_HASH (pc, node, hash_pointer(conn, 0), &path_conns) {
+        if (pc->conn == conn && pc->reply == reply) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Connections of 'path', which is being destroyed, go on without it.  The
  * first one is traced again, if that makes sense. */
 static void
@@ -476,19 +491,22 @@ path_release_conns(struct path *path, enum path_end end)
     for (size_t i = 0; i < path->n_conns; i++) {
         struct path_conn *pc = &path->conns[i];
         uint32_t state = conn_offload_state(pc->conn);
-        uint32_t other = (CONN_OFFLOAD_PATH_MASK & state
-                          & ~path_bits[pc->reply]);
-        uint32_t clear = path_bits[pc->reply];
+        uint32_t clear;
 
         hmap_remove(&path_conns, &pc->node);
+        /* Packets may reach a connection by more ways than one. */
+        clear = (conn_has_path(pc->conn, pc->reply) ? 0
+                 : path_bits[pc->reply]);
         if (!(state & CONN_OFFLOAD_GONE)) {
             conn_extend(path->ct, pc->conn, path->used);
         }
-        if (!other && !ct_offload_may_bypass(state_est(state))) {
+        if (!(state & CONN_OFFLOAD_PATH_MASK & ~clear)
+            && !ct_offload_may_bypass(state_est(state))) {
             clear |= CONN_OFFLOAD_BYPASS;
         }
         conn_set_state(pc->conn, clear,
                        !i && end != END_CONN && end != END_CONFIG
+                       && end != END_KEY && clear & path_bits[pc->reply]
                        && state_is_established(state)
                        ? await_bits[pc->reply] : 0);
     }
