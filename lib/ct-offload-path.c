@@ -802,15 +802,18 @@ job_link(const struct trace_job *job, int slot, struct path **rival)
     memcpy(path->conns, job->conns, sizeof path->conns);
     path->n_conns = job->n_conns;
     *rival = path_find_rival(path);
-    if (*rival) {
-        if ((*rival)->state != PATH_LIVE) {
-            *rival = NULL;
-            free(path);
-            return NULL;
-        }
-        path_unlink(*rival, END_KEY);
+    if (*rival
+        && ((*rival)->state != PATH_LIVE || (*rival)->chain == chain)) {
+        *rival = NULL;          /* It is the same, or not to be had now. */
+        free(path);
+        return NULL;
     }
     path_link(path);
+    if (*rival) {
+        /* This may wait, and nothing but 'path' keeps 'chain' from being freed
+         * meanwhile. */
+        path_unlink(*rival, END_KEY);
+    }
     return path;
 }
 
