@@ -571,8 +571,9 @@ conn_end_paths(struct conn *conn)
     ovs_mutex_unlock(&paths_mutex);
 }
 
-/* Asks the provider of 'path', which is not going to end before this returns,
- * what it has counted, and credits it. */
+/* Asks the provider of 'path', which is live and not being asked, what it has
+ * counted, and credits it.  It is there when this returns, but somebody may
+ * wait to end it. */
 static void
 path_query(struct path *path)
     OVS_REQUIRES(paths_mutex)
@@ -580,9 +581,6 @@ path_query(struct path *path)
     struct dpif_flow_stats stats;
     int error;
 
-    while (path->querying) {
-        ovs_mutex_cond_wait(&paths_cond, &paths_mutex);
-    }
     path->querying = true;
     ovs_mutex_unlock(&paths_mutex);
 
@@ -611,9 +609,13 @@ again:
     HMAP_FOR_EACH_WITH_HASH (pc, node, hash_pointer(conn, 0), &path_conns) {
         if (pc->conn == conn && pc->path->state == PATH_LIVE
             && pc->path->asked < pass) {
-            pc->path->asked = pass;
-            path_query(pc->path);       /* Others may have come and gone. */
-            goto again;
+            if (pc->path->querying) {
+                ovs_mutex_cond_wait(&paths_cond, &paths_mutex);
+            } else {
+                pc->path->asked = pass;
+                path_query(pc->path);
+            }
+            goto again;                 /* Paths may have come and gone. */
         }
     }
     HMAP_FOR_EACH_WITH_HASH (pc, node, hash_pointer(conn, 0), &path_conns) {
