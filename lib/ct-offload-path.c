@@ -980,7 +980,9 @@ dying_run(void)
                     path = p;
                     break;
                 }
-                p->state = PATH_CANCEL;     /* Whoever makes it ends it. */
+                if (p->state == PATH_NEW) {
+                    p->state = PATH_CANCEL; /* Whoever makes it ends it. */
+                }
             }
             if (path) {
                 break;
