@@ -348,14 +348,21 @@ chain_get(struct dp_netdev_flow *const *flows, size_t n_flows,
         }
     }
 
-    /* A megaflow that is changed after this finds the chain. */
-    for (size_t i = 0; i < n_flows; i++) {
-        if (dp_netdev_flow_is_dead(flows[i])) {
-            return NULL;
-        }
-    }
     if (!flows_ref(flows, n_flows)) {
         return NULL;
+    }
+    for (size_t i = 0; i < n_flows; i++) {
+        flow_make_block(flows[i]);
+    }
+    /* Who changes a megaflow after this finds its block, and waits for the
+     * mutex: see ct_path_flow_changed().  What was changed before is seen
+     * here. */
+    atomic_thread_fence(memory_order_seq_cst);
+    for (size_t i = 0; i < n_flows; i++) {
+        if (dp_netdev_flow_is_dead(flows[i])) {
+            flows_unref(flows, n_flows);
+            return NULL;
+        }
     }
     chain = xzalloc(sizeof *chain);
     memcpy(chain->flows, flows, n_flows * sizeof *flows);

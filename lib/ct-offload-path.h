@@ -21,6 +21,7 @@
 #include <stddef.h>
 
 #include "compiler.h"
+#include "ovs-atomic.h"
 
 struct conn;
 struct dp_netdev_flow;
@@ -93,6 +94,9 @@ void dp_netdev_flow_unref(struct dp_netdev_flow *);
 static inline void
 ct_path_flow_changed(struct dp_netdev_flow *flow)
 {
+    /* Either this finds what a thread that makes a chain of 'flow' has put
+     * there, or that thread finds the change. */
+    atomic_thread_fence(memory_order_seq_cst);
     if (OVS_UNLIKELY(dp_netdev_flow_get_ct_path(flow))) {
         ct_path_flow_changed__(flow);
     }
