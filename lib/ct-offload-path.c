@@ -863,11 +863,12 @@ job_run(struct ct_offload_job *job_)
 {
     struct trace_job *job = CONTAINER_OF(job_, struct trace_job, job);
     struct path *path = NULL, *rival = NULL;
-    int slot = job_find_provider(job);
     bool cancelled;
-    int error;
+    int error, slot;
 
     ovs_mutex_lock(&paths_mutex);
+    /* With the mutex, so that ct_path_configure() finds the path. */
+    slot = job_find_provider(job);
     if (slot >= 0) {
         path = job_link(job, slot, &rival);
     } else {
