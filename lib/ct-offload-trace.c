@@ -221,6 +221,8 @@ trace_ct(struct ct_trace *trace, const struct dp_packet *pkt,
         trace->result = CT_TRACE_TOO_LONG;
         return;
     }
+    stage = &trace->cts[trace->n_cts++];
+    stage->at = at;             /* Whatever it was: see ct_trace_leave__(). */
     if (!(state & CS_TRACKED) || state & (CS_INVALID | CS_RELATED)) {
         trace->result = CT_TRACE_INVALID;
         return;
@@ -229,8 +231,6 @@ trace_ct(struct ct_trace *trace, const struct dp_packet *pkt,
         trace->result = CT_TRACE_NEW;
         return;
     }
-    stage = &trace->cts[trace->n_cts++];
-    stage->at = at;
     stage->zone = pkt->md.ct_zone;
     stage->reply = (state & CS_REPLY_DIR) != 0;
     stage->conn = conntrack_find_traced(ct, pkt);
