@@ -102,8 +102,8 @@ trace_end(struct ct_trace *trace)
 }
 
 /* Abandons all traces of this thread.  Their connections may be gone. */
-static void
-traces_abandon(void)
+void
+ct_trace_abandon__(void)
 {
     struct slots *s = slots_get();
 
@@ -173,7 +173,7 @@ ct_trace_enter__(struct dp_netdev_flow *flow,
 
     if (!recirc_depth) {
         /* These are left from what had no megaflow. */
-        traces_abandon();
+        ct_trace_abandon__();
         return;
     }
     DP_PACKET_BATCH_FOR_EACH (i, pkt, batch) {
@@ -205,7 +205,7 @@ ct_trace_leave__(struct dp_netdev_flow *flow, const struct flow *key,
         }
     }
     if (!recirc_depth) {
-        traces_abandon();
+        ct_trace_abandon__();
     }
 }
 

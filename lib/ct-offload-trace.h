@@ -108,6 +108,7 @@ void ct_trace_enter__(struct dp_netdev_flow *, const struct dp_packet_batch *,
                       uint32_t recirc_depth);
 void ct_trace_leave__(struct dp_netdev_flow *, const struct flow *,
                       uint32_t recirc_depth);
+void ct_trace_abandon__(void);
 void ct_trace_ct__(const struct dp_packet_batch *, struct conntrack *,
                    const struct flow *at, bool commit);
 
@@ -130,6 +131,16 @@ ct_trace_leave(struct dp_netdev_flow *flow, const struct flow *key,
 {
     if (OVS_UNLIKELY(*ct_trace_n_get())) {
         ct_trace_leave__(flow, key, recirc_depth);
+    }
+}
+
+/* The actions of something that is no megaflow were executed, not within those
+ * of a megaflow, and all that they led to. */
+static inline void
+ct_trace_abandon(void)
+{
+    if (OVS_UNLIKELY(*ct_trace_n_get())) {
+        ct_trace_abandon__();
     }
 }
 

@@ -11,6 +11,7 @@
 // Expect: path_new lib/dpif-netdev.c 1 atomic_init(&flow->ct_path, NULL);
 // Expect: path_free lib/dpif-netdev.c 1 ct_path_flow_free(
 // Expect: path_execute lib/dpif-netdev.c 1 ct_trace_enter(
+// Expect: path_packet_out lib/dpif-netdev.c 1 ct_trace_abandon();
 // Expect: path_ct lib/dpif-netdev.c 1 ct_trace_ct(
 // Expect: path_put lib/dpif-netdev.c 1 ct_path_flow_changed(netdev_flow)
 // Expect: path_remove lib/dpif-netdev.c 1 ct_path_flow_changed(flow)
@@ -52,6 +53,16 @@ expression list args;
 +ct_trace_enter(flow, &batch->array, *recirc_depth_get());
  dp_netdev_execute_actions(args);
 +ct_trace_leave(flow, &flow->flow, *recirc_depth_get());
+ }
+
+@path_packet_out@
+@@
+ dpif_netdev_execute(...)
+ {
+ <...
+ dp_netdev_execute_actions(...);
++ct_trace_abandon();
+ ...>
  }
 
 @path_ct@
