@@ -106,6 +106,7 @@ struct path {
     long long int used;         /* When that has changed, in ms. */
     long long int asked;        /* When the provider was asked last, in ms. */
     enum path_state state;
+    bool made;                  /* Does the provider have it? */
     bool querying;              /* Its provider is being asked. */
     size_t n_conns;
     struct path_conn conns[CT_MERGE_MAX_CONNS];
@@ -140,10 +141,12 @@ enum path_end {
     END_IDLE,
     END_CONFIG,
     END_KEY,                    /* Another one has the same match. */
+    END_ERROR,                  /* It could not be made. */
     N_ENDS
 };
 static const char *end_names[N_ENDS] = {
     "megaflows", "connections", "idle", "configuration", "same match",
+    "errors",
 };
 static unsigned long long int n_ended[N_ENDS] OVS_GUARDED_BY(paths_mutex);
 static unsigned long long int n_added OVS_GUARDED_BY(paths_mutex);
@@ -512,8 +515,8 @@ path_release_conns(struct path *path, enum path_end end)
             clear |= CONN_OFFLOAD_BYPASS;
         }
         conn_set_state(pc->conn, clear,
-                       !i && end != END_CONN && end != END_CONFIG
-                       && end != END_KEY && clear & path_bits[pc->reply]
+                       !i && (end == END_MEGAFLOW || end == END_IDLE)
+                       && clear & path_bits[pc->reply]
                        && state_is_established(state)
                        ? await_bits[pc->reply] : 0);
     }
@@ -528,7 +531,7 @@ path_destroy(struct path *path, enum path_end end)
     struct chain *chain = path->chain;
 
     memset(&last, 0, sizeof last);
-    if (path->priv) {
+    if (path->made) {
         ct_offload_path_del(path->slot, &path->priv, &last);
         COVERAGE_INC(ct_path_del);
     }
@@ -892,15 +895,16 @@ job_run(struct ct_offload_job *job_)
             COVERAGE_INC(ct_path_add);
             n_added++;
         }
+        path->made = !error;
         if (error || cancelled) {
-            path_unlink(path, END_MEGAFLOW);
+            path_unlink(path, error ? END_ERROR : END_MEGAFLOW);
         } else {
             path->state = PATH_LIVE;
             path->used = time_msec();
         }
         ovs_mutex_unlock(&paths_mutex);
         if (error || cancelled) {
-            path_destroy(path, error ? END_CONFIG : END_MEGAFLOW);
+            path_destroy(path, error ? END_ERROR : END_MEGAFLOW);
         }
     }
     job_free(job);
@@ -975,6 +979,8 @@ static void
 dying_run(void)
     OVS_EXCLUDED(paths_mutex)
 {
+    enum path_end end = (ct_offload_forwarding() ? END_MEGAFLOW : END_CONFIG);
+
     for (;;) {
         struct chain *chain;
         struct path *path = NULL;
@@ -997,13 +1003,13 @@ dying_run(void)
             }
         }
         if (path) {
-            path_unlink(path, END_MEGAFLOW);
+            path_unlink(path, end);
         }
         ovs_mutex_unlock(&paths_mutex);
         if (!path) {
             break;
         }
-        path_destroy(path, END_MEGAFLOW);
+        path_destroy(path, end);
     }
 }
 
@@ -1084,11 +1090,15 @@ paths_sample(void)
 static void
 tick(void)
 {
-    static long long int next = 0;      /* One thread at a time is here. */
-    long long int pass;
+    static atomic_llong next = 0;
+    long long int now = time_msec();
+    long long int pass, due;
     bool any;
 
-    if (time_msec() < next) {
+    /* Several threads may sweep. */
+    atomic_read_relaxed(&next, &due);
+    if (now < due || !atomic_compare_exchange_strong(&next, &due,
+                                                     now + PASS_MS)) {
         return;
     }
     ovs_mutex_lock(&paths_mutex);
@@ -1098,7 +1108,8 @@ tick(void)
         paths_sample();
     }
     atomic_read_relaxed(&last_pass_ms, &pass);
-    next = time_msec() + MAX(PASS_MS, PASS_SHARE * pass);
+    atomic_store_relaxed(&next, time_msec() + MAX(PASS_MS,
+                                                  PASS_SHARE * pass));
 }
 
 /* Configuration. */
