@@ -596,6 +596,15 @@ conntrack_offload_destroy(struct conntrack *ct)
     ct_offload_threads_barrier(false);
 }
 
+/* Has the calling thread have a batch.  To be called before 'conntracks_mutex'
+ * is taken: a barrier holds the lock that a new batch needs, and may wait for
+ * a thread that waits for 'conntracks_mutex' in a batch. */
+static void
+make_batch(void)
+{
+    conn_batch_leave(conn_batch_enter());
+}
+
 /* Has all connections of 'ct' taken back into software, or those that one of
  * the providers in 'leaving' holds from these only. */
 static void
@@ -633,6 +642,7 @@ conntrack_offload_evict(uint8_t leaving)
 {
     struct conntrack_node *node;
 
+    make_batch();
     ovs_mutex_lock(&conntracks_mutex);
     LIST_FOR_EACH (node, node, &conntracks) {
         conntrack_evict(node->ct, leaving);
@@ -679,6 +689,7 @@ conntrack_offload_for_each(void (*cb)(struct conn *, void *aux), void *aux)
     long long int now = time_msec();
     struct conntrack_node *node;
 
+    make_batch();
     ovs_mutex_lock(&conntracks_mutex);
     LIST_FOR_EACH (node, node, &conntracks) {
         for (size_t i = 0; i < N_EXP_LISTS; i++) {
