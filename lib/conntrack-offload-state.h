@@ -99,7 +99,6 @@ enum conn_offload_state {
     CONN_OFFLOAD_AWAIT_PATH_ORIG = 1 << 10, /* One that can be traced, in
                                              * original direction... */
     CONN_OFFLOAD_AWAIT_PATH_REPLY = 1 << 11, /* ...or in reply direction. */
-    CONN_OFFLOAD_AWAIT_PATH_MASK = 3 << 10,
     CONN_OFFLOAD_AWAIT_MASK = 0x1f << 7,
 
     /* Providers that hold the connection; those of them that were told EST;

@@ -161,18 +161,16 @@ static atomic_llong last_pass_ms = 0;
 
 /* Megaflows. */
 
-static struct flow_block *
+static void
 flow_make_block(struct dp_netdev_flow *flow)
     OVS_REQUIRES(paths_mutex)
 {
-    struct flow_block *block = dp_netdev_flow_get_ct_path(flow);
+    if (!dp_netdev_flow_get_ct_path(flow)) {
+        struct flow_block *block = xzalloc(sizeof *block);
 
-    if (!block) {
-        block = xzalloc(sizeof *block);
         hmapx_init(&block->chains);
         dp_netdev_flow_set_ct_path(flow, block);
     }
-    return block;
 }
 
 /* A megaflow that had 'ct_path' is being freed. */
@@ -238,6 +236,30 @@ ct_path_flow_stats__(const struct dp_netdev_flow *flow,
 
 /* Chains. */
 
+/* Takes references on the 'n' megaflows in 'flows'.  Returns false, with none
+ * taken, if one is being freed. */
+static bool
+flows_ref(struct dp_netdev_flow *const *flows, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (!dp_netdev_flow_try_ref(flows[i])) {
+            while (i) {
+                dp_netdev_flow_unref(flows[--i]);
+            }
+            return false;
+        }
+    }
+    return true;
+}
+
+static void
+flows_unref(struct dp_netdev_flow *const *flows, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        dp_netdev_flow_unref(flows[i]);
+    }
+}
+
 static void
 chain_free(struct chain *chain)
     OVS_REQUIRES(paths_mutex)
@@ -246,8 +268,8 @@ chain_free(struct chain *chain)
         struct flow_block *block = dp_netdev_flow_get_ct_path(chain->flows[i]);
 
         hmapx_find_and_delete(&block->chains, chain);
-        dp_netdev_flow_unref(chain->flows[i]);
     }
+    flows_unref(chain->flows, chain->n_flows);
     ct_merge_destroy(chain->merge);
     free(chain);
 }
@@ -284,30 +306,6 @@ chain_hash(struct dp_netdev_flow *const *flows, size_t n_flows,
 {
     return hash_bytes(flows, n_flows * sizeof *flows,
                       hash_bytes(shapes, n_conns * sizeof *shapes, 0));
-}
-
-/* Takes references on the 'n' megaflows in 'flows'.  Returns false, with none
- * taken, if one is being freed. */
-static bool
-flows_ref(struct dp_netdev_flow *const *flows, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        if (!dp_netdev_flow_try_ref(flows[i])) {
-            while (i) {
-                dp_netdev_flow_unref(flows[--i]);
-            }
-            return false;
-        }
-    }
-    return true;
-}
-
-static void
-flows_unref(struct dp_netdev_flow *const *flows, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        dp_netdev_flow_unref(flows[i]);
-    }
 }
 
 /* Compiles 'chain', for connections that are like 'conns'. */
@@ -375,7 +373,9 @@ chain_get(struct dp_netdev_flow *const *flows, size_t n_flows,
     chain->valid = true;
     ovs_list_init(&chain->paths);
     for (size_t i = 0; i < n_flows; i++) {
-        hmapx_add(&flow_make_block(flows[i])->chains, chain);
+        struct flow_block *block = dp_netdev_flow_get_ct_path(flows[i]);
+
+        hmapx_add(&block->chains, chain);
     }
     hmap_insert(&chains, &chain->node, hash);
     chain->refused = chain_compile(chain, conns);
