@@ -39,18 +39,30 @@ COVERAGE_DEFINE(ct_offload_full);
 COVERAGE_DEFINE(ct_offload_preceded);
 COVERAGE_DEFINE(ct_offload_queue_full);
 
-/* See conn_run_set_paths(). */
-static void (*paths_end_cb)(struct conn *);
-static bool (*paths_ask_cb)(struct conn *);
+/* For so long after a refusal may have become wrong, in ms, connections forget
+ * it when a sweep comes to them. */
+#define FORGET_MS 60000
 
-/* At initialisation: 'end' ends all paths of a connection, 'ask' has it live
- * on if one of them was used, and returns whether that gave it more time.
- * They are called by the connection's owner. */
+/* See conn_run_set_paths(). */
+static const struct conn_run_paths *paths;
+
+/* See conn_forget_refusals(). */
+static atomic_llong forget_until = 0;
+
+/* At initialisation: knows who makes paths. */
 void
-conn_run_set_paths(void (*end)(struct conn *), bool (*ask)(struct conn *))
+conn_run_set_paths(const struct conn_run_paths *paths_)
 {
-    paths_end_cb = end;
-    paths_ask_cb = ask;
+    paths = paths_;
+}
+
+/* 'conn' was just committed, and can be found.  Locks are held. */
+void
+conn_run_committed(struct conn_offload_batch *batch, const struct conn *conn)
+{
+    if (paths) {
+        paths->committed(batch, conn);
+    }
 }
 
 /* Ends the paths of 'conn', which the calling thread owns. */
@@ -58,7 +70,7 @@ static void
 conn_end_paths(struct conn *conn)
 {
     if (conn_offload_state(conn) & CONN_OFFLOAD_PATH_MASK) {
-        paths_end_cb(conn);
+        paths->end(conn);
     }
 }
 
@@ -69,35 +81,88 @@ conn_is_in_hardware(const struct conn *conn)
                                         | CONN_OFFLOAD_PATH_MASK)) != 0;
 }
 
+/* Does one of the providers in 'slots' make paths where packets of 'conn' in
+ * direction 'dir' come from? */
+static bool
+conn_can_forward(const struct conn *conn, uint8_t slots, enum key_dir dir)
+{
+    struct conn_offload *offload = conn_get_offload(conn);
+    struct ct_offload_ctx ctx;
+    uint32_t port;
+
+    return (offload && conn_side_get(offload, dir, &ctx, &port)
+            && !ct_offload_port_is_unreliable(port)
+            && ct_offload_can_forward(slots,
+                                      ct_offload_port_get_netdev(port)));
+}
+
+/* Was a path of 'conn' refused by something that has not changed since? */
+static bool
+conn_path_is_refused(const struct conn *conn, bool reply)
+{
+    long long int until;
+
+    if (conn_get_path_note(conn, reply) < CONN_PATH_REFUSED) {
+        return false;
+    }
+    atomic_read_relaxed(&forget_until, &until);
+    return time_msec() >= until;
+}
+
+/* What has refused paths may not do so any more. */
+void
+conn_forget_refusals(void)
+{
+    atomic_store_relaxed(&forget_until, time_msec() + FORGET_MS);
+}
+
 /* Returns the bits for packets of 'conn', which is established in hardware,
  * that have to be traced before they can be forwarded there, if they can. */
 uint32_t
 conn_await_path(const struct conn *conn)
 {
-    struct conn_offload *offload = conn_get_offload(conn);
     uint32_t state = conn_offload_state(conn);
     uint8_t slots = state_est(state) & ct_offload_forwarding();
     uint32_t await = 0;
 
-    if (OVS_LIKELY(!slots) || !offload || !state_is_established(state)
+    if (OVS_LIKELY(!slots) || !state_is_established(state)
         || state & CONN_OFFLOAD_GONE || conn_is_closed(conn)) {
         return 0;
     }
     for (int dir = 0; dir < CT_DIRS; dir++) {
         bool reply = dir == CT_DIR_REV;
-        struct ct_offload_ctx ctx;
-        uint32_t port;
 
-        if (conn_side_get(offload, dir, &ctx, &port)
-            && ct_offload_can_forward(slots,
-                                      ct_offload_port_get_netdev(port))
-            && !(state & (reply ? CONN_OFFLOAD_PATH_REPLY
-                          : CONN_OFFLOAD_PATH_ORIG))) {
+        if (!(state & (reply ? CONN_OFFLOAD_PATH_REPLY
+                       : CONN_OFFLOAD_PATH_ORIG))
+            && !conn_path_is_refused(conn, reply)
+            && conn_can_forward(conn, slots, dir)) {
             await |= (reply ? CONN_OFFLOAD_AWAIT_PATH_REPLY
                       : CONN_OFFLOAD_AWAIT_PATH_ORIG);
         }
     }
     return await;
+}
+
+/* Counts that the state word of a connection has become 'new', and was 'old'.
+ */
+static void
+count_directions(uint32_t old, uint32_t new)
+{
+    if (state_is_bi_dir(old) != state_is_bi_dir(new)) {
+        ct_offload_count(CT_OFFLOAD_N_BI_DIR, state_is_bi_dir(new) ? 1 : -1);
+    }
+    if (state_is_uni_dir(old) != state_is_uni_dir(new)) {
+        ct_offload_count(CT_OFFLOAD_N_UNI_DIR, state_is_uni_dir(new) ? 1 : -1);
+    }
+}
+
+/* Paths of 'conn' have come or gone: changes its state word. */
+void
+conn_set_paths(struct conn *conn, uint32_t clear, uint32_t set)
+{
+    uint32_t old = conn_set_state(conn, clear, set);
+
+    count_directions(old, (old & ~clear) | set);
 }
 
 /* Connections in software. */
@@ -232,6 +297,23 @@ conn_extend(struct conntrack *ct, struct conn *conn, long long int last_used)
     return true;
 }
 
+/* Returns how long 'conn' may be idle in its present state, in ms. */
+long long int
+conn_get_timeout(struct conntrack *ct, const struct conn *conn)
+{
+    struct conn probe = {
+        .tp_id = conn->tp_id,
+        .key_node[CT_DIR_FWD].key.zone = conn->key_node[CT_DIR_FWD].key.zone,
+    };
+    long long int ms;
+    int timeout;
+
+    atomic_read_relaxed(&CONST_CAST(struct conn *, conn)->timeout, &timeout);
+    conn_init_expiration(ct, &probe, timeout, 0);
+    atomic_read_relaxed(&probe.expiration, &ms);
+    return ms;
+}
+
 /* Operations. */
 
 static struct conn *
@@ -296,21 +378,18 @@ task_prepare(struct ct_offload_task *t)
     }
 }
 
-/* Counts what has become of 'conn', whose state word was 'old', perhaps
- * because it has 'lapsed'. */
+/* Counts that the state word of 'conn' has become 'new', and was 'old',
+ * perhaps because it has 'lapsed'. */
 static void
-count_change(const struct conn *conn, uint32_t old, bool lapsed)
+count_change(const struct conn *conn, uint32_t old, uint32_t new, bool lapsed)
 {
-    uint32_t new = conn_offload_state(conn);
     bool was_held = state_held(old) != 0;
     bool held = state_held(new) != 0;
 
     if (was_held != held) {
         ct_offload_count(CT_OFFLOAD_N_OFFLOADED, held ? 1 : -1);
     }
-    if (state_is_bi_dir(old) != state_is_bi_dir(new)) {
-        ct_offload_count(CT_OFFLOAD_N_BI_DIR, state_is_bi_dir(new) ? 1 : -1);
-    }
+    count_directions(old, new);
     if (was_held && !held) {
         if (conn_is_closed(conn)) {
             ct_offload_count(CT_OFFLOAD_N_CLOSED, 1);
@@ -337,6 +416,7 @@ task_finish_held(const struct ct_offload_task *t)
                     | (uint32_t) uni << CONN_OFFLOAD_UNI_SHIFT);
     uint32_t clear = (CONN_OFFLOAD_HELD_MASK | CONN_OFFLOAD_EST_MASK
                       | CONN_OFFLOAD_UNI_MASK);
+    uint8_t forward = est & ct_offload_forwarding();
     enum key_dir dir = (t->op.type == CT_OFFLOAD_OP_EST ? CT_DIR_REV
                         : CT_DIR_FWD);
 
@@ -350,8 +430,14 @@ task_finish_held(const struct ct_offload_task *t)
     if (!ct_offload_may_bypass(est) && !(old & CONN_OFFLOAD_PATH_MASK)) {
         clear |= CONN_OFFLOAD_BYPASS;
     }
-    conn_set_state(conn, clear, set);
-    count_change(conn, old, t->lapsed);
+    if (!est) {
+        clear |= CONN_OFFLOAD_FORWARD;
+    } else if (forward && (conn_can_forward(conn, forward, CT_DIR_FWD)
+                           || conn_can_forward(conn, forward, CT_DIR_REV))) {
+        set |= CONN_OFFLOAD_FORWARD;
+    }
+    old = conn_set_state(conn, clear, set);
+    count_change(conn, old, (old & ~clear) | set, t->lapsed);
     if (t->op.type == CT_OFFLOAD_OP_EST) {
         uint32_t await = conn_await_path(conn);
 
@@ -645,7 +731,7 @@ static void
 conn_add_upd(struct conn_run *run, struct conn *conn)
 {
     if (conn_offload_state(conn) & CONN_OFFLOAD_PATH_MASK
-        && paths_ask_cb(conn)) {
+        && paths->ask(conn)) {
         COVERAGE_INC(ct_offload_expiry_extended);
         ct_offload_count(CT_OFFLOAD_N_EXTENDED, 1);
     }

@@ -21,6 +21,7 @@
 #include "ct-offload.h"
 #include "util.h"
 
+struct conn_offload_batch;
 struct ct_offload_task;
 
 /* Doing what is pending
@@ -65,9 +66,22 @@ struct conn_run {
     size_t n_wanted;
 };
 
+/* What the file above does with the paths of connections. */
+struct conn_run_paths {
+    /* Ends all paths of a connection, which the calling thread owns. */
+    void (*end)(struct conn *);
+
+    /* Has a connection, which the calling thread owns, live on if one of its
+     * paths was used.  Returns true if it has more time now. */
+    bool (*ask)(struct conn *);
+
+    /* A connection was committed.  Locks are held. */
+    void (*committed)(struct conn_offload_batch *, const struct conn *);
+};
+
 void conn_run_destroy(struct conn_run *);
-void conn_run_set_paths(void (*end)(struct conn *),
-                        bool (*ask)(struct conn *));
+void conn_run_set_paths(const struct conn_run_paths *);
+void conn_run_committed(struct conn_offload_batch *, const struct conn *);
 size_t conns_drain(struct conn_run *, struct conn **, size_t n);
 void conns_drain_all(struct conn_run *, struct conn **, size_t n);
 
@@ -76,9 +90,12 @@ void conn_set_reason(struct conn *, enum ct_offload_reason);
 struct conn_offload *conn_alloc_offload(struct conn *);
 void conn_free_offload(struct conn *);
 uint32_t conn_await_reply(const struct conn *);
-uint32_t conn_await_path(const struct conn *);
 
 /* For any thread. */
+uint32_t conn_await_path(const struct conn *);
+void conn_set_paths(struct conn *, uint32_t clear, uint32_t set);
+void conn_forget_refusals(void);
 bool conn_extend(struct conntrack *, struct conn *, long long int last_used);
+long long int conn_get_timeout(struct conntrack *, const struct conn *);
 
 #endif /* conntrack-offload-run.h */

@@ -147,9 +147,9 @@ conn_disown(struct conn *conn)
     return true;
 }
 
-/* Clears the bits 'clear' and sets the bits 'set' of the state word of
- * 'conn'. */
-void
+/* Clears the bits 'clear' and sets the bits 'set' of the state word of 'conn'.
+ * Returns what that was before. */
+uint32_t
 conn_set_state(struct conn *conn, uint32_t clear, uint32_t set)
 {
     uint32_t old = conn_offload_state(conn);
@@ -157,6 +157,7 @@ conn_set_state(struct conn *conn, uint32_t clear, uint32_t set)
     while (!state_swap(conn, &old, (old & ~clear) | set)) {
         continue;
     }
+    return old;
 }
 
 /* Notes that 'conn' is, or is about to be, in software for 'reason'. */

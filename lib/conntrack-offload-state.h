@@ -76,7 +76,7 @@
  * All functions may be called from any thread.  Those that are "for the owner"
  * are for the thread that owns the connection, or that alone can see it. */
 
-/* Bits of 'offload_state'.  30 and 31 are free. */
+/* Bits of 'offload_state'.  31 is free. */
 enum conn_offload_state {
     CONN_OFFLOAD_BUSY = 1 << 0,     /* Some thread owns the connection. */
     CONN_OFFLOAD_GONE = 1 << 1,     /* Removed, or made to expire at once. */
@@ -91,6 +91,7 @@ enum conn_offload_state {
     CONN_OFFLOAD_PATH_ORIG = 1 << 6,
     CONN_OFFLOAD_PATH_REPLY = 1 << 29,
     CONN_OFFLOAD_PATH_MASK = 1 << 6 | 1 << 29,
+    CONN_OFFLOAD_FORWARD = 1 << 30, /* These are what hardware has of it. */
 
     /* What to look out for in packets. */
     CONN_OFFLOAD_AWAIT_ORIG = 1 << 7, /* One in original direction. */
@@ -201,6 +202,35 @@ conn_is_closed(const struct conn *conn)
     return conn_reason(conn) == CT_OFFLOAD_CLOSING;
 }
 
+/* Why a direction of a connection has no path, as was found out last. */
+enum conn_path_note {
+    CONN_PATH_OK,               /* It has one, or was not traced yet. */
+    CONN_PATH_NOT_HELD,         /* Not all connections of its packets are
+                                 * established in hardware. */
+    CONN_PATH_NO_PORT,          /* Where its packets leave is not known. */
+    CONN_PATH_HARDWARE,         /* The provider has refused it. */
+    CONN_PATH_UNRELIABLE,       /* Its port does not follow rules. */
+
+    /* The chain of its megaflows has: plus an 'enum ct_merge_reason'. */
+    CONN_PATH_REFUSED = 64,
+};
+
+static inline uint8_t
+conn_get_path_note(const struct conn *conn, bool reply)
+{
+    uint8_t note;
+
+    atomic_read_relaxed(&CONST_CAST(struct conn *, conn)->offload_path[reply],
+                        &note);
+    return note;
+}
+
+static inline void
+conn_note_path(struct conn *conn, bool reply, uint8_t note)
+{
+    atomic_store_relaxed(&conn->offload_path[reply], note);
+}
+
 /* Is a connection with this state word established wherever it is held? */
 static inline bool
 state_is_established(uint32_t state)
@@ -212,7 +242,18 @@ state_is_established(uint32_t state)
 static inline bool
 state_is_bi_dir(uint32_t state)
 {
-    return state_is_established(state) && !state_uni(state);
+    return (state_is_established(state)
+            && (state & CONN_OFFLOAD_FORWARD
+                ? !(~state & CONN_OFFLOAD_PATH_MASK) : !state_uni(state)));
+}
+
+/* Or one of them? */
+static inline bool
+state_is_uni_dir(uint32_t state)
+{
+    return (state_held(state) && !state_is_bi_dir(state)
+            && (!(state & CONN_OFFLOAD_FORWARD)
+                || state & CONN_OFFLOAD_PATH_MASK));
 }
 
 /* Is a connection with this state word out of reach: removed, or made to
@@ -230,7 +271,7 @@ bool conn_own(struct conn *, uint32_t events);
 bool conn_disown(struct conn *);
 uint32_t conn_take_events(struct conn *);
 void conn_put_back(struct conn *, uint32_t events);
-void conn_set_state(struct conn *, uint32_t clear, uint32_t set);
+uint32_t conn_set_state(struct conn *, uint32_t clear, uint32_t set);
 void conn_note_reason(struct conn *, enum ct_offload_reason);
 
 /* Order between connections. */
@@ -306,6 +347,8 @@ void conntrack_for_each_rival(struct conntrack *, const struct conn *,
 
 struct conn *conntrack_find_traced(struct conntrack *,
                                    const struct dp_packet *);
+bool conntrack_has_tuple(struct conntrack *, uint16_t zone,
+                         const struct ct_dpif_tuple *);
 
 /* In conntrack-tcp.c: what is known of the peers of 'conn', a TCP connection.
  */

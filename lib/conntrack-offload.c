@@ -127,6 +127,7 @@ conntrack_offload_conn_init__(struct conntrack *ct, struct conn *conn,
     if (!batch || !batch->depth || !ct_offload_is_accepting()) {
         return;
     }
+    ct_trace_committed(pkt);
     if (!ct_offload_accepting(false)) {
         atomic_init(&conn->offload_state, CONN_OFFLOAD_AWAIT_REPLY);
         return;
@@ -263,9 +264,17 @@ conn_learn(struct conn_offload_batch *batch, struct conntrack *ct,
            struct conn *conn, const struct dp_packet *pkt, enum key_dir dir)
 {
     struct conn_offload *offload = conn_get_offload(conn);
+    uint32_t state = conn_offload_state(conn);
     bool owned = false;
 
-    if (!state_held(conn_offload_state(conn))) {
+    if (dir == CT_DIR_REV && state & CONN_OFFLOAD_PATH_MASK
+        && !state_is_established(state)) {
+        /* It has had no reply before: what ct() says of it changes. */
+        conn_batch_raise(batch, conn, CONN_OFFLOAD_PENDING_DEL,
+                         CONN_OFFLOAD_AWAIT_REPLY, 0);
+        return;
+    }
+    if (!state_held(state)) {
         uint8_t established_only = ct_offload_accepting(true);
 
         if (!ct_offload_accepting(false)
@@ -310,7 +319,13 @@ conntrack_offload_conn_seen__(struct conntrack *ct, struct conn *conn,
              ? state & CONN_OFFLOAD_AWAIT_REPLY && res == CT_UPDATE_VALID
              : state & CONN_OFFLOAD_AWAIT_ORIG);
     if (state & path && res == CT_UPDATE_VALID && !fin) {
-        ct_trace_begin(pkt, conn, path);
+        if (!(state & (*reply ? CONN_OFFLOAD_PATH_REPLY
+                       : CONN_OFFLOAD_PATH_ORIG))) {
+            ct_trace_begin(pkt, conn, path);
+        } else if (ct_offload_wire_is_known(pkt)) {
+            /* See ct-offload-path-sample.c. */
+            conn_set_state(conn, path, 0);
+        }
     }
     if (OVS_LIKELY(!fin && !await)) {
         return;
@@ -329,17 +344,31 @@ conntrack_offload_conn_seen__(struct conntrack *ct, struct conn *conn,
     conn_batch_leave(batch);
 }
 
-void
-conntrack_offload_conn_changed__(struct conn *conn)
+/* Returns the batch of the calling thread, in conntrack_execute().  If the
+ * first provider came in the middle of that, makes up for
+ * conntrack_offload_begin(). */
+static struct conn_offload_batch *
+get_batch(void)
 {
     struct conn_offload_batch *batch = conn_batch_get();
 
-    /* If the first provider came in the middle of conntrack_execute(), this
-     * makes up for conntrack_offload_begin(). */
     if (!batch || !batch->depth) {
         batch = conn_batch_enter();
         *conntrack_offload_late_get() = true;
     }
+    return batch;
+}
+
+void
+conntrack_offload_conn_committed__(const struct conn *conn)
+{
+    conn_run_committed(get_batch(), conn);
+}
+
+void
+conntrack_offload_conn_changed__(struct conn *conn)
+{
+    struct conn_offload_batch *batch = get_batch();
 
     /* The commit that creates a connection sets its mark and labels, too. */
     if (batch->conns.n && batch->conns.p[batch->conns.n - 1] == conn

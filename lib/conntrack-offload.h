@@ -74,6 +74,7 @@ struct conn_offload_batch *conntrack_offload_begin__(struct netdev *);
 void conntrack_offload_end__(struct conn_offload_batch *);
 void conntrack_offload_conn_init__(struct conntrack *, struct conn *,
                                    const struct dp_packet *);
+void conntrack_offload_conn_committed__(const struct conn *);
 void conntrack_offload_conn_uninit__(struct conn *);
 void conntrack_offload_conn_seen__(struct conntrack *, struct conn *,
                                    const struct dp_packet *, const bool *reply,
@@ -127,6 +128,15 @@ conntrack_offload_conn_init(struct conntrack *ct, struct conn *conn,
     }
 }
 
+/* 'conn' was committed, and can be found from now on.  'ct_lock' is held. */
+static inline void
+conntrack_offload_conn_committed(const struct conn *conn)
+{
+    if (OVS_UNLIKELY(ct_offload_is_active())) {
+        conntrack_offload_conn_committed__(conn);
+    }
+}
+
 /* 'conn' is about to be freed, and no other thread can see it any more. */
 static inline void
 conntrack_offload_conn_uninit(struct conn *conn)
@@ -171,7 +181,8 @@ conntrack_offload_conn_mark(struct conn *conn, uint32_t mark)
     OVS_REQUIRES(conn->lock)
 {
     if (OVS_UNLIKELY(conn_offload_state(conn)
-                     & (CONN_OFFLOAD_HELD_MASK | CONN_OFFLOAD_BUSY))
+                     & (CONN_OFFLOAD_HELD_MASK | CONN_OFFLOAD_PATH_MASK
+                        | CONN_OFFLOAD_BUSY))
         && conn->mark != mark) {
         conntrack_offload_conn_changed__(conn);
     }
@@ -182,7 +193,8 @@ conntrack_offload_conn_label(struct conn *conn, ovs_u128 label)
     OVS_REQUIRES(conn->lock)
 {
     if (OVS_UNLIKELY(conn_offload_state(conn)
-                     & (CONN_OFFLOAD_HELD_MASK | CONN_OFFLOAD_BUSY))
+                     & (CONN_OFFLOAD_HELD_MASK | CONN_OFFLOAD_PATH_MASK
+                        | CONN_OFFLOAD_BUSY))
         && !ovs_u128_equals(conn->label, label)) {
         conntrack_offload_conn_changed__(conn);
     }

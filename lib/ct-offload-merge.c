@@ -1117,9 +1117,8 @@ ct_merge_instantiate(const struct ct_merge *m,
 
     memset(&v, 0, sizeof v);
     memset(path, 0, sizeof *path);
-    v.tuple = *conn_tuple(&conns[m->first]);
-    masked_apply(&m->wire, &v);
-    path->wire = v.tuple;
+    ct_merge_get_wire(m, conns, &path->wire);
+    v.tuple = path->wire;
     if (!masked_matches(&m->matched, &v)) {
         return CT_MERGE_INCONSISTENT;
     }
@@ -1157,6 +1156,20 @@ ct_merge_instantiate(const struct ct_merge *m,
     }
     path->out = v.tuple;
     return CT_MERGE_OK;
+}
+
+/* Stores in '*wire' the tuple that packets have on the wire whose ct() actions
+ * find 'conns', of which only their tuples and directions matter. */
+void
+ct_merge_get_wire(const struct ct_merge *m, const struct ct_merge_conn conns[],
+                  struct ct_dpif_tuple *wire)
+{
+    struct ct_merge_values v;
+
+    memset(&v, 0, sizeof v);
+    v.tuple = *conn_tuple(&conns[m->first]);
+    masked_apply(&m->wire, &v);
+    *wire = v.tuple;
 }
 
 /* Initializes 'match' to what packets of 'path' are on the wire, which goes

@@ -284,6 +284,8 @@ enum ct_merge_reason ct_merge_instantiate(const struct ct_merge *,
                                           const struct ct_merge_conn[],
                                           const uint32_t *rss_hash,
                                           struct ct_merge_path *);
+void ct_merge_get_wire(const struct ct_merge *, const struct ct_merge_conn[],
+                       struct ct_dpif_tuple *);
 void ct_merge_get_match(const struct ct_merge *, const struct ct_merge_path *,
                         struct match *);
 void ct_merge_put_actions(const struct ct_merge *,

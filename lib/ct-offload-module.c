@@ -303,12 +303,14 @@ ct_offload_get_stats(struct netdev_custom_stats *stats)
         = ct_offload_stats_read(&sum.counters[CT_OFFLOAD_N_OFFLOADED]);
     uint64_t n_bi_dir
         = ct_offload_stats_read(&sum.counters[CT_OFFLOAD_N_BI_DIR]);
+    uint64_t n_uni_dir
+        = ct_offload_stats_read(&sum.counters[CT_OFFLOAD_N_UNI_DIR]);
     const struct {
         const char *name;
         uint64_t value;
     } rows[] = {
         { "CT bi-dir Connections", n_bi_dir },
-        { "CT uni-dir Connections", n - n_bi_dir },
+        { "CT uni-dir Connections", n_uni_dir },
         { "CT Enqueued offloads", threads.n_queued },
         { "CT Inserted offloads", n },
         { "CT Average latency (us)", threads.mean },
@@ -370,8 +372,7 @@ show_connections(const struct ct_offload_stats *sum, struct ds *ds,
         { "offloaded", "connections: ", n[CT_OFFLOAD_N_OFFLOADED],
           " offloaded" },
         { "bi-dir", ", ", n[CT_OFFLOAD_N_BI_DIR], " bi-dir" },
-        { "uni-dir", ", ",
-          n[CT_OFFLOAD_N_OFFLOADED] - n[CT_OFFLOAD_N_BI_DIR], " uni-dir\n" },
+        { "uni-dir", ", ", n[CT_OFFLOAD_N_UNI_DIR], " uni-dir\n" },
         { "limit", "  limit: ", ct_offload_room_get_limit(), "\n" },
         { "closed", "  closed by FIN or RST: ", n[CT_OFFLOAD_N_CLOSED], "\n" },
         { "taken-back", "  taken back into software: ",
@@ -507,8 +508,10 @@ ct_offload_show(struct unixctl_conn *conn, int argc OVS_UNUSED,
     if (as_json) {
         struct json *conns = json_object_create();
         struct json *reasons = json_object_create();
+        struct json *paths = json_object_create();
         struct json *json = json_object_create();
 
+        ct_path_show(NULL, paths);
         show_connections(&sum, NULL, conns);
         show_reasons(&sum, NULL, reasons);
         json_object_put(json, "enabled", json_boolean_create(on));
@@ -516,6 +519,7 @@ ct_offload_show(struct unixctl_conn *conn, int argc OVS_UNUSED,
         json_object_put(json, "connections", conns);
         json_object_put(json, "software", reasons);
         json_object_put(json, "threads", ct_offload_threads_to_json());
+        json_object_put(json, "paths", paths);
         json_object_put(json, "providers", providers);
         unixctl_command_reply_json(conn, json);
     } else {
@@ -538,7 +542,7 @@ ct_offload_show(struct unixctl_conn *conn, int argc OVS_UNUSED,
         }
         ds_put_char(&ds, '\n');
         ct_offload_threads_format(&ds);
-        ct_path_format(&ds);
+        ct_path_show(&ds, NULL);
         ds_put_cstr(&ds, ds_cstr(&details));
         unixctl_command_reply(conn, ds_cstr(&ds));
     }
@@ -548,30 +552,42 @@ ct_offload_show(struct unixctl_conn *conn, int argc OVS_UNUSED,
 
 /* "ct-offload/chains" and "ct-offload/paths". */
 
+/* Replies to 'conn' with what 'show' shows, with 'arg'. */
+static void
+reply_paths(struct unixctl_conn *conn,
+            void (*show)(const char *arg, struct ds *, struct json *),
+            const char *arg)
+{
+    if (unixctl_command_get_output_format(conn) == UNIXCTL_OUTPUT_FMT_JSON) {
+        struct json *array = json_array_create_empty();
+
+        show(arg, NULL, array);
+        unixctl_command_reply_json(conn, array);
+    } else {
+        struct ds ds = DS_EMPTY_INITIALIZER;
+
+        show(arg, &ds, NULL);
+        unixctl_command_reply(conn, ds_cstr(&ds));
+        ds_destroy(&ds);
+    }
+}
+
 static void
 ct_offload_chains(struct unixctl_conn *conn, int argc, const char *argv[],
                   void *aux OVS_UNUSED)
 {
-    struct ds ds = DS_EMPTY_INITIALIZER;
-
     if (argc > 1 && strcmp(argv[1], "-m")) {
         unixctl_command_reply_error(conn, "say \"-m\" or nothing");
-        return;
+    } else {
+        reply_paths(conn, ct_path_show_chains, argc > 1 ? argv[1] : NULL);
     }
-    ct_path_format_chains(&ds, argc > 1);
-    unixctl_command_reply(conn, ds_cstr(&ds));
-    ds_destroy(&ds);
 }
 
 static void
 ct_offload_paths(struct unixctl_conn *conn, int argc, const char *argv[],
                  void *aux OVS_UNUSED)
 {
-    struct ds ds = DS_EMPTY_INITIALIZER;
-
-    ct_path_format_paths(&ds, argc > 1 ? argv[1] : NULL);
-    unixctl_command_reply(conn, ds_cstr(&ds));
-    ds_destroy(&ds);
+    reply_paths(conn, ct_path_show_paths, argc > 1 ? argv[1] : NULL);
 }
 
 /* "ct-offload/explain". */
@@ -637,6 +653,7 @@ explain_one(struct conn *conn, void *aux_)
         && conn_matches(conn, &aux->match)
         && aux->n++ < EXPLAIN_MAX) {
         conntrack_offload_explain(conn, &aux->ds);
+        ct_path_explain(conn, &aux->ds);
     }
 }
 
@@ -702,6 +719,7 @@ ct_offload_module_init(void)
 
     if (ovsthread_once_start(&once)) {
         ct_path_init();
+        ct_path_sample_init();
         unixctl_command_register("ct-offload/show", "", 0, 0,
                                  ct_offload_show, NULL);
         unixctl_command_register("ct-offload/explain",

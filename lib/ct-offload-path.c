@@ -24,400 +24,47 @@
 #include "conntrack-offload-batch.h"
 #include "conntrack-offload.h"
 #include "coverage.h"
-#include "ct-offload-merge.h"
+#include "ct-offload-path-private.h"
 #include "ct-offload-port.h"
 #include "ct-offload-private.h"
 #include "ct-offload-thread.h"
 #include "ct-offload-trace.h"
 #include "dpif.h"
 #include "hash.h"
-#include "hmapx.h"
 #include "odp-util.h"
-#include "openvswitch/dynamic-string.h"
-#include "openvswitch/hmap.h"
-#include "openvswitch/list.h"
+#include "openvswitch/ofpbuf.h"
+#include "openvswitch/usdt-probes.h"
 #include "openvswitch/vlog.h"
 #include "ovs-rcu.h"
-#include "ovs-thread.h"
 #include "timeval.h"
-#include "util.h"
 
 VLOG_DEFINE_THIS_MODULE(ct_offload_path);
 
 COVERAGE_DEFINE(ct_path_add);
 COVERAGE_DEFINE(ct_path_add_fail);
 COVERAGE_DEFINE(ct_path_del);
-COVERAGE_DEFINE(ct_path_invalidate);
+COVERAGE_DEFINE(ct_path_late);
 
 static struct vlog_rate_limit rl = VLOG_RATE_LIMIT_INIT(5, 5);
 
-/* Least time between two passes that ask providers what they have counted, in
- * ms.  A pass takes at most one part in PASS_SHARE of a thread. */
-#define PASS_MS 1000
-#define PASS_SHARE 4
+/* For how long, in ms, a thread that removes megaflows may wait for hardware
+ * within such a time. */
+#define SYNC_MS 10
+#define SYNC_PERIOD_MS 500
 
-/* A path that has seen no packets for so long, in ms, goes: the next packet
- * comes to software, which judges. */
-#define IDLE_MS 30000
+/* All paths, by what they match; and what ties them to connections. */
+static struct hmap paths[PATH_N_PARTS] OVS_GUARDED_BY(ct_chains_mutex);
+static struct hmap path_conns[PATH_N_PARTS] OVS_GUARDED_BY(ct_chains_mutex);
+static size_t n_paths OVS_GUARDED_BY(ct_chains_mutex);
 
-/* A chain: see above. */
-struct chain {
-    struct hmap_node node;      /* In 'chains' while it is valid. */
-    struct dp_netdev_flow *flows[CT_MERGE_MAX_FLOWS]; /* With references. */
-    size_t n_flows;
-    uint32_t shapes[CT_MERGE_MAX_CONNS];
-    size_t n_conns;
+/* What ties them to ct() actions that found nothing.  Readers need no lock. */
+static struct cmap path_misses = CMAP_INITIALIZER;
 
-    enum ct_merge_reason refused; /* Or CT_MERGE_OK... */
-    struct ct_merge *merge;     /* ...and what was compiled. */
-
-    bool valid;
-    struct ovs_list dying_node; /* In 'dying' while it is not. */
-    struct ovs_list paths;      /* Contains "struct path"s. */
-    size_t n_paths;
-    uint64_t n_packets, n_bytes; /* Of all its paths, as last sampled. */
-};
-
-enum path_state {
-    PATH_NEW,                   /* A thread is telling the provider. */
-    PATH_CANCEL,                /* That, and it is to go. */
-    PATH_LIVE,
-    PATH_ENDING,                /* A thread is telling the provider. */
-};
-
-/* What ties a path to a connection. */
-struct path_conn {
-    struct hmap_node node;      /* In 'path_conns', by 'conn'. */
-    struct path *path;
-    struct conn *conn;
-    bool reply;                 /* Is the path its reply direction? */
-};
-
-struct path {
-    struct hmap_node node;      /* In 'paths', by what it matches. */
-    struct ovs_list chain_node; /* In 'chain->paths'. */
-    struct chain *chain;
-    struct conntrack *ct;
-    struct ct_merge_path values;
-    uint32_t ports[2];          /* In and out: see ct-offload-port.h. */
-    unsigned int slot;          /* Its provider, in the registry... */
-    void *priv;                 /* ...and that one's own. */
-    uint64_t n_packets, n_bytes; /* As last sampled. */
-    long long int used;         /* When that has changed, in ms. */
-    long long int asked;        /* When the provider was asked last, in ms. */
-    enum path_state state;
-    bool made;                  /* Does the provider have it? */
-    bool querying;              /* Its provider is being asked. */
-    size_t n_conns;
-    struct path_conn conns[CT_MERGE_MAX_CONNS];
-};
-
-/* What hangs off a megaflow that is in a chain, until it is freed. */
-struct flow_block {
-    struct hmapx chains;        /* Contains "struct chain"s. */
-
-    /* What was credited to it. */
-    atomic_ullong n_packets, n_bytes;
-    atomic_llong used;          /* In ms. */
-};
-
-static struct ovs_mutex paths_mutex = OVS_MUTEX_INITIALIZER;
+/* A path is not held any more, was asked, or was destroyed. */
 static pthread_cond_t paths_cond = PTHREAD_COND_INITIALIZER;
-static struct hmap chains OVS_GUARDED_BY(paths_mutex)
-    = HMAP_INITIALIZER(&chains);
-static struct hmap paths OVS_GUARDED_BY(paths_mutex)
-    = HMAP_INITIALIZER(&paths);
-static struct hmap path_conns OVS_GUARDED_BY(paths_mutex)
-    = HMAP_INITIALIZER(&path_conns);
 
-/* Chains that are not valid any more, but have paths. */
-static struct ovs_list dying OVS_GUARDED_BY(paths_mutex)
-    = OVS_LIST_INITIALIZER(&dying);
-
-/* Why paths have ended. */
-enum path_end {
-    END_MEGAFLOW,
-    END_CONN,
-    END_IDLE,
-    END_CONFIG,
-    END_KEY,                    /* Another one has the same match. */
-    END_ERROR,                  /* It could not be made. */
-    N_ENDS
-};
-static const char *end_names[N_ENDS] = {
-    "megaflows", "connections", "idle", "configuration", "same match",
-    "errors",
-};
-static unsigned long long int n_ended[N_ENDS] OVS_GUARDED_BY(paths_mutex);
-static unsigned long long int n_added OVS_GUARDED_BY(paths_mutex);
-static unsigned long long int n_failed OVS_GUARDED_BY(paths_mutex);
-
-/* Traces that have led to no path: the connections were not, or not any more,
- * as they have to be, or the port that packets leave by is not known. */
-static unsigned long long int n_not_held OVS_GUARDED_BY(paths_mutex);
-static unsigned long long int n_no_port OVS_GUARDED_BY(paths_mutex);
-
-static atomic_llong last_pass_ms = 0;
-
-/* Megaflows. */
-
-static void
-flow_make_block(struct dp_netdev_flow *flow)
-    OVS_REQUIRES(paths_mutex)
-{
-    if (!dp_netdev_flow_get_ct_path(flow)) {
-        struct flow_block *block = xzalloc(sizeof *block);
-
-        hmapx_init(&block->chains);
-        dp_netdev_flow_set_ct_path(flow, block);
-    }
-}
-
-/* A megaflow that had 'ct_path' is being freed. */
-void
-ct_path_flow_free(void *ct_path)
-{
-    struct flow_block *block = ct_path;
-
-    if (block) {
-        hmapx_destroy(&block->chains);
-        free(block);
-    }
-}
-
-/* Credits 'n_packets' packets with 'n_bytes' bytes on the wire, which hardware
- * has forwarded up to time 'used', to the megaflows of 'chain'. */
-static void
-chain_credit(struct chain *chain, uint64_t n_packets, uint64_t n_bytes,
-             long long int used)
-    OVS_REQUIRES(paths_mutex)
-{
-    chain->n_packets += n_packets;
-    chain->n_bytes += n_bytes;
-    for (size_t i = 0; i < chain->n_flows; i++) {
-        struct flow_block *block = dp_netdev_flow_get_ct_path(chain->flows[i]);
-        int64_t diff = chain->merge->size_diff[i] * (int64_t) n_packets;
-        unsigned long long int orig;
-
-        atomic_add_relaxed(&block->n_packets, n_packets, &orig);
-        atomic_add_relaxed(&block->n_bytes, n_bytes + diff, &orig);
-        atomic_store_relaxed(&block->used, used);
-    }
-}
-
-/* Adds to '*stats', and to '*attrs' if that is nonnull, what hardware has done
- * for 'flow', which is in some chain or was. */
-void
-ct_path_flow_stats__(const struct dp_netdev_flow *flow,
-                     struct dpif_flow_stats *stats,
-                     struct dpif_flow_attrs *attrs)
-{
-    struct flow_block *block = dp_netdev_flow_get_ct_path(flow);
-    unsigned long long int n;
-    struct hmapx_node *node;
-    bool live = false;
-    long long int used;
-
-    atomic_read_relaxed(&block->n_packets, &n);
-    stats->n_packets += n;
-    atomic_read_relaxed(&block->n_bytes, &n);
-    stats->n_bytes += n;
-    atomic_read_relaxed(&block->used, &used);
-    stats->used = MAX(stats->used, used);
-    if (attrs) {
-        ovs_mutex_lock(&paths_mutex);
-        HMAPX_FOR_EACH (node, &block->chains) {
-            live |= ((struct chain *) node->data)->n_paths > 0;
-        }
-        ovs_mutex_unlock(&paths_mutex);
-        attrs->offloaded |= live;
-    }
-}
-
-/* Chains. */
-
-/* Takes references on the 'n' megaflows in 'flows'.  Returns false, with none
- * taken, if one is being freed. */
-static bool
-flows_ref(struct dp_netdev_flow *const *flows, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        if (!dp_netdev_flow_try_ref(flows[i])) {
-            while (i) {
-                dp_netdev_flow_unref(flows[--i]);
-            }
-            return false;
-        }
-    }
-    return true;
-}
-
-static void
-flows_unref(struct dp_netdev_flow *const *flows, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        dp_netdev_flow_unref(flows[i]);
-    }
-}
-
-static void
-chain_free(struct chain *chain)
-    OVS_REQUIRES(paths_mutex)
-{
-    for (size_t i = 0; i < chain->n_flows; i++) {
-        struct flow_block *block = dp_netdev_flow_get_ct_path(chain->flows[i]);
-
-        hmapx_find_and_delete(&block->chains, chain);
-    }
-    flows_unref(chain->flows, chain->n_flows);
-    ct_merge_destroy(chain->merge);
-    free(chain);
-}
-
-/* 'chain' has lost its last path, or is not valid any more: frees it if both
- * is so. */
-static void
-chain_free_if_done(struct chain *chain)
-    OVS_REQUIRES(paths_mutex)
-{
-    if (!chain->valid && !chain->n_paths) {
-        ovs_list_remove(&chain->dying_node);
-        chain_free(chain);
-    }
-}
-
-/* From now on no path is made on 'chain', and those that are there go. */
-static void
-chain_invalidate(struct chain *chain)
-    OVS_REQUIRES(paths_mutex)
-{
-    if (chain->valid) {
-        COVERAGE_INC(ct_path_invalidate);
-        chain->valid = false;
-        hmap_remove(&chains, &chain->node);
-        ovs_list_push_back(&dying, &chain->dying_node);
-        chain_free_if_done(chain);
-    }
-}
-
-static uint32_t
-chain_hash(struct dp_netdev_flow *const *flows, size_t n_flows,
-           const uint32_t *shapes, size_t n_conns)
-{
-    return hash_bytes(flows, n_flows * sizeof *flows,
-                      hash_bytes(shapes, n_conns * sizeof *shapes, 0));
-}
-
-/* Compiles 'chain', for connections that are like 'conns'. */
-static enum ct_merge_reason
-chain_compile(struct chain *chain, const struct ct_merge_conn *conns)
-{
-    struct flow_wildcards masks[CT_MERGE_MAX_FLOWS];
-    struct ct_merge_flow flows[CT_MERGE_MAX_FLOWS];
-
-    for (size_t i = 0; i < chain->n_flows; i++) {
-        dp_netdev_flow_get_mask(chain->flows[i], &masks[i]);
-        flows[i].key = dp_netdev_flow_get_key(chain->flows[i]);
-        flows[i].mask = &masks[i].masks;
-        flows[i].actions = dp_netdev_flow_get_nlattrs(chain->flows[i],
-                                                      &flows[i].actions_len);
-    }
-    return ct_merge_create(flows, chain->n_flows, conns, chain->n_conns,
-                           &chain->merge);
-}
-
-/* Returns the chain of 'flows', for connections that are like 'conns', which
- * is compiled if it is new.  Returns NULL if a megaflow is dead. */
-static struct chain *
-chain_get(struct dp_netdev_flow *const *flows, size_t n_flows,
-          const struct ct_merge_conn *conns, size_t n_conns)
-    OVS_REQUIRES(paths_mutex)
-{
-    uint32_t shapes[CT_MERGE_MAX_CONNS];
-    struct chain *chain;
-    uint32_t hash;
-
-    for (size_t i = 0; i < n_conns; i++) {
-        shapes[i] = ct_merge_conn_shape(&conns[i]);
-    }
-    hash = chain_hash(flows, n_flows, shapes, n_conns);
-    HMAP_FOR_EACH_WITH_HASH (chain, node, hash, &chains) {
-        if (chain->n_flows == n_flows && chain->n_conns == n_conns
-            && !memcmp(chain->flows, flows, n_flows * sizeof *flows)
-            && !memcmp(chain->shapes, shapes, n_conns * sizeof *shapes)) {
-            return chain;
-        }
-    }
-
-    if (!flows_ref(flows, n_flows)) {
-        return NULL;
-    }
-    for (size_t i = 0; i < n_flows; i++) {
-        flow_make_block(flows[i]);
-    }
-    /* Who changes a megaflow after this finds its block, and waits for the
-     * mutex: see ct_path_flow_changed().  What was changed before is seen
-     * here. */
-    atomic_thread_fence(memory_order_seq_cst);
-    for (size_t i = 0; i < n_flows; i++) {
-        if (dp_netdev_flow_is_dead(flows[i])) {
-            flows_unref(flows, n_flows);
-            return NULL;
-        }
-    }
-    chain = xzalloc(sizeof *chain);
-    memcpy(chain->flows, flows, n_flows * sizeof *flows);
-    chain->n_flows = n_flows;
-    memcpy(chain->shapes, shapes, n_conns * sizeof *shapes);
-    chain->n_conns = n_conns;
-    chain->valid = true;
-    ovs_list_init(&chain->paths);
-    for (size_t i = 0; i < n_flows; i++) {
-        struct flow_block *block = dp_netdev_flow_get_ct_path(flows[i]);
-
-        hmapx_add(&block->chains, chain);
-    }
-    hmap_insert(&chains, &chain->node, hash);
-    chain->refused = chain_compile(chain, conns);
-    return chain;
-}
-
-/* Paths. */
-
-static uint32_t
-path_hash(const struct path *path)
-{
-    const struct ct_dpif_tuple *t = &path->values.wire;
-
-    return hash_bytes(&t->src, sizeof t->src,
-                      hash_bytes(&t->dst, sizeof t->dst,
-                                 hash_2words((OVS_FORCE uint32_t) t->src_port
-                                             << 16
-                                             | (OVS_FORCE uint32_t)
-                                               t->dst_port,
-                                             path->ports[0])));
-}
-
-/* Returns another path with the same match as 'path', or NULL. */
-static struct path *
-path_find_rival(const struct path *path)
-    OVS_REQUIRES(paths_mutex)
-{
-    const struct match *match = &path->chain->merge->match;
-    struct path *p;
-
-    HMAP_FOR_EACH_WITH_HASH (p, node, path_hash(path), &paths) {
-        const struct match *m = &p->chain->merge->match;
-
-        if (p->ports[0] == path->ports[0]
-            && !memcmp(&p->values.wire, &path->values.wire,
-                       sizeof p->values.wire)
-            && m->flow.vlans[0].tci == match->flow.vlans[0].tci) {
-            return p;
-        }
-    }
-    return NULL;
-}
+struct path_counts path_counts;
+atomic_llong path_pass_ms = 0;
 
 static const uint32_t path_bits[] = {
     [false] = CONN_OFFLOAD_PATH_ORIG, [true] = CONN_OFFLOAD_PATH_REPLY,
@@ -427,24 +74,285 @@ static const uint32_t await_bits[] = {
     [true] = CONN_OFFLOAD_AWAIT_PATH_REPLY,
 };
 
-/* Puts 'path' in all lists.  The calling thread owns its connections. */
-static void
-path_link(struct path *path)
-    OVS_REQUIRES(paths_mutex)
+/* Tables. */
+
+/* A part uses the lower bits of a hash. */
+static struct hmap *
+part_of(struct hmap parts[], uint32_t hash)
 {
+    return &parts[hash >> (32 - PATH_PART_BITS)];
+}
+
+static uint32_t
+tuple_hash(const struct ct_dpif_tuple *t, uint32_t basis)
+{
+    return hash_bytes(&t->src, sizeof t->src,
+                      hash_bytes(&t->dst, sizeof t->dst,
+                                 hash_3words((OVS_FORCE uint32_t) t->src_port
+                                             << 16
+                                             | (OVS_FORCE uint32_t)
+                                               t->dst_port,
+                                             t->ip_proto, basis)));
+}
+
+/* Returns the number of paths. */
+size_t
+path_count(void)
+{
+    size_t n;
+
+    ovs_mutex_lock(&ct_chains_mutex);
+    n = n_paths;
+    ovs_mutex_unlock(&ct_chains_mutex);
+    return n;
+}
+
+/* Calls 'cb' with 'aux' for each path in part number 'part' of the table.  It
+ * may release the mutex: what is made or ends meanwhile may be left out. */
+bool
+path_for_each(size_t part, void (*cb)(struct path *, void *aux), void *aux)
+{
+    struct hmap_position pos = { 0, 0 };
+    struct hmap_node *node;
+    bool any = false;
+
+    while ((node = hmap_at_position(&paths[part], &pos))) {
+        cb(CONTAINER_OF(node, struct path, node), aux);
+        any = true;
+    }
+    return any;
+}
+
+/* Returns connection number 'i' of 'path', and in '*reply', if that is
+ * nonnull, its direction. */
+struct conn *
+path_get_conn(const struct path *path, size_t i, bool *reply)
+{
+    uintptr_t conn = path->conns[i].conn;
+
+    if (reply) {
+        *reply = path->replies & 1u << i;
+    }
+    return (struct conn *) (conn & ~(uintptr_t) 7);
+}
+
+static struct path *
+path_conn_get_path(const struct path_conn *pc)
+{
+    const struct path_conn *first = pc - (pc->conn & 7);
+
+    return CONTAINER_OF(CONST_CAST(struct path_conn *, first), struct path,
+                        conns[0]);
+}
+
+/* Returns the next path of 'conn' after 'last', which may be NULL. */
+static struct path *
+conn_next_path(const struct conn *conn, const struct path *last)
+    OVS_REQUIRES(ct_chains_mutex)
+{
+    uint32_t hash = hash_pointer(conn, 0);
+    struct path_conn *pc;
+
+    HMAP_FOR_EACH_WITH_HASH (pc, node, hash, part_of(path_conns, hash)) {
+        struct path *path = path_conn_get_path(pc);
+
+        if (path_get_conn(path, pc->conn & 7, NULL) != conn) {
+            continue;
+        } else if (!last) {
+            return path;
+        } else if (path == last) {
+            last = NULL;
+        }
+    }
+    return NULL;
+}
+
+/* Returns a path that is the original, or the reply, direction of 'conn', or
+ * NULL. */
+struct path *
+path_of_conn(const struct conn *conn, bool reply)
+{
+    struct path *path = NULL;
+
+    while ((path = conn_next_path(conn, path))) {
+        for (size_t i = 0; i < path->n_conns; i++) {
+            bool r;
+
+            if (path_get_conn(path, i, &r) == conn && r == reply) {
+                return path;
+            }
+        }
+    }
+    return NULL;
+}
+
+/* 'path' is there, with its connections, until path_unhold(). */
+void
+path_hold(struct path *path)
+{
+    path->n_holds++;
+}
+
+void
+path_unhold(struct path *path)
+{
+    if (!--path->n_holds) {
+        xpthread_cond_broadcast(&paths_cond);
+    }
+}
+
+static struct path_miss *
+path_get_misses(const struct path *path)
+{
+    return (struct path_miss *) &path->conns[path->n_conns];
+}
+
+static size_t
+key_count_misses(const struct ct_chain_key *key)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < key->n_cts; i++) {
+        n += key->cts[i] == CT_CHAIN_MISS;
+    }
+    return n;
+}
+
+/* Connections. */
+
+/* Stores in '*mc' what ct() finds in 'conn', which may be NULL. */
+static void
+describe_conn(const struct conn *conn, bool reply, struct ct_merge_conn *mc)
+{
+    memset(mc, 0, sizeof *mc);
+    if (!conn) {
+        mc->kind = CT_MERGE_MISS;
+        return;
+    }
+    mc->kind = (conn_is_established(conn) ? CT_MERGE_ESTABLISHED
+                : CT_MERGE_ONE_WAY);
+    mc->reply = reply;
+    mc->snat = ct_offload_conn_is_snat(conn);
+    mc->dnat = ct_offload_conn_is_dnat(conn);
+    ct_offload_conn_get_tuple(conn, false, &mc->tuple[0]);
+    ct_offload_conn_get_tuple(conn, true, &mc->tuple[1]);
+}
+
+/* The same, with what is guarded by the lock of 'conn'. */
+static void
+describe_conn_locked(const struct conn *conn, bool reply,
+                     struct ct_merge_conn *mc)
+    OVS_EXCLUDED(ct_chains_mutex)
+{
+    describe_conn(conn, reply, mc);
+    if (conn) {
+        mc->mark = ct_offload_conn_get_mark(conn);
+        mc->label = ct_offload_conn_get_labels(conn);
+    }
+}
+
+/* Computes '*values' of 'path' again, which is held.  Returns false if its
+ * connections have just changed, and it is about to end. */
+bool
+path_describe(const struct path *path, struct ct_merge_path *values)
+{
+    const struct ct_chain_key *key = &path->chain->key;
+    struct ct_merge_conn conns[CT_MERGE_MAX_CONNS];
+
+    for (size_t i = 0; i < key->n_cts; i++) {
+        const struct conn *conn = (key->cts[i] == CT_CHAIN_MISS ? NULL
+                                   : path_get_conn(path, key->cts[i], NULL));
+
+        describe_conn_locked(conn, key->replies & 1u << i, &conns[i]);
+    }
+    return !ct_merge_instantiate(path->chain->merge, conns, NULL, values);
+}
+
+/* Stores in '*wire' the tuple that packets of 'path' have on the wire. */
+static void
+path_get_wire(const struct path *path, struct ct_dpif_tuple *wire)
+{
+    const struct ct_chain_key *key = &path->chain->key;
+    struct ct_merge_conn conns[CT_MERGE_MAX_CONNS];
+
+    for (size_t i = 0; i < key->n_cts; i++) {
+        describe_conn(key->cts[i] == CT_CHAIN_MISS ? NULL
+                      : path_get_conn(path, key->cts[i], NULL),
+                      key->replies & 1u << i, &conns[i]);
+    }
+    ct_merge_get_wire(path->chain->merge, conns, wire);
+}
+
+/* Life. */
+
+static uint32_t
+wire_hash(const struct ct_dpif_tuple *wire, uint32_t in_port)
+{
+    return tuple_hash(wire, in_port);
+}
+
+/* Returns a path that matches packets with 'wire' of 'chain', or NULL. */
+static struct path *
+path_find(const struct ct_chain *chain, const struct ct_dpif_tuple *wire)
+    OVS_REQUIRES(ct_chains_mutex)
+{
+    const struct match *match = &chain->merge->match;
+    uint32_t hash = wire_hash(wire, chain->ports[0]);
+    struct path *p;
+
+    HMAP_FOR_EACH_WITH_HASH (p, node, hash, part_of(paths, hash)) {
+        const struct match *m = &p->chain->merge->match;
+        struct ct_dpif_tuple other;
+
+        if (p->chain->ports[0] == chain->ports[0]
+            && m->flow.vlans[0].tci == match->flow.vlans[0].tci) {
+            path_get_wire(p, &other);
+            if (!memcmp(&other, wire, sizeof other)) {
+                return p;
+            }
+        }
+    }
+    return NULL;
+}
+
+/* Puts 'path', whose packets have 'values', in all tables.  The calling thread
+ * owns its connections. */
+static void
+path_link(struct path *path, const struct ct_merge_path *values)
+    OVS_REQUIRES(ct_chains_mutex)
+{
+    struct path_miss *miss = path_get_misses(path);
+    struct ct_chain *chain = path->chain;
+    uint32_t hash = wire_hash(&values->wire, chain->ports[0]);
+
     path->state = PATH_NEW;
-    hmap_insert(&paths, &path->node, path_hash(path));
-    ovs_list_push_back(&path->chain->paths, &path->chain_node);
-    path->chain->n_paths++;
+    hmap_insert(part_of(paths, hash), &path->node, hash);
+    n_paths++;
+    ovs_list_push_back(&chain->paths, &path->chain_node);
+    chain->n_paths++;
     for (size_t i = 0; i < path->n_conns; i++) {
         struct path_conn *pc = &path->conns[i];
+        bool reply;
+        struct conn *conn = path_get_conn(path, i, &reply);
 
-        pc->path = path;
-        hmap_insert(&path_conns, &pc->node, hash_pointer(pc->conn, 0));
-        /* Packets may bypass software before the provider returns. */
-        conn_set_state(pc->conn, 0, (path_bits[pc->reply]
-                                     | CONN_OFFLOAD_BYPASS
-                                     | CONN_OFFLOAD_NO_SEQ_CHK));
+        hash = hash_pointer(conn, 0);
+        hmap_insert(part_of(path_conns, hash), &pc->node, hash);
+
+        /* Packets may bypass software before the provider returns.  A reply to
+         * what has had none ends the path. */
+        conn_set_paths(conn, 0, (path_bits[reply] | CONN_OFFLOAD_BYPASS
+                                 | CONN_OFFLOAD_NO_SEQ_CHK
+                                 | (conn_is_established(conn) ? 0
+                                    : CONN_OFFLOAD_AWAIT_REPLY)));
+        conn_note_path(conn, reply, CONN_PATH_OK);
+    }
+    for (size_t i = 0; i < chain->key.n_cts; i++) {
+        if (chain->key.cts[i] == CT_CHAIN_MISS) {
+            miss->path = path;
+            miss->hash = tuple_hash(&values->seen[i], chain->key.zones[i]);
+            cmap_insert(&path_misses, &miss->node, miss->hash);
+            miss++;
+        }
     }
 }
 
@@ -452,112 +360,120 @@ path_link(struct path *path)
  * anything with 'path'.  'end' is why. */
 static void
 path_unlink(struct path *path, enum path_end end)
-    OVS_REQUIRES(paths_mutex)
+    OVS_REQUIRES(ct_chains_mutex)
 {
     path->state = PATH_ENDING;
-    while (path->querying) {
-        ovs_mutex_cond_wait(&paths_cond, &paths_mutex);
+    while (path->n_holds) {
+        ovs_mutex_cond_wait(&paths_cond, &ct_chains_mutex);
     }
-    n_ended[end]++;
-    hmap_remove(&paths, &path->node);
+    path_counts.ended[end]++;
+}
+
+/* Takes 'path' from all tables. */
+static void
+path_remove(struct path *path)
+    OVS_REQUIRES(ct_chains_mutex)
+{
+    struct path_miss *misses = path_get_misses(path);
+    size_t n_misses = key_count_misses(&path->chain->key);
+
+    hmap_remove(part_of(paths, path->node.hash), &path->node);
+    n_paths--;
     ovs_list_remove(&path->chain_node);
+    for (size_t i = 0; i < path->n_conns; i++) {
+        struct hmap_node *node = &path->conns[i].node;
+
+        hmap_remove(part_of(path_conns, node->hash), node);
+    }
+    for (size_t i = 0; i < n_misses; i++) {
+        cmap_remove(&path_misses, &misses[i].node, misses[i].hash);
+    }
 }
 
 /* The provider has counted 'stats' for 'path', in all. */
 static void
-path_count(struct path *path, const struct dpif_flow_stats *stats)
-    OVS_REQUIRES(paths_mutex)
+path_credit(struct path *path, const struct dpif_flow_stats *stats)
+    OVS_REQUIRES(ct_chains_mutex)
 {
     if (stats->n_packets > path->n_packets) {
         path->used = time_msec();
-        chain_credit(path->chain, stats->n_packets - path->n_packets,
-                     stats->n_bytes - path->n_bytes, path->used);
+        path->moved = true;
+        ct_chain_credit(path->chain, stats->n_packets - path->n_packets,
+                        stats->n_bytes - path->n_bytes, path->used);
         path->n_packets = stats->n_packets;
         path->n_bytes = stats->n_bytes;
     }
 }
 
-/* Is there a path of 'conn' in original or in reply direction? */
-static bool
-conn_has_path(const struct conn *conn, bool reply)
-    OVS_REQUIRES(paths_mutex)
-{
-    struct path_conn *pc;
-
-    HMAP_FOR_EACH_WITH_HASH (pc, node, hash_pointer(conn, 0), &path_conns) {
-        if (pc->conn == conn && pc->reply == reply) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* Connections of 'path', which is being destroyed, go on without it.  The
- * first one is traced again, if that makes sense. */
+/* Connections of 'path', which is not in the tables any more, go on without
+ * it.  The first one is traced again, if that makes sense. */
 static void
 path_release_conns(struct path *path, enum path_end end)
-    OVS_REQUIRES(paths_mutex)
+    OVS_REQUIRES(ct_chains_mutex)
 {
+    bool again = (end == PATH_END_MEGAFLOW || end == PATH_END_IDLE
+                  || end == PATH_END_UNSEEN || end == PATH_END_HARDWARE);
+
     for (size_t i = 0; i < path->n_conns; i++) {
-        struct path_conn *pc = &path->conns[i];
-        uint32_t state = conn_offload_state(pc->conn);
+        bool reply;
+        struct conn *conn = path_get_conn(path, i, &reply);
+        uint32_t state = conn_offload_state(conn);
         uint32_t clear;
 
-        hmap_remove(&path_conns, &pc->node);
         /* Packets may reach a connection by more ways than one. */
-        clear = (conn_has_path(pc->conn, pc->reply) ? 0
-                 : path_bits[pc->reply]);
-        if (!(state & CONN_OFFLOAD_GONE)) {
-            conn_extend(path->ct, pc->conn, path->used);
-        }
+        clear = path_of_conn(conn, reply) ? 0 : path_bits[reply];
         if (!(state & CONN_OFFLOAD_PATH_MASK & ~clear)
             && !ct_offload_may_bypass(state_est(state))) {
             clear |= CONN_OFFLOAD_BYPASS;
         }
-        conn_set_state(pc->conn, clear,
-                       !i && (end == END_MEGAFLOW || end == END_IDLE)
-                       && clear & path_bits[pc->reply]
+        conn_set_paths(conn, clear,
+                       !i && again && clear & path_bits[reply]
                        && state_is_established(state)
-                       ? await_bits[pc->reply] : 0);
+                       ? await_bits[reply] : 0);
     }
 }
 
 /* Has the provider give up 'path', after path_unlink(), and frees it. */
 static void
 path_destroy(struct path *path, enum path_end end)
-    OVS_EXCLUDED(paths_mutex)
+    OVS_EXCLUDED(ct_chains_mutex)
 {
+    struct ct_chain *chain = path->chain;
     struct dpif_flow_stats last;
-    struct chain *chain = path->chain;
 
     memset(&last, 0, sizeof last);
     if (path->made) {
-        ct_offload_path_del(path->slot, &path->priv, &last);
+        ct_offload_path_del(chain->slot, &path->priv, &last);
         COVERAGE_INC(ct_path_del);
+        OVS_USDT_PROBE(ct_offload, path_del, chain->slot, last.n_packets,
+                       last.n_bytes, end);
     }
-    ovs_mutex_lock(&paths_mutex);
-    path_count(path, &last);
+    ovs_mutex_lock(&ct_chains_mutex);
+    path_credit(path, &last);
+    for (size_t i = 0; i < path->n_conns; i++) {
+        conn_extend(chain->key.ct, path_get_conn(path, i, NULL), path->used);
+    }
+    path_remove(path);
     path_release_conns(path, end);
     xpthread_cond_broadcast(&paths_cond);
-    chain->n_paths--;
-    chain_free_if_done(chain);
-    ovs_mutex_unlock(&paths_mutex);
-    free(path);
+    if (key_count_misses(&chain->key)) {
+        ovsrcu_postpone(free, path);
+    } else {
+        free(path);
+    }
+    ct_chain_lost_path(chain);
+    ovs_mutex_unlock(&ct_chains_mutex);
 }
 
-/* Returns a path of 'conn', or NULL. */
-static struct path *
-conn_find_path(const struct conn *conn)
-    OVS_REQUIRES(paths_mutex)
+/* Ends 'path', which is live, for reason 'end'.  Releases the mutex
+ * meanwhile. */
+void
+path_finish(struct path *path, enum path_end end)
 {
-    struct path_conn *pc;
-
-    HMAP_FOR_EACH_WITH_HASH (pc, node, hash_pointer(conn, 0), &path_conns) {
-        if (pc->conn == conn) {
-            return pc->path;
-        }
-    }
-    return NULL;
+    path_unlink(path, end);
+    ovs_mutex_unlock(&ct_chains_mutex);
+    path_destroy(path, end);
+    ovs_mutex_lock(&ct_chains_mutex);
 }
 
 /* Ends all paths of 'conn', which the calling thread owns, so that none is
@@ -567,42 +483,43 @@ conn_end_paths(struct conn *conn)
 {
     struct path *path;
 
-    ovs_mutex_lock(&paths_mutex);
-    while ((path = conn_find_path(conn))) {
+    ovs_mutex_lock(&ct_chains_mutex);
+    while ((path = conn_next_path(conn, NULL))) {
         if (path->state == PATH_ENDING) {
-            ovs_mutex_cond_wait(&paths_cond, &paths_mutex);
+            ovs_mutex_cond_wait(&paths_cond, &ct_chains_mutex);
         } else {
-            path_unlink(path, END_CONN);
-            ovs_mutex_unlock(&paths_mutex);
-            path_destroy(path, END_CONN);
-            ovs_mutex_lock(&paths_mutex);
+            path_finish(path, PATH_END_CONN);
         }
     }
-    ovs_mutex_unlock(&paths_mutex);
+    ovs_mutex_unlock(&ct_chains_mutex);
 }
 
 /* Asks the provider of 'path', which is live and not being asked, what it has
- * counted, and credits it.  It is there when this returns, but somebody may
- * wait to end it. */
-static void
+ * counted, and credits it.  Releases the mutex meanwhile; 'path' is there when
+ * this returns, but somebody may wait to end it.  Returns 0 or a positive
+ * errno value. */
+int
 path_query(struct path *path)
-    OVS_REQUIRES(paths_mutex)
 {
     struct dpif_flow_stats stats;
     int error;
 
     path->querying = true;
-    ovs_mutex_unlock(&paths_mutex);
+    path->asked = time_msec();
+    path_hold(path);
+    ovs_mutex_unlock(&ct_chains_mutex);
 
     memset(&stats, 0, sizeof stats);
-    error = ct_offload_path_stats(path->slot, &path->priv, &stats);
+    error = ct_offload_path_stats(path->chain->slot, &path->priv, &stats);
 
-    ovs_mutex_lock(&paths_mutex);
+    ovs_mutex_lock(&ct_chains_mutex);
     path->querying = false;
     xpthread_cond_broadcast(&paths_cond);
     if (!error) {
-        path_count(path, &stats);
+        path_credit(path, &stats);
     }
+    path_unhold(path);
+    return error;
 }
 
 /* Has 'conn', which the calling thread owns, live on if one of its paths was
@@ -610,30 +527,27 @@ path_query(struct path *path)
 static bool
 conn_ask_paths(struct conn *conn)
 {
+    uint32_t now = time_msec();
     bool extended = false;
-    long long int pass = time_msec();
-    struct path_conn *pc;
+    struct path *path;
 
-    ovs_mutex_lock(&paths_mutex);
+    ovs_mutex_lock(&ct_chains_mutex);
 again:
-    HMAP_FOR_EACH_WITH_HASH (pc, node, hash_pointer(conn, 0), &path_conns) {
-        if (pc->conn == conn && pc->path->state == PATH_LIVE
-            && pc->path->asked < pass) {
-            if (pc->path->querying) {
-                ovs_mutex_cond_wait(&paths_cond, &paths_mutex);
+    path = NULL;
+    while ((path = conn_next_path(conn, path))) {
+        if (path->state == PATH_LIVE && (int32_t) (now - path->asked) > 0) {
+            if (path->querying) {
+                ovs_mutex_cond_wait(&paths_cond, &ct_chains_mutex);
             } else {
-                pc->path->asked = pass;
-                path_query(pc->path);
+                path_query(path);
             }
             goto again;                 /* Paths may have come and gone. */
         }
     }
-    HMAP_FOR_EACH_WITH_HASH (pc, node, hash_pointer(conn, 0), &path_conns) {
-        if (pc->conn == conn) {
-            extended |= conn_extend(pc->path->ct, conn, pc->path->used);
-        }
+    while ((path = conn_next_path(conn, path))) {
+        extended |= conn_extend(path->chain->key.ct, conn, path->used);
     }
-    ovs_mutex_unlock(&paths_mutex);
+    ovs_mutex_unlock(&ct_chains_mutex);
     return extended;
 }
 
@@ -643,14 +557,12 @@ again:
  * which makes a path of it. */
 struct trace_job {
     struct ct_offload_job job;
-    struct dp_netdev_flow *flows[CT_TRACE_MAX_FLOWS]; /* With references. */
-    size_t n_flows;
-    struct ct_trace_ct cts[CT_TRACE_MAX_CTS];
-    size_t n_cts;
-    struct path_conn conns[CT_TRACE_MAX_CTS]; /* It owns these: each connection
-                                               * once. */
+    struct ct_chain_key key;    /* But for the shapes.  It has references on
+                                 * the megaflows. */
+    struct conn *conns[CT_TRACE_MAX_CTS]; /* It owns these, each once. */
     size_t n_conns;
-    struct conntrack *ct;
+    uint8_t replies;            /* A bit for each connection. */
+    long long int used;         /* When the packet was traced. */
     uint32_t rss_hash;
     bool rss_valid;
 };
@@ -662,37 +574,40 @@ job_disown(struct trace_job *job)
     struct conn_offload_batch *batch = conn_batch_enter();
 
     for (size_t i = 0; i < job->n_conns; i++) {
-        struct conn *conn = job->conns[i].conn;
-
-        if (!conn_disown(conn)) {
-            conns_push(&batch->conns, conn);
+        if (!conn_disown(job->conns[i])) {
+            conns_push(&batch->conns, job->conns[i]);
         }
     }
     conn_batch_leave(batch);
 }
 
-/* Has 'job' own the connections that it has met.  Returns false if one of them
- * has another owner. */
+/* Has 'job' own the connections that 'trace' has met.  Returns false if one of
+ * them has another owner. */
 static bool
-job_own(struct trace_job *job)
+job_own(struct trace_job *job, const struct ct_trace *trace)
 {
-    for (size_t i = 0; i < job->n_cts; i++) {
-        struct ct_trace_ct *stage = &job->cts[i];
+    struct ct_chain_key *key = &job->key;
+
+    for (size_t i = 0; i < trace->n_cts; i++) {
+        const struct ct_trace_ct *stage = &trace->cts[i];
         size_t j = 0;
 
-        while (j < job->n_conns && job->conns[j].conn != stage->conn) {
+        key->zones[i] = stage->zone;
+        key->replies |= stage->reply << i;
+        while (j < job->n_conns && job->conns[j] != stage->conn) {
             j++;
         }
+        key->cts[i] = stage->conn ? j : CT_CHAIN_MISS;
         if (!stage->conn || j < job->n_conns) {
             continue;
         }
         if (!conn_own(stage->conn, 0)) {
             return false;
         }
-        job->conns[job->n_conns++] = (struct path_conn) {
-            .conn = stage->conn, .reply = stage->reply,
-        };
+        job->replies |= stage->reply << j;
+        job->conns[job->n_conns++] = stage->conn;
     }
+    key->n_cts = trace->n_cts;
     return job->n_conns > 0;
 }
 
@@ -700,144 +615,195 @@ static void
 job_free(struct trace_job *job)
 {
     job_disown(job);
-    flows_unref(job->flows, job->n_flows);
+    ct_chain_flows_unref(job->key.flows, job->key.n_flows);
     free(job);
 }
 
-/* Stores in '*mc' what ct() number 'i' of 'job' has found. */
+/* Tells the connections of 'job', in the direction of the packet, why they
+ * have no path. */
 static void
-job_describe_conn(const struct trace_job *job, size_t i,
-                  struct ct_merge_conn *mc)
+job_note(const struct trace_job *job, uint8_t why)
 {
-    const struct conn *conn = job->cts[i].conn;
-
-    memset(mc, 0, sizeof *mc);
-    if (!conn) {
-        mc->kind = CT_MERGE_MISS;
-        return;
+    for (size_t i = 0; i < job->n_conns; i++) {
+        conn_note_path(job->conns[i], (job->replies & 1u << i) != 0, why);
     }
-    mc->kind = (conn_is_established(conn) ? CT_MERGE_ESTABLISHED
-                : CT_MERGE_ONE_WAY);
-    mc->reply = job->cts[i].reply;
-    mc->snat = ct_offload_conn_is_snat(conn);
-    mc->dnat = ct_offload_conn_is_dnat(conn);
-    ct_offload_conn_get_tuple(conn, false, &mc->tuple[0]);
-    ct_offload_conn_get_tuple(conn, true, &mc->tuple[1]);
-    mc->mark = ct_offload_conn_get_mark(conn);
-    mc->label = ct_offload_conn_get_labels(conn);
 }
 
 /* Finds the provider of a path of 'job': one that makes paths, and in which
- * all connections are established.  Returns its slot, or -1. */
+ * all connections are established, but for those that have had no reply.
+ * Returns its slot, or -1. */
 static int
 job_find_provider(const struct trace_job *job)
 {
     uint8_t slots = ct_offload_forwarding();
+    bool any = false;
 
-    for (size_t i = 0; i < job->n_cts; i++) {
-        const struct conn *conn = job->cts[i].conn;
+    for (size_t i = 0; i < job->n_conns; i++) {
+        uint32_t state = conn_offload_state(job->conns[i]);
 
-        if (!conn || conn_offload_state(conn) & CONN_OFFLOAD_GONE
-            || !conn_is_established(conn)) {
+        if (state & CONN_OFFLOAD_GONE || conn_is_closed(job->conns[i])) {
             return -1;
         }
-        slots &= state_est(conn_offload_state(conn));
+        if (conn_is_established(job->conns[i])) {
+            slots &= state_est(state);
+            any = true;
+        }
     }
-    return slots ? raw_ctz(slots) : -1;
+    return any && slots ? raw_ctz(slots) : -1;
 }
 
-/* Finds the ports of 'path', of 'job', by where packets of its connections
- * come from: those of the other direction come from the port that it sends to.
- * Returns false if one is not known. */
+/* Finds the ports of a path of 'job', in 'merge', by where packets of its
+ * connections come from: those of the other direction come from the port that
+ * it sends to.  Returns false if one is not known. */
 static bool
-job_find_ports(const struct trace_job *job, struct path *path)
+job_find_ports(const struct trace_job *job, const struct ct_merge *merge,
+               uint32_t ports[2])
 {
-    const struct ct_merge *merge = path->chain->merge;
     odp_port_t wanted[2] = { merge->in_port, merge->out_port };
 
-    for (size_t i = 0; i < job->n_cts; i++) {
-        struct conn *conn = job->cts[i].conn;
-        struct conn_offload *offload = conn ? conn_get_offload(conn) : NULL;
+    ports[0] = ports[1] = 0;
+    for (size_t i = 0; i < job->n_conns; i++) {
+        struct conn_offload *offload = conn_get_offload(job->conns[i]);
 
         for (int out = 0; out < 2 && offload; out++) {
-            bool reply = job->cts[i].reply ^ out;
+            bool reply = !!(job->replies & 1u << i) ^ out;
             struct ct_offload_ctx ctx;
             uint32_t port;
 
-            if (!path->ports[out]
+            if (!ports[out]
                 && conn_side_get(offload, reply ? CT_DIR_REV : CT_DIR_FWD,
                                  &ctx, &port)
                 && ctx.input_port_id == wanted[out]) {
-                path->ports[out] = port;
+                ports[out] = port;
             }
         }
     }
-    return path->ports[0] && (path->ports[1] || wanted[1] == ODPP_NONE);
+    return ports[0] && (ports[1] || wanted[1] == ODPP_NONE);
 }
 
-/* Makes a path of 'job', and links it, with everything but the provider done.
- * Returns it, or NULL.  If another one has the same match, takes that out of
- * the lists, and stores it in '*rival'. */
-static struct path *
-job_link(const struct trace_job *job, int slot, struct path **rival)
-    OVS_REQUIRES(paths_mutex)
+/* Has 'chain' have 'ports', and the provider in 'slot'.  Returns false if it
+ * has paths that have others: these are about to end. */
+static bool
+chain_bind(struct ct_chain *chain, const uint32_t ports[2], unsigned int slot)
+    OVS_REQUIRES(ct_chains_mutex)
 {
-    struct ct_merge_conn conns[CT_MERGE_MAX_CONNS];
+    if (!chain->n_paths) {
+        memcpy(chain->ports, ports, sizeof chain->ports);
+        chain->slot = slot;
+    }
+    return (chain->ports[0] == ports[0] && chain->ports[1] == ports[1]
+            && chain->slot == slot);
+}
+
+/* Returns the chain of a path of 'job', with the path's own in '*values', or
+ * NULL if there cannot be a path. */
+static struct ct_chain *
+job_find_chain(struct trace_job *job, const struct ct_merge_conn conns[],
+               struct ct_merge_path *values)
+    OVS_REQUIRES(ct_chains_mutex)
+{
+    enum ct_merge_reason reason;
+    struct ct_chain *chain;
+    uint32_t ports[2];
+    int slot;
+
+    for (size_t i = 0; i < job->key.n_cts; i++) {
+        job->key.shapes[i] = ct_merge_conn_shape(&conns[i]);
+    }
+    chain = ct_chain_get(&job->key, conns);
+    if (!chain) {
+        path_counts.changed++;
+        return NULL;
+    }
+    /* With the mutex, which ct_chain_get() may have released, so that
+     * ct_path_configure() finds the path. */
+    slot = job_find_provider(job);
+    if (slot < 0) {
+        path_counts.not_held++;
+        job_note(job, CONN_PATH_NOT_HELD);
+        return NULL;
+    }
+    reason = (chain->refused ? chain->refused
+              : ct_merge_instantiate(chain->merge, conns,
+                                     job->rss_valid ? &job->rss_hash : NULL,
+                                     values));
+    if (reason) {
+        path_counts.refused++;
+        job_note(job, CONN_PATH_REFUSED + reason);
+        return NULL;
+    }
+    if (!job_find_ports(job, chain->merge, ports)
+        || !chain_bind(chain, ports, slot)) {
+        path_counts.no_port++;
+        job_note(job, CONN_PATH_NO_PORT);
+        return NULL;
+    }
+    if (ct_offload_port_is_unreliable(ports[0])) {
+        job_note(job, CONN_PATH_UNRELIABLE);
+        return NULL;
+    }
+    return chain;
+}
+
+/* Returns a new path of 'job' on 'chain'. */
+static struct path *
+path_create(const struct trace_job *job, struct ct_chain *chain)
+    OVS_REQUIRES(ct_chains_mutex)
+{
+    size_t n_misses = key_count_misses(&chain->key);
     struct path *path;
-    struct chain *chain;
 
-    *rival = NULL;
-    for (size_t i = 0; i < job->n_cts; i++) {
-        job_describe_conn(job, i, &conns[i]);
-    }
-    chain = chain_get(job->flows, job->n_flows, conns, job->n_cts);
-    if (!chain || chain->refused) {
-        return NULL;
-    }
-
-    path = xzalloc(sizeof *path);
+    path = xzalloc(sizeof *path + job->n_conns * sizeof *path->conns
+                   + n_misses * sizeof(struct path_miss));
     path->chain = chain;
-    path->ct = job->ct;
-    path->slot = slot;
-    if (ct_merge_instantiate(chain->merge, conns,
-                             job->rss_valid ? &job->rss_hash : NULL,
-                             &path->values)) {
-        n_failed++;
-        free(path);
-        return NULL;
-    }
-    if (!job_find_ports(job, path)) {
-        n_no_port++;
-        free(path);
-        return NULL;
-    }
-    memcpy(path->conns, job->conns, sizeof path->conns);
+    path->replies = job->replies;
     path->n_conns = job->n_conns;
-    *rival = path_find_rival(path);
-    if (*rival
-        && ((*rival)->state != PATH_LIVE || (*rival)->chain == chain)) {
-        *rival = NULL;          /* It is the same, or not to be had now. */
-        free(path);
-        return NULL;
-    }
-    path_link(path);
-    if (*rival) {
-        /* This may wait, and nothing but 'path' keeps 'chain' from being freed
-         * meanwhile. */
-        path_unlink(*rival, END_KEY);
+    path->used = job->used;
+    for (size_t i = 0; i < job->n_conns; i++) {
+        ovs_assert(!((uintptr_t) job->conns[i] & 7));
+        path->conns[i].conn = (uintptr_t) job->conns[i] | i;
     }
     return path;
 }
 
-/* Tells the provider of 'path', which is linked. */
-static int
-path_add(struct path *path)
-    OVS_EXCLUDED(paths_mutex)
+/* Makes a path of 'job', and links it, with everything but the provider done.
+ * Returns it, or NULL. */
+static struct path *
+job_link(struct trace_job *job, const struct ct_merge_conn conns[],
+         struct ct_merge_path *values)
+    OVS_REQUIRES(ct_chains_mutex)
 {
-    const struct ct_merge *merge = path->chain->merge;
+    struct ct_chain *chain = job_find_chain(job, conns, values);
+    struct path *path, *rival;
+
+    if (!chain) {
+        return NULL;
+    }
+    rival = path_find(chain, &values->wire);
+    if (rival && (rival->state != PATH_LIVE || rival->chain == chain)) {
+        return NULL;            /* It is the same, or not to be had now. */
+    }
+    path = path_create(job, chain);
+    path_link(path, values);
+    if (rival) {
+        /* This may wait, and nothing but 'path' keeps 'chain' from being freed
+         * meanwhile. */
+        path_finish(rival, PATH_END_KEY);
+    }
+    return path;
+}
+
+/* Tells the provider of 'path', which is linked, and whose packets have
+ * 'values'.  Returns 0 or a positive errno value. */
+static int
+path_add(struct path *path, const struct ct_merge_path *values)
+    OVS_EXCLUDED(ct_chains_mutex)
+{
+    const struct ct_chain *chain = path->chain;
+    const struct ct_merge *merge = chain->merge;
     struct ct_offload_path p = {
-        .netdev_in = ct_offload_port_get_netdev(path->ports[0]),
-        .netdev_out = ct_offload_port_get_netdev(path->ports[1]),
+        .netdev_in = ct_offload_port_get_netdev(chain->ports[0]),
+        .netdev_out = ct_offload_port_get_netdev(chain->ports[1]),
         .in_port = merge->in_port,
         .out_port = merge->out_port,
         .n_conns = path->n_conns,
@@ -850,14 +816,66 @@ path_add(struct path *path)
         return ENODEV;
     }
     ofpbuf_init(&actions, 0);
-    ct_merge_get_match(merge, &path->values, &match);
-    ct_merge_put_actions(merge, &path->values, &actions);
+    ct_merge_get_match(merge, values, &match);
+    ct_merge_put_actions(merge, values, &actions);
     p.match = &match;
     p.actions = actions.data;
     p.actions_len = actions.size;
-    error = ct_offload_path_add(path->slot, &p, &path->priv);
+    error = ct_offload_path_add(chain->slot, &p, &path->priv);
+    OVS_USDT_PROBE(ct_offload, path_add, chain->slot, p.in_port, p.out_port,
+                   error);
     ofpbuf_uninit(&actions);
     return error;
+}
+
+/* Was a connection committed, since it was traced, that packets of 'path' find
+ * where they found none? */
+static bool
+path_is_outdated(const struct path *path, const struct ct_merge_path *values)
+    OVS_EXCLUDED(ct_chains_mutex)
+{
+    const struct ct_chain_key *key = &path->chain->key;
+
+    /* Either this finds a connection, or conn_end_misses() the path. */
+    atomic_thread_fence(memory_order_seq_cst);
+    for (size_t i = 0; i < key->n_cts; i++) {
+        if (key->cts[i] == CT_CHAIN_MISS
+            && conntrack_has_tuple(key->ct, key->zones[i],
+                                   &values->seen[i])) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Makes 'path' of 'job', which is linked. */
+static void
+job_make(const struct trace_job *job, struct path *path,
+         const struct ct_merge_path *values)
+    OVS_EXCLUDED(ct_chains_mutex)
+{
+    bool outdated = path_is_outdated(path, values);
+    enum path_end end = PATH_END_ERROR;
+    int error = outdated ? EAGAIN : path_add(path, values);
+
+    ovs_mutex_lock(&ct_chains_mutex);
+    path->made = !error;
+    if (!error) {
+        COVERAGE_INC(ct_path_add);
+        path_counts.made++;
+        end = PATH_END_MEGAFLOW;
+    } else {
+        COVERAGE_INC(ct_path_add_fail);
+        path_counts.failed++;
+        job_note(job, outdated ? CONN_PATH_NOT_HELD : CONN_PATH_HARDWARE);
+        VLOG_DBG_RL(&rl, "a path cannot be made: %s", ovs_strerror(error));
+    }
+    if (error || path->state == PATH_CANCEL || !path->chain->valid) {
+        path_finish(path, end);
+    } else {
+        path->state = PATH_LIVE;
+    }
+    ovs_mutex_unlock(&ct_chains_mutex);
 }
 
 /* Makes a path of a trace. */
@@ -865,64 +883,56 @@ static void
 job_run(struct ct_offload_job *job_)
 {
     struct trace_job *job = CONTAINER_OF(job_, struct trace_job, job);
-    struct path *path = NULL, *rival = NULL;
-    bool cancelled;
-    int error, slot;
+    struct ct_merge_conn conns[CT_MERGE_MAX_CONNS];
+    struct ct_merge_path values;
+    struct path *path;
 
-    ovs_mutex_lock(&paths_mutex);
-    /* With the mutex, so that ct_path_configure() finds the path. */
-    slot = job_find_provider(job);
-    if (slot >= 0) {
-        path = job_link(job, slot, &rival);
-    } else {
-        n_not_held++;
+    for (size_t i = 0; i < job->key.n_cts; i++) {
+        describe_conn_locked(job->key.cts[i] == CT_CHAIN_MISS ? NULL
+                             : job->conns[job->key.cts[i]],
+                             (job->key.replies & 1u << i) != 0, &conns[i]);
     }
-    ovs_mutex_unlock(&paths_mutex);
-
-    if (rival) {
-        path_destroy(rival, END_KEY);
-    }
+    ovs_mutex_lock(&ct_chains_mutex);
+    path = job_link(job, conns, &values);
+    ovs_mutex_unlock(&ct_chains_mutex);
     if (path) {
-        error = path_add(path);
-        ovs_mutex_lock(&paths_mutex);
-        cancelled = path->state == PATH_CANCEL || !path->chain->valid;
-        if (error) {
-            COVERAGE_INC(ct_path_add_fail);
-            n_failed++;
-            VLOG_DBG_RL(&rl, "a path cannot be made: %s",
-                        ovs_strerror(error));
-        } else {
-            COVERAGE_INC(ct_path_add);
-            n_added++;
-        }
-        path->made = !error;
-        if (error || cancelled) {
-            path_unlink(path, error ? END_ERROR : END_MEGAFLOW);
-        } else {
-            path->state = PATH_LIVE;
-            path->used = time_msec();
-        }
-        ovs_mutex_unlock(&paths_mutex);
-        if (error || cancelled) {
-            path_destroy(path, error ? END_ERROR : END_MEGAFLOW);
-        }
+        job_make(job, path, &values);
     }
     job_free(job);
 }
 
-/* Do the actions of 'flow' end with recirculation? */
-static bool
-flow_recirculates(const struct dp_netdev_flow *flow)
+/* Returns where the actions of 'flow' send packets at their end, or 0 if they
+ * do not recirculate them. */
+static uint32_t
+flow_get_recirc(const struct dp_netdev_flow *flow)
 {
     const struct nlattr *actions, *a;
+    uint32_t recirc_id = 0;
     size_t len, left;
-    bool recirc = false;
 
     actions = dp_netdev_flow_get_nlattrs(flow, &len);
     NL_ATTR_FOR_EACH_UNSAFE (a, left, actions, len) {
-        recirc = nl_attr_type(a) == OVS_ACTION_ATTR_RECIRC;
+        recirc_id = (nl_attr_type(a) == OVS_ACTION_ATTR_RECIRC
+                     ? nl_attr_get_u32(a) : 0);
     }
-    return recirc;
+    return recirc_id;
+}
+
+/* Has 'trace' all the megaflows that the packet has met?  If one was just
+ * being made, the packet was sent on by the actions of an upcall. */
+static bool
+trace_has_all_flows(const struct ct_trace *trace)
+{
+    for (size_t i = 0; i < trace->n_flows; i++) {
+        const struct dp_netdev_flow *next
+            = i + 1 < trace->n_flows ? trace->flows[i + 1] : NULL;
+
+        if (flow_get_recirc(trace->flows[i])
+            != (next ? dp_netdev_flow_get_key(next)->recirc_id : 0)) {
+            return false;
+        }
+    }
+    return true;
 }
 
 /* For ct-offload-trace.c. */
@@ -935,35 +945,34 @@ trace_complete(struct ct_trace *trace)
     if (dp_netdev_flow_get_key(trace->flows[0])->recirc_id) {
         return CT_TRACE_LATE;
     }
-    if (flow_recirculates(trace->flows[trace->n_flows - 1])) {
-        /* The last megaflow is just being made: the next packet meets it. */
+    if (!trace_has_all_flows(trace)) {
+        /* The next packet meets them. */
         conn_set_state(trace->conn, 0, trace->await);
         return CT_TRACE_UPCALL;
     }
     if (!ct_offload_threads_have_room()) {
         return CT_TRACE_QUEUE;
     }
-    if (!flows_ref(trace->flows, trace->n_flows)) {
+    if (!ct_chain_flows_ref(trace->flows, trace->n_flows)) {
         return CT_TRACE_UPCALL;
     }
     job = xzalloc(sizeof *job);
     job->job.run = job_run;
-    memcpy(job->flows, trace->flows, sizeof job->flows);
-    job->n_flows = trace->n_flows;
-    memcpy(job->cts, trace->cts, sizeof job->cts);
-    job->n_cts = trace->n_cts;
-    job->ct = trace->ct;
+    memcpy(job->key.flows, trace->flows, sizeof job->key.flows);
+    job->key.n_flows = trace->n_flows;
+    job->key.ct = trace->ct;
+    job->used = time_msec();
     job->rss_hash = trace->rss_hash;
     job->rss_valid = trace->rss_valid;
 
     batch = conn_batch_enter();
-    if (!job_own(job)) {
+    if (!job_own(job, trace)) {
         job_free(job);
         conn_batch_leave(batch);
         return CT_TRACE_BUSY;
     }
     if (ct_offload_n_threads()) {
-        ct_offload_thread_post_job(conn_batch_thread(job->conns[0].conn),
+        ct_offload_thread_post_job(conn_batch_thread(job->conns[0]),
                                    &job->job);
     } else {
         job_run(&job->job);
@@ -974,62 +983,49 @@ trace_complete(struct ct_trace *trace)
 
 /* Ending. */
 
+/* Returns a path of a chain that is not valid any more and can be ended now,
+ * or NULL.  Those that are being made are ended by who makes them. */
+static struct path *
+dying_find(void)
+    OVS_REQUIRES(ct_chains_mutex)
+{
+    struct ct_chain *chain;
+
+    LIST_FOR_EACH (chain, dying_node, &ct_chains_dying) {
+        struct path *path;
+
+        LIST_FOR_EACH (path, chain_node, &chain->paths) {
+            if (path->state == PATH_LIVE) {
+                return path;
+            }
+            if (path->state == PATH_NEW) {
+                path->state = PATH_CANCEL;
+            }
+        }
+    }
+    return NULL;
+}
+
 /* Ends paths of chains that are not valid any more. */
 static void
 dying_run(void)
-    OVS_EXCLUDED(paths_mutex)
+    OVS_EXCLUDED(ct_chains_mutex)
 {
-    enum path_end end = (ct_offload_forwarding() ? END_MEGAFLOW : END_CONFIG);
+    struct path *path;
 
-    for (;;) {
-        struct chain *chain;
-        struct path *path = NULL;
-
-        ovs_mutex_lock(&paths_mutex);
-        LIST_FOR_EACH (chain, dying_node, &dying) {
-            struct path *p;
-
-            LIST_FOR_EACH (p, chain_node, &chain->paths) {
-                if (p->state == PATH_LIVE) {
-                    path = p;
-                    break;
-                }
-                if (p->state == PATH_NEW) {
-                    p->state = PATH_CANCEL; /* Whoever makes it ends it. */
-                }
-            }
-            if (path) {
-                break;
-            }
-        }
-        if (path) {
-            path_unlink(path, end);
-        }
-        ovs_mutex_unlock(&paths_mutex);
-        if (!path) {
-            break;
-        }
-        path_destroy(path, end);
+    ovs_mutex_lock(&ct_chains_mutex);
+    while ((path = dying_find())) {
+        path_finish(path, (ct_offload_forwarding() ? PATH_END_MEGAFLOW
+                           : PATH_END_CONFIG));
     }
-}
-
-static void
-dying_job_run(struct ct_offload_job *job)
-{
-    dying_run();
-    free(job);
+    ovs_mutex_unlock(&ct_chains_mutex);
 }
 
 /* Has the paths of chains that are not valid any more ended. */
 static void
 dying_kick(void)
 {
-    if (ct_offload_n_threads()) {
-        struct ct_offload_job *job = xzalloc(sizeof *job);
-
-        job->run = dying_job_run;
-        ct_offload_thread_post_job(0, job);
-    } else {
+    if (!ct_offload_threads_urge()) {
         dying_run();
     }
 }
@@ -1038,78 +1034,99 @@ dying_kick(void)
 void
 ct_path_flow_changed__(struct dp_netdev_flow *flow)
 {
-    struct flow_block *block;
-    struct hmapx_node *node;
-    bool any = false;
+    bool any;
 
-    ovs_mutex_lock(&paths_mutex);
-    block = dp_netdev_flow_get_ct_path(flow);
-    HMAPX_FOR_EACH_SAFE (node, &block->chains) {
-        struct chain *chain = node->data;
-
-        any |= chain->n_paths > 0;
-        chain_invalidate(chain);
-    }
-    ovs_mutex_unlock(&paths_mutex);
+    ovs_mutex_lock(&ct_chains_mutex);
+    any = ct_chains_invalidate_flow(flow);
+    ovs_mutex_unlock(&ct_chains_mutex);
     if (any) {
         dying_kick();
     }
 }
 
-/* Sampling. */
-
-/* Asks providers what all paths have counted, and ends those that are idle. */
-static void
-paths_sample(void)
-    OVS_EXCLUDED(paths_mutex)
+/* Returns for how long the calling thread may wait for hardware now, in ms.
+ * Adds 'spent' to what it has waited. */
+static int
+sync_time_left(int spent)
 {
+    static thread_local long long int since;
+    static thread_local int total;
     long long int now = time_msec();
-    struct hmap_position pos = { 0, 0 };
-    struct hmap_node *node;
 
-    ovs_mutex_lock(&paths_mutex);
-    while ((node = hmap_at_position(&paths, &pos))) {
-        struct path *path = CONTAINER_OF(node, struct path, node);
-
-        if (path->state != PATH_LIVE || path->querying) {
-            continue;
-        }
-        path_query(path);
-        if (now > path->used + IDLE_MS && path->state == PATH_LIVE) {
-            path_unlink(path, END_IDLE);
-            ovs_mutex_unlock(&paths_mutex);
-            path_destroy(path, END_IDLE);
-            ovs_mutex_lock(&paths_mutex);
-        }
+    if (now >= since + SYNC_PERIOD_MS) {
+        since = now;
+        total = 0;
     }
-    ovs_mutex_unlock(&paths_mutex);
-    atomic_store_relaxed(&last_pass_ms, time_msec() - now);
+    total += spent;
+    return SYNC_MS - total;
 }
 
-/* Does what is to be done from time to time. */
-static void
-tick(void)
+/* 'flow' is about to be removed, and its counters to be read: ends its paths,
+ * and waits a little until what they have counted last is known. */
+void
+ct_path_flow_sync__(struct dp_netdev_flow *flow)
 {
-    static atomic_llong next = 0;
-    long long int now = time_msec();
-    long long int pass, due;
+    int left = sync_time_left(0);
+    long long int start = time_msec();
+    long long int waited = 0;
     bool any;
 
-    /* Several threads may sweep. */
-    atomic_read_relaxed(&next, &due);
-    if (now < due || !atomic_compare_exchange_strong(&next, &due,
-                                                     now + PASS_MS)) {
-        return;
+    ct_path_flow_changed__(flow);
+    for (;;) {
+        ovs_mutex_lock(&ct_chains_mutex);
+        any = ct_chains_flow_has_paths(flow);
+        ovs_mutex_unlock(&ct_chains_mutex);
+        if (!any || waited >= left) {
+            break;
+        }
+        xnanosleep_no_quiesce(200 * 1000);
+        waited = time_msec() - start;
     }
-    ovs_mutex_lock(&paths_mutex);
-    any = !hmap_is_empty(&paths);
-    ovs_mutex_unlock(&paths_mutex);
     if (any) {
-        paths_sample();
+        COVERAGE_INC(ct_path_late);
     }
-    atomic_read_relaxed(&last_pass_ms, &pass);
-    atomic_store_relaxed(&next, time_msec() + MAX(PASS_MS,
-                                                  PASS_SHARE * pass));
+    sync_time_left(waited);
+}
+
+void
+ct_path_flow_stats__(const struct dp_netdev_flow *flow,
+                     struct dpif_flow_stats *stats,
+                     struct dpif_flow_attrs *attrs)
+{
+    long long int pass_ms;
+
+    atomic_read_relaxed(&path_pass_ms, &pass_ms);
+    ovs_mutex_lock(&ct_chains_mutex);
+    ct_chains_get_flow_stats(flow, time_msec() - 2 * pass_ms, stats, attrs);
+    ovs_mutex_unlock(&ct_chains_mutex);
+}
+
+/* 'conn' was committed: packets that found nothing before find it now.  Takes
+ * the connections that they belong to back from hardware, by 'batch'. */
+static void
+conn_end_misses(struct conn_offload_batch *batch, const struct conn *conn)
+{
+    uint16_t zone = ct_offload_conn_get_zone(conn);
+
+    /* See path_is_outdated(). */
+    atomic_thread_fence(memory_order_seq_cst);
+    for (int reply = 0; reply < 2; reply++) {
+        struct ct_dpif_tuple tuple;
+        struct path_miss *miss;
+        uint32_t hash;
+
+        ct_offload_conn_get_tuple(conn, reply, &tuple);
+        hash = tuple_hash(&tuple, zone);
+        if (OVS_LIKELY(!cmap_find(&path_misses, hash))) {
+            continue;
+        }
+        ovs_mutex_lock(&ct_chains_mutex);
+        CMAP_FOR_EACH_WITH_HASH (miss, node, hash, &path_misses) {
+            conn_batch_raise(batch, path_get_conn(miss->path, 0, NULL),
+                             CONN_OFFLOAD_PENDING_DEL, 0, 0);
+        }
+        ovs_mutex_unlock(&ct_chains_mutex);
+    }
 }
 
 /* Configuration. */
@@ -1119,14 +1136,14 @@ tick(void)
 void
 ct_path_configure(bool on)
 {
-    struct chain *chain;
+    struct ct_chain *chain;
 
     if (ct_offload_set_forwarding(on) && !on) {
-        ovs_mutex_lock(&paths_mutex);
-        HMAP_FOR_EACH_SAFE (chain, node, &chains) {
-            chain_invalidate(chain);
+        ovs_mutex_lock(&ct_chains_mutex);
+        HMAP_FOR_EACH_SAFE (chain, node, &ct_chains) {
+            ct_chain_invalidate(chain);
         }
-        ovs_mutex_unlock(&paths_mutex);
+        ovs_mutex_unlock(&ct_chains_mutex);
         dying_run();
         conn_batches_barrier(true);
     }
@@ -1137,126 +1154,17 @@ ct_path_configure(bool on)
 void
 ct_path_init(void)
 {
+    static const struct conn_run_paths run_paths = {
+        .end = conn_end_paths,
+        .ask = conn_ask_paths,
+        .committed = conn_end_misses,
+    };
+
+    for (size_t i = 0; i < PATH_N_PARTS; i++) {
+        hmap_init(&paths[i]);
+        hmap_init(&path_conns[i]);
+    }
     ct_trace_set_complete(trace_complete);
-    ct_offload_threads_set_tick(tick);
-    conn_run_set_paths(conn_end_paths, conn_ask_paths);
-}
-
-/* For people. */
-
-/* Appends to 'ds' how paths are doing, once there was anything to be done. */
-void
-ct_path_format(struct ds *ds)
-{
-    size_t n_refused = 0;
-    struct chain *chain;
-    unsigned long long int n_traces = 0;
-    const char *sep = "";
-    long long int pass;
-
-    for (int i = 0; i < CT_TRACE_N_RESULTS; i++) {
-        n_traces += ct_trace_count(i);
-    }
-    if (!n_traces) {
-        return;
-    }
-    atomic_read_relaxed(&last_pass_ms, &pass);
-    ovs_mutex_lock(&paths_mutex);
-    HMAP_FOR_EACH (chain, node, &chains) {
-        n_refused += chain->refused != CT_MERGE_OK;
-    }
-    ds_put_format(ds, "forwarding: %s, %"PRIuSIZE" paths in %"PRIuSIZE
-                  " chains, %"PRIuSIZE" chains refused\n",
-                  ct_offload_forwarding() ? "on" : "off", hmap_count(&paths),
-                  hmap_count(&chains) - n_refused, n_refused);
-    ds_put_cstr(ds, "  traces: ");
-    for (int i = 0; i < CT_TRACE_N_RESULTS; i++) {
-        ds_put_format(ds, "%s%llu %s", sep, ct_trace_count(i),
-                      ct_trace_result_to_string(i));
-        sep = ", ";
-    }
-    ds_put_format(ds, "\n  paths: %llu made, %llu failed, %llu not held, "
-                  "%llu to unknown ports\n",
-                  n_added, n_failed, n_not_held, n_no_port);
-    ds_put_cstr(ds, "  paths ended by: ");
-    sep = "";
-    for (int i = 0; i < N_ENDS; i++) {
-        ds_put_format(ds, "%s%s %llu", sep, end_names[i], n_ended[i]);
-        sep = ", ";
-    }
-    ds_put_format(ds, "\n  sampling: last pass %lld ms\n", pass);
-    ovs_mutex_unlock(&paths_mutex);
-}
-
-/* Appends to 'ds' what 'path' matches and does. */
-static void
-path_format(const struct path *path, struct ds *ds)
-    OVS_REQUIRES(paths_mutex)
-{
-    struct ofpbuf actions;
-    struct match match;
-
-    ct_merge_get_match(path->chain->merge, &path->values, &match);
-    match_format(&match, NULL, ds, OFP_DEFAULT_PRIORITY);
-    ofpbuf_init(&actions, 0);
-    ct_merge_put_actions(path->chain->merge, &path->values, &actions);
-    ds_put_cstr(ds, ", actions:");
-    format_odp_actions(ds, actions.data, actions.size, NULL);
-    ofpbuf_uninit(&actions);
-    ds_put_format(ds, ", packets:%"PRIu64", bytes:%"PRIu64
-                  ", connections:%"PRIuSIZE,
-                  path->n_packets, path->n_bytes, path->n_conns);
-}
-
-/* Appends to 'ds' a line for each path that has 'part', if that is nonnull, in
- * it. */
-void
-ct_path_format_paths(struct ds *ds, const char *part)
-{
-    struct path *path;
-
-    ovs_mutex_lock(&paths_mutex);
-    HMAP_FOR_EACH (path, node, &paths) {
-        struct ds line = DS_EMPTY_INITIALIZER;
-
-        path_format(path, &line);
-        if (!part || strstr(ds_cstr(&line), part)) {
-            ds_put_format(ds, "%s\n", ds_cstr(&line));
-        }
-        ds_destroy(&line);
-    }
-    ovs_mutex_unlock(&paths_mutex);
-}
-
-/* Appends to 'ds' what chains there are; if 'more', with their megaflows. */
-void
-ct_path_format_chains(struct ds *ds, bool more)
-{
-    struct chain *chain;
-
-    ovs_mutex_lock(&paths_mutex);
-    HMAP_FOR_EACH (chain, node, &chains) {
-        ds_put_format(ds, "%"PRIuSIZE" megaflows, %"PRIuSIZE" ct()",
-                      chain->n_flows, chain->n_conns);
-        if (chain->refused) {
-            ds_put_format(ds, ", refused: %s\n",
-                          ct_merge_reason_to_string(chain->refused));
-        } else {
-            ds_put_format(ds, ", port %"PRIu32" to ", chain->merge->in_port);
-            if (chain->merge->out_port == ODPP_NONE) {
-                ds_put_cstr(ds, "drop");
-            } else {
-                ds_put_format(ds, "%"PRIu32, chain->merge->out_port);
-            }
-            ds_put_format(ds, ", paths:%"PRIuSIZE", packets:%"PRIu64
-                          ", bytes:%"PRIu64"\n", chain->n_paths,
-                          chain->n_packets, chain->n_bytes);
-        }
-        for (size_t i = 0; i < chain->n_flows && more; i++) {
-            ds_put_cstr(ds, "  ");
-            dp_netdev_flow_format_ufid(chain->flows[i], ds);
-            ds_put_char(ds, '\n');
-        }
-    }
-    ovs_mutex_unlock(&paths_mutex);
+    ct_offload_threads_set_urgent(dying_run);
+    conn_run_set_paths(&run_paths);
 }

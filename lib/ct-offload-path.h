@@ -21,32 +21,35 @@
 #include <stddef.h>
 
 #include "compiler.h"
+#include "ct-offload-chain.h"
 #include "ovs-atomic.h"
 
 struct conn;
-struct dp_netdev_flow;
-struct dpif_flow_attrs;
-struct dpif_flow_stats;
-struct ds;
-struct flow;
-struct flow_wildcards;
-struct nlattr;
+struct json;
 
 /* Packets that hardware forwards by itself
  * ========================================
  *
  * A "path" is one direction of a connection, the packets of which hardware
  * sends from port to port.  It is one rule: a match on what these packets are
- * like on the wire, and actions.  A "chain" is what many paths have in common:
- * a sequence of megaflows, with ct() between them, that packets go through.
- * See ct-offload-trace.h for how it is learned, and ct-offload-merge.h for how
- * it becomes a rule.
+ * like on the wire, and actions.  It is learned from one packet, see
+ * ct-offload-trace.h, which tells the chain of megaflows that packets go
+ * through, see ct-offload-chain.h; the compiler in ct-offload-merge.h makes
+ * the rule.
  *
- * A path belongs to the connections, one in each zone, that its packets pass.
+ * A path belongs to the connections, one in each zone, that its packets pass:
+ *
+ *   - those that are established in hardware, at least one;
+ *
+ *   - those that have had no reply, as long as that is so;
+ *
+ *   - and none where ct() finds nothing, as long as nothing is committed there
+ *     that it would find.
+ *
  * It lives only as long as all that made it: a megaflow that is changed or
- * removed ends the paths of its chains, a connection that is taken back ends
- * its own.  What the provider has counted is credited to each megaflow of the
- * chain, and tells when its connections were last used.
+ * removed ends the paths of its chains, a connection that is taken back, as
+ * its port may be, ends its own.  What the provider has counted is credited to
+ * each megaflow of the chain, and tells when the connections were last used.
  *
  * Life
  * ====
@@ -55,39 +58,25 @@ struct nlattr;
  *              that are traced, by a bit in its state for each direction
  *     traced   the thread that has traced a packet makes itself the owner of
  *              all its connections, and leaves the rest to an offload thread
- *     new      the chain is looked up or compiled, the path is in all lists,
+ *     new      the chain is looked up or compiled, the path is in all tables,
  *              and the provider is told
- *     live
- *     ended    taken out of all lists; whoever has done that tells the
- *              provider, and credits what was counted last
+ *     live     the provider is asked from time to time what it has counted:
+ *              see ct-offload-path-sample.c
+ *     ending   whoever has begun that tells the provider, credits what was
+ *              counted last, and frees the path
  *
  * Threads
  * =======
  *
- * One mutex guards chains and paths.  It is held for memory operations only,
- * never around a call into a provider, and nothing is taken inside of it.
- * A megaflow's hooks are called with the mutex of its PMD thread's table held.
- */
+ * The mutex of chains guards paths, too.  While that is released, a path that
+ * is new or ending belongs to the thread that makes or ends it, and a live one
+ * stays as long as somebody holds it. */
 
 /* Calls from dpif-netdev.c: see below. */
 void ct_path_flow_changed__(struct dp_netdev_flow *);
+void ct_path_flow_sync__(struct dp_netdev_flow *);
 void ct_path_flow_stats__(const struct dp_netdev_flow *,
                           struct dpif_flow_stats *, struct dpif_flow_attrs *);
-void ct_path_flow_free(void *ct_path);
-
-/* In dpif-netdev.c: what there is to know of a megaflow, and where it keeps
- * what this file knows of it. */
-const struct flow *dp_netdev_flow_get_key(const struct dp_netdev_flow *);
-void dp_netdev_flow_get_mask(const struct dp_netdev_flow *,
-                             struct flow_wildcards *);
-const struct nlattr *dp_netdev_flow_get_nlattrs(const struct dp_netdev_flow *,
-                                                size_t *len);
-void dp_netdev_flow_format_ufid(const struct dp_netdev_flow *, struct ds *);
-bool dp_netdev_flow_is_dead(const struct dp_netdev_flow *);
-bool dp_netdev_flow_try_ref(struct dp_netdev_flow *);
-void *dp_netdev_flow_get_ct_path(const struct dp_netdev_flow *);
-void dp_netdev_flow_set_ct_path(struct dp_netdev_flow *, void *);
-void dp_netdev_flow_unref(struct dp_netdev_flow *);
 
 /* What 'flow' does has changed, or it is dead.  The mutex of its table is
  * held. */
@@ -99,6 +88,17 @@ ct_path_flow_changed(struct dp_netdev_flow *flow)
     atomic_thread_fence(memory_order_seq_cst);
     if (OVS_UNLIKELY(dp_netdev_flow_get_ct_path(flow))) {
         ct_path_flow_changed__(flow);
+    }
+}
+
+/* 'flow', if it is nonnull, is about to be removed.  Waits a little, so that
+ * its counters have what hardware has done for it last.  No lock may be held.
+ */
+static inline void
+ct_path_flow_sync(struct dp_netdev_flow *flow)
+{
+    if (OVS_UNLIKELY(flow && dp_netdev_flow_get_ct_path(flow))) {
+        ct_path_flow_sync__(flow);
     }
 }
 
@@ -116,9 +116,13 @@ ct_path_flow_stats(const struct dp_netdev_flow *flow,
 
 /* Calls from ct-offload-module.c. */
 void ct_path_init(void);
+void ct_path_sample_init(void);
 void ct_path_configure(bool enabled);
-void ct_path_format(struct ds *);
-void ct_path_format_chains(struct ds *, bool more);
-void ct_path_format_paths(struct ds *, const char *part);
+
+/* For people: appended to 'ds' or, if 'json' is nonnull, added to that. */
+void ct_path_show(struct ds *, struct json *object);
+void ct_path_show_chains(const char *more, struct ds *, struct json *array);
+void ct_path_show_paths(const char *part, struct ds *, struct json *array);
+void ct_path_explain(const struct conn *, struct ds *);
 
 #endif /* ct-offload-path.h */

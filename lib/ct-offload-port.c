@@ -30,12 +30,17 @@ struct port_member {
     enum key_dir dir;
 };
 
+/* So often a rule may not be followed before a port is unreliable. */
+#define DISOBEYED_MAX 3
+
 struct offload_port {
     struct cmap_node netdev_node;   /* In 'by_netdev', until it stops. */
     struct cmap_node number_node;   /* In 'by_number'. */
     struct netdev *netdev;
     uint32_t number;
     atomic_bool stopped;
+    atomic_bool follows;            /* A rule has counted packets. */
+    atomic_count n_disobeyed;       /* How often a rule has not. */
 
     struct ovs_mutex mutex;         /* For all that follows. */
     struct port_member *members;
@@ -88,6 +93,8 @@ port_create(struct netdev *netdev)
     } while (!port->number || port_find(port->number));
     port->netdev = netdev;
     atomic_init(&port->stopped, false);
+    atomic_init(&port->follows, false);
+    atomic_count_init(&port->n_disobeyed, 0);
     ovs_mutex_init(&port->mutex);
     cmap_insert(&by_number, &port->number_node, hash_int(port->number, 0));
     cmap_insert(&by_netdev, &port->netdev_node, hash_pointer(netdev, 0));
@@ -169,6 +176,46 @@ ct_offload_port_remove(struct conn_offload *offload, enum key_dir dir)
     port->members[offload->port_index[dir]] = *last;
     offload->port_number[dir] = 0;
     ovs_mutex_unlock(&port->mutex);
+}
+
+/* Port 'number' has followed a rule. */
+void
+ct_offload_port_follows(uint32_t number)
+{
+    struct offload_port *port = port_find(number);
+    bool follows = true;
+
+    if (port) {
+        atomic_read_relaxed(&port->follows, &follows);
+    }
+    if (!follows) {
+        atomic_store_relaxed(&port->follows, true);
+    }
+}
+
+/* Port 'number' has not followed a rule that it accepted.  Returns true if it
+ * has become unreliable by that. */
+bool
+ct_offload_port_disobeys(uint32_t number)
+{
+    struct offload_port *port = port_find(number);
+    bool follows;
+
+    if (!port) {
+        return false;
+    }
+    atomic_read_relaxed(&port->follows, &follows);
+    return (!follows
+            && atomic_count_inc(&port->n_disobeyed) + 1 == DISOBEYED_MAX);
+}
+
+/* May hardware accept rules on port 'number', but not follow them? */
+bool
+ct_offload_port_is_unreliable(uint32_t number)
+{
+    struct offload_port *port = port_find(number);
+
+    return port && atomic_count_get(&port->n_disobeyed) >= DISOBEYED_MAX;
 }
 
 /* From now on the number of 'netdev' leads nowhere.  Returns it, or 0 if no

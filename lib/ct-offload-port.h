@@ -33,6 +33,10 @@
  * before the caller goes on: see conn_batches_barrier().  The list is
  * complete then, and ct_offload_port_free() frees it when it is empty.
  *
+ * Hardware may accept rules and not follow them: a port where nothing has ever
+ * been seen to follow one is unreliable when that has been noticed a few
+ * times.
+ *
  * Any thread may call these functions.  A netdev is valid until the thread
  * leaves conntrack_offload_end(), that is, until a barrier can be passed. */
 
@@ -41,6 +45,10 @@ struct netdev *ct_offload_port_get_netdev(uint32_t port);
 
 void ct_offload_port_add(uint32_t port, struct conn_offload *, enum key_dir);
 void ct_offload_port_remove(struct conn_offload *, enum key_dir);
+
+void ct_offload_port_follows(uint32_t port);
+bool ct_offload_port_disobeys(uint32_t port);
+bool ct_offload_port_is_unreliable(uint32_t port);
 
 uint32_t ct_offload_port_stop(const struct netdev *);
 size_t ct_offload_port_get_conns(uint32_t port, struct conn ***);

@@ -136,9 +136,11 @@ ct_offload_stats_sum(struct ct_offload_stats *sum)
     ovs_mutex_unlock(&stats_mutex);
 
     counter_limit(&sum->counters[CT_OFFLOAD_N_OFFLOADED], LLONG_MAX);
-    counter_limit(&sum->counters[CT_OFFLOAD_N_BI_DIR],
-                  ct_offload_stats_read(
-                      &sum->counters[CT_OFFLOAD_N_OFFLOADED]));
+    for (size_t i = CT_OFFLOAD_N_BI_DIR; i <= CT_OFFLOAD_N_UNI_DIR; i++) {
+        counter_limit(&sum->counters[i],
+                      ct_offload_stats_read(
+                          &sum->counters[CT_OFFLOAD_N_OFFLOADED]));
+    }
     for (size_t i = 0; i < CT_OFFLOAD_MAX_PROVIDERS; i++) {
         counter_limit(&sum->n_held[i], LLONG_MAX);
     }

@@ -31,7 +31,8 @@
 /* Connections, beside the operations of each provider. */
 enum ct_offload_counter {
     CT_OFFLOAD_N_OFFLOADED,     /* Held by a provider. */
-    CT_OFFLOAD_N_BI_DIR,        /* Hardware has both directions of them. */
+    CT_OFFLOAD_N_BI_DIR,        /* Hardware has both directions of them... */
+    CT_OFFLOAD_N_UNI_DIR,       /* ...or one. */
     CT_OFFLOAD_N_CLOSED,        /* Taken back upon FIN or RST. */
     CT_OFFLOAD_N_EVICTED,       /* Taken back for another reason. */
     CT_OFFLOAD_N_ASKED,         /* Out of time, but perhaps in use. */

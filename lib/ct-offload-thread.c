@@ -72,6 +72,7 @@ struct offload_thread {
     atomic_uint n_waiting;      /* Those of them that have to wait for what
                                  * another thread does. */
     struct latch wake;          /* Set to have the thread not sleep. */
+    atomic_bool urged;          /* See ct_offload_threads_urge(). */
 
     PADDED_MEMBERS(CACHE_LINE_SIZE,
         pthread_t pthread;
@@ -94,12 +95,26 @@ struct barrier {
 atomic_uint ct_offload_n_threads_ = 0;
 static struct offload_thread *threads[CT_OFFLOAD_MAX_THREADS];
 
+/* The number of threads that run: without offload threads, there is one all
+ * the same, for what is to be done from time to time and what is urgent. */
+static atomic_uint n_running = 0;
+
 /* See ct_offload_threads_set_callbacks(). */
 static size_t (*run_cb)(struct ct_offload_work **works, size_t n);
 static void (*wait_cb)(bool quiesce);
 
-/* See ct_offload_threads_set_tick(). */
-static void (*tick_cb)(void);
+/* See ct_offload_threads_set_tick() and ct_offload_threads_set_urgent(). */
+static bool (*tick_cb)(unsigned int index, unsigned int n);
+static void (*urgent_cb)(void);
+
+static unsigned int
+get_n_running(void)
+{
+    unsigned int n;
+
+    atomic_read_explicit(&n_running, &n, memory_order_acquire);
+    return n;
+}
 
 /* For the threads that queue work. */
 
@@ -264,7 +279,7 @@ threads_are_waiting(unsigned int n_threads)
 void
 ct_offload_threads_barrier(bool quiesce)
 {
-    unsigned int n_threads = ct_offload_n_threads();
+    unsigned int n_threads = get_n_running();
 
     /* What had to wait in one pass waited for something that was queued then.
      * Others may come to wait all the time, so there is a limit. */
@@ -380,6 +395,20 @@ thread_run_batch(struct offload_thread *thread, size_t *max)
     return n + (job != NULL);
 }
 
+/* Has done what is urgent. */
+static void
+thread_run_urgent(struct offload_thread *thread)
+{
+    bool urged;
+
+    atomic_read_explicit(&thread->urged, &urged, memory_order_acquire);
+    if (OVS_UNLIKELY(urged)) {
+        atomic_store_explicit(&thread->urged, false, memory_order_seq_cst);
+        urgent_cb();
+        ovsrcu_quiesce();
+    }
+}
+
 /* Sleeps for 'ms', unless somebody waits for the thread. */
 static void
 thread_sleep(struct offload_thread *thread, int ms)
@@ -400,6 +429,7 @@ thread_run_queue(struct offload_thread *thread, size_t *max)
 {
     unsigned int todo, done = 0;
 
+    thread_run_urgent(thread);
     atomic_read_relaxed(&thread->n_queued, &todo);
     while (done < todo) {
         unsigned int n = thread_run_batch(thread, max);
@@ -409,6 +439,7 @@ thread_run_queue(struct offload_thread *thread, size_t *max)
         }
         done += n;
         ovsrcu_quiesce();
+        thread_run_urgent(thread);
     }
     return done > 0;
 }
@@ -420,7 +451,7 @@ thread_main(void *thread_)
     size_t max = BATCH_START;
     int sleep = SLEEP_MIN_MS;
     unsigned int n_queued;
-    bool exit, idle;
+    bool exit, idle, more = false;
 
     mpsc_queue_acquire(&thread->queue);
     do {
@@ -428,12 +459,13 @@ thread_main(void *thread_)
         idle = !thread_run_queue(thread, &max);
         atomic_read_relaxed(&thread->n_queued, &n_queued);
         if (n_queued < BUSY_QUEUE_SIZE && !exit) {
-            sleep = idle ? MIN(sleep * 2, SLEEP_MAX_MS) : SLEEP_MIN_MS;
+            sleep = (idle && !more ? MIN(sleep * 2, SLEEP_MAX_MS)
+                     : SLEEP_MIN_MS);
             thread_sleep(thread, sleep);
             max = MIN(max, BATCH_START);
         }
-        if (!thread->index) {
-            ct_offload_threads_tick();
+        if (tick_cb) {
+            more = tick_cb(thread->index, get_n_running());
         }
         coverage_try_clear();
     } while (!exit || !idle);
@@ -443,18 +475,39 @@ thread_main(void *thread_)
 }
 
 void
-ct_offload_threads_set_tick(void (*tick)(void))
+ct_offload_threads_set_tick(bool (*tick)(unsigned int index, unsigned int n))
 {
     tick_cb = tick;
 }
 
-/* For the thread that sweeps. */
+void
+ct_offload_threads_set_urgent(void (*run)(void))
+{
+    urgent_cb = run;
+}
+
+/* For the thread that sweeps: if no thread could be started at all, what is to
+ * be done from time to time is done here. */
 void
 ct_offload_threads_tick(void)
 {
-    if (tick_cb) {
-        tick_cb();
+    if (tick_cb && !get_n_running()) {
+        tick_cb(0, 1);
     }
+}
+
+/* Has what is urgent done by all threads that run, before anything that is
+ * queued.  Returns false if there are none.  May be called with locks held. */
+bool
+ct_offload_threads_urge(void)
+{
+    unsigned int n = get_n_running();
+
+    for (size_t i = 0; i < n; i++) {
+        atomic_store_explicit(&threads[i]->urged, true, memory_order_seq_cst);
+        latch_set(&threads[i]->wake);
+    }
+    return n > 0;
 }
 
 static void *
@@ -505,6 +558,7 @@ thread_create(unsigned int index)
     atomic_init(&thread->n_queued, 0);
     atomic_init(&thread->n_waiting, 0);
     latch_init(&thread->wake);
+    atomic_init(&thread->urged, false);
     atomic_init(&thread->exit, false);
     atomic_init(&thread->busy_since, 0);
     thread->index = index;
@@ -525,8 +579,8 @@ ct_offload_threads_start(unsigned int n)
 {
     unsigned int started = 0;
 
-    ovs_assert(!ct_offload_n_threads() && n <= CT_OFFLOAD_MAX_THREADS);
-    while (started < n) {
+    ovs_assert(!get_n_running() && n <= CT_OFFLOAD_MAX_THREADS);
+    while (started < MAX(n, 1)) {
         int error = try_thread();
 
         if (error) {
@@ -540,9 +594,10 @@ ct_offload_threads_start(unsigned int n)
         threads[started] = thread_create(started);
         started++;
     }
-    atomic_store_explicit(&ct_offload_n_threads_, started,
+    atomic_store_explicit(&n_running, started, memory_order_release);
+    atomic_store_explicit(&ct_offload_n_threads_, MIN(n, started),
                           memory_order_release);
-    return started;
+    return MIN(n, started);
 }
 
 /* Ends the offload threads, when they have done what is queued.  No provider
@@ -550,13 +605,14 @@ ct_offload_threads_start(unsigned int n)
 void
 ct_offload_threads_stop(void)
 {
-    unsigned int n = ct_offload_n_threads();
+    unsigned int n = get_n_running();
 
     /* No other thread queues anything from now on. */
     atomic_store_explicit(&ct_offload_n_threads_, 0, memory_order_release);
     if (wait_cb) {
         wait_cb(true);
     }
+    atomic_store_explicit(&n_running, 0, memory_order_release);
 
     for (size_t i = 0; i < n; i++) {
         struct offload_thread *thread = threads[i];

@@ -43,7 +43,8 @@ struct json;
  * Removals always fit in.
  *
  * Without offload threads, the thread in which something happens calls the
- * providers. */
+ * providers.  There is one that does nothing but what is to be done from time
+ * to time, and what is urgent. */
 
 /* The most offload threads. */
 #define CT_OFFLOAD_MAX_THREADS 10
@@ -105,10 +106,16 @@ void ct_offload_threads_set_callbacks(
     size_t (*run)(struct ct_offload_work **works, size_t n),
     void (*wait)(bool quiesce));
 
-/* At initialisation: 'tick' is called often by the first offload thread, or,
- * if there is none, by the thread that sweeps. */
-void ct_offload_threads_set_tick(void (*tick)(void));
+/* At initialisation: 'tick' is called often, by each thread number 'index' of
+ * 'n', or, if there is none, by the thread that sweeps.  It returns true if it
+ * has more to do soon. */
+void ct_offload_threads_set_tick(bool (*tick)(unsigned int index,
+                                              unsigned int n));
 void ct_offload_threads_tick(void);
+
+/* At initialisation: 'run' does what is urgent. */
+void ct_offload_threads_set_urgent(void (*run)(void));
+bool ct_offload_threads_urge(void);
 
 /* For the main thread. */
 unsigned int ct_offload_threads_start(unsigned int n);

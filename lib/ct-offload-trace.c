@@ -209,6 +209,17 @@ ct_trace_leave__(struct dp_netdev_flow *flow, const struct flow *key,
     }
 }
 
+/* A connection is about to be committed for 'pkt'. */
+void
+ct_trace_committed__(const struct dp_packet *pkt)
+{
+    struct ct_trace *trace = packet_get_trace(pkt);
+
+    if (trace) {
+        trace->result = CT_TRACE_NEW;
+    }
+}
+
 /* 'ct' was executed for 'pkt': notes that in 'trace'. */
 static void
 trace_ct(struct ct_trace *trace, const struct dp_packet *pkt,
@@ -227,16 +238,14 @@ trace_ct(struct ct_trace *trace, const struct dp_packet *pkt,
         trace->result = CT_TRACE_INVALID;
         return;
     }
-    if (commit && state & CS_NEW) {
-        trace->result = CT_TRACE_NEW;
-        return;
-    }
     stage->zone = pkt->md.ct_zone;
     stage->reply = (state & CS_REPLY_DIR) != 0;
     stage->conn = conntrack_find_traced(ct, pkt);
     trace->ct = ct;
     if (!stage->conn && state & CS_ESTABLISHED) {
         trace->result = CT_TRACE_BUSY;  /* It was removed just now. */
+    } else if (!stage->conn && commit) {
+        trace->result = CT_TRACE_NEW;   /* There is no room for it. */
     }
 }
 

@@ -69,7 +69,8 @@ enum ct_trace_result {
     CT_TRACE_TOO_LONG,          /* Too many megaflows or ct() actions. */
     CT_TRACE_UPCALL,            /* Not all was done by megaflows. */
     CT_TRACE_LATE,              /* Began after the first ct(). */
-    CT_TRACE_NEW,               /* A ct() committed a connection. */
+    CT_TRACE_NEW,               /* A ct() committed a connection, or would
+                                 * have. */
     CT_TRACE_INVALID,           /* A ct() found the packet invalid, related to
                                  * a connection, or changed by a helper. */
     CT_TRACE_BUSY,              /* Another thread does something about one of
@@ -109,6 +110,7 @@ void ct_trace_enter__(struct dp_netdev_flow *, const struct dp_packet_batch *,
 void ct_trace_leave__(struct dp_netdev_flow *, const struct flow *,
                       uint32_t recirc_depth);
 void ct_trace_abandon__(void);
+void ct_trace_committed__(const struct dp_packet *);
 void ct_trace_ct__(const struct dp_packet_batch *, struct conntrack *,
                    const struct flow *at, bool commit);
 
@@ -141,6 +143,15 @@ ct_trace_abandon(void)
 {
     if (OVS_UNLIKELY(*ct_trace_n_get())) {
         ct_trace_abandon__();
+    }
+}
+
+/* A connection is about to be committed for 'pkt'. */
+static inline void
+ct_trace_committed(const struct dp_packet *pkt)
+{
+    if (OVS_UNLIKELY(*ct_trace_n_get())) {
+        ct_trace_committed__(pkt);
     }
 }
 

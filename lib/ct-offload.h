@@ -338,7 +338,9 @@ struct ct_offload_class {
     void (*path_del)(void **priv, struct dpif_flow_stats *last);
 
     /* Stores in '*total' how many packets and bytes hardware has forwarded so
-     * far, the bytes as they arrived.  Returns 0 or a positive errno value. */
+     * far, the bytes as they arrived.  Returns 0; or EAGAIN if that is not
+     * known just now; or another positive errno value if hardware cannot, or
+     * must not, forward them any more, upon which 'path_del' is called. */
     int (*path_stats)(void **priv, struct dpif_flow_stats *total);
 };
 

@@ -6,7 +6,10 @@
 // any more.  Where no packet is traced, and no megaflow is in a chain, that
 // costs next to nothing.
 //
+// Overlay: lib/ct-offload-chain.c lib/ct-offload-chain.h
 // Overlay: lib/ct-offload-path.c lib/ct-offload-path.h
+// Overlay: lib/ct-offload-path-private.h lib/ct-offload-path-sample.c
+// Overlay: lib/ct-offload-path-show.c
 //
 // Expect: path_new lib/dpif-netdev.c 1 atomic_init(&flow->ct_path, NULL);
 // Expect: path_free lib/dpif-netdev.c 1 ct_path_flow_free(
@@ -16,6 +19,8 @@
 // Expect: path_put lib/dpif-netdev.c 1 ct_path_flow_changed(netdev_flow)
 // Expect: path_remove lib/dpif-netdev.c 1 ct_path_flow_changed(flow)
 // Expect: path_stats lib/dpif-netdev.c 1 ct_path_flow_stats(
+// Expect: path_sync lib/dpif-netdev.c 1 ct_path_flow_sync(
+// Expect: path_committed lib/conntrack.c 1 conntrack_offload_conn_committed(
 // Expect: path_include lib/dpif-netdev.c 1 #include "ct-offload-path.h"
 
 @path_new@
@@ -105,6 +110,32 @@ statement S1, S2;
  if (dpif_offload_datapath_flow_stats(...)) S1
  else S2
 +ct_path_flow_stats(flow, stats, attrs);
+ }
+
+@path_sync@
+expression list args;
+expression mutex;
+identifier flow;
+@@
+ flow_del_on_pmd(...)
+ {
+ ...
++ct_path_flow_sync(dp_netdev_pmd_find_flow(args));
++
+ ovs_mutex_lock(mutex);
+ flow = dp_netdev_pmd_find_flow(args);
+ ...
+ }
+
+@path_committed@
+expression ct, nc;
+@@
+ conn_not_found(...)
+ {
+ <...
+ conn_expire_push_front(ct, nc);
++conntrack_offload_conn_committed(nc);
+ ...>
  }
 
 @path_include depends on path_execute@
