@@ -83,7 +83,7 @@ conn_is_in_hardware(const struct conn *conn)
 
 /* Does one of the providers in 'slots' make paths where packets of 'conn' in
  * direction 'dir' come from? */
-static bool
+bool
 conn_can_forward(const struct conn *conn, uint8_t slots, enum key_dir dir)
 {
     struct conn_offload *offload = conn_get_offload(conn);

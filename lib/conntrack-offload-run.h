@@ -92,6 +92,7 @@ void conn_free_offload(struct conn *);
 uint32_t conn_await_reply(const struct conn *);
 
 /* For any thread. */
+bool conn_can_forward(const struct conn *, uint8_t slots, enum key_dir);
 uint32_t conn_await_path(const struct conn *);
 void conn_set_paths(struct conn *, uint32_t clear, uint32_t set);
 void conn_forget_refusals(void);

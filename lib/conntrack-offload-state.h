@@ -209,7 +209,8 @@ enum conn_path_note {
                                  * established in hardware. */
     CONN_PATH_NO_PORT,          /* Where its packets leave is not known. */
     CONN_PATH_HARDWARE,         /* The provider has refused it. */
-    CONN_PATH_UNRELIABLE,       /* Its port does not follow rules. */
+    CONN_PATH_UNABLE,           /* Its port cannot forward, or does not follow
+                                 * rules. */
 
     /* The chain of its megaflows has: plus an 'enum ct_merge_reason'. */
     CONN_PATH_REFUSED = 64,

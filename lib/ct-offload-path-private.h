@@ -107,7 +107,7 @@ struct path_counts {
 extern struct path_counts path_counts OVS_GUARDED_BY(ct_chains_mutex);
 
 size_t path_count(void);
-bool path_for_each(size_t part, void (*cb)(struct path *, void *aux),
+void path_for_each(size_t part, bool (*cb)(struct path *, void *aux),
                    void *aux)
     OVS_REQUIRES(ct_chains_mutex);
 struct path *path_of_conn(const struct conn *, bool reply)

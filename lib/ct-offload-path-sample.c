@@ -111,15 +111,16 @@ path_was_passed_by(const struct path *path)
     return seen;
 }
 
-/* Asks what 'path' has counted, and ends it if that is due. */
-static void
+/* Asks what 'path' has counted, and ends it if that is due, upon which it
+ * returns true. */
+static bool
 path_sample(struct path *path, void *aux OVS_UNUSED)
     OVS_REQUIRES(ct_chains_mutex)
 {
     int error;
 
     if (path->state != PATH_LIVE || path->querying) {
-        return;
+        return false;
     }
     path_hold(path);
     error = path_query(path);
@@ -133,7 +134,7 @@ path_sample(struct path *path, void *aux OVS_UNUSED)
     path_unhold(path);
 
     if (path->state != PATH_LIVE) {
-        return;
+        return false;
     } else if (error && error != EAGAIN) {
         path_finish(path, PATH_END_HARDWARE);
     } else if (path->n_unseen >= UNSEEN_PASSES) {
@@ -141,7 +142,10 @@ path_sample(struct path *path, void *aux OVS_UNUSED)
         path_finish(path, PATH_END_UNSEEN);
     } else if (time_msec() > path->used + path_idle_ms(path)) {
         path_finish(path, PATH_END_IDLE);
+    } else {
+        return false;
     }
+    return true;
 }
 
 /* A pass has ended: the longest one that any thread takes matters. */

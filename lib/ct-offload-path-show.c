@@ -200,7 +200,7 @@ struct show_paths_aux {
     struct json *json;
 };
 
-static void
+static bool
 path_show(struct path *path, void *aux_)
     OVS_REQUIRES(ct_chains_mutex)
 {
@@ -215,7 +215,7 @@ path_show(struct path *path, void *aux_)
     bool found;
 
     if (path->state != PATH_LIVE) {
-        return;
+        return false;
     }
     path_hold(path);
     ovs_mutex_unlock(&ct_chains_mutex);
@@ -243,6 +243,7 @@ path_show(struct path *path, void *aux_)
 
     ovs_mutex_lock(&ct_chains_mutex);
     path_unhold(path);
+    return false;
 }
 
 /* Shows each path that has 'part', if that is nonnull, in its match or
@@ -358,8 +359,8 @@ note_to_string(uint8_t note)
         return "where its packets leave is not known";
     case CONN_PATH_HARDWARE:
         return "hardware has refused the rule";
-    case CONN_PATH_UNRELIABLE:
-        return "the port accepts rules and does not follow them";
+    case CONN_PATH_UNABLE:
+        return "the port cannot forward, or does not follow rules";
     default:
         return ct_merge_reason_to_string(note - CONN_PATH_REFUSED);
     }

@@ -108,19 +108,19 @@ path_count(void)
 }
 
 /* Calls 'cb' with 'aux' for each path in part number 'part' of the table.  It
- * may release the mutex: what is made or ends meanwhile may be left out. */
-bool
-path_for_each(size_t part, void (*cb)(struct path *, void *aux), void *aux)
+ * may release the mutex, and must return true if it has ended the path.  What
+ * other threads make or end meanwhile may be left out. */
+void
+path_for_each(size_t part, bool (*cb)(struct path *, void *aux), void *aux)
 {
     struct hmap_position pos = { 0, 0 };
     struct hmap_node *node;
-    bool any = false;
 
     while ((node = hmap_at_position(&paths[part], &pos))) {
-        cb(CONTAINER_OF(node, struct path, node), aux);
-        any = true;
+        if (cb(CONTAINER_OF(node, struct path, node), aux) && pos.offset) {
+            pos.offset--;           /* Another one is in its place. */
+        }
     }
-    return any;
 }
 
 /* Returns connection number 'i' of 'path', and in '*reply', if that is
@@ -567,9 +567,11 @@ struct trace_job {
     bool rss_valid;
 };
 
-/* Gives up the connections of 'job', after what became pending for them. */
+/* Gives up the connections of 'job', after what became pending for them.  If
+ * 'run', the calling thread does that itself, so that who waits for the job
+ * has waited for that, too. */
 static void
-job_disown(struct trace_job *job)
+job_disown(struct trace_job *job, bool run)
 {
     struct conn_offload_batch *batch = conn_batch_enter();
 
@@ -577,6 +579,9 @@ job_disown(struct trace_job *job)
         if (!conn_disown(job->conns[i])) {
             conns_push(&batch->conns, job->conns[i]);
         }
+    }
+    if (run) {
+        conn_batch_drain(batch);
     }
     conn_batch_leave(batch);
 }
@@ -612,9 +617,9 @@ job_own(struct trace_job *job, const struct ct_trace *trace)
 }
 
 static void
-job_free(struct trace_job *job)
+job_free(struct trace_job *job, bool run)
 {
-    job_disown(job);
+    job_disown(job, run);
     ct_chain_flows_unref(job->key.flows, job->key.n_flows);
     free(job);
 }
@@ -629,15 +634,37 @@ job_note(const struct trace_job *job, uint8_t why)
     }
 }
 
-/* Finds the provider of a path of 'job': one that makes paths, and in which
- * all connections are established, but for those that have had no reply.
- * Returns its slot, or -1. */
-static int
-job_find_provider(const struct trace_job *job)
+/* Returns the providers that make paths where the packets of 'job' come from,
+ * as a bit for each slot. */
+static uint8_t
+job_get_slots(const struct trace_job *job)
+    OVS_EXCLUDED(ct_chains_mutex)
 {
-    uint8_t slots = ct_offload_forwarding();
+    uint8_t slots = 0;
+
+    for (unsigned int s = ct_offload_forwarding(); s;
+         s = zero_rightmost_1bit(s)) {
+        for (size_t i = 0; i < job->n_conns; i++) {
+            if (conn_can_forward(job->conns[i], rightmost_1bit(s),
+                                 (job->replies & 1u << i
+                                  ? CT_DIR_REV : CT_DIR_FWD))) {
+                slots |= rightmost_1bit(s);
+                break;
+            }
+        }
+    }
+    return slots;
+}
+
+/* Finds the provider of a path of 'job': one of those in 'slots' that makes
+ * paths, and in which all connections are established, but for those that have
+ * had no reply.  Returns its slot, or -1. */
+static int
+job_find_provider(const struct trace_job *job, uint8_t slots)
+{
     bool any = false;
 
+    slots &= ct_offload_forwarding();
     for (size_t i = 0; i < job->n_conns; i++) {
         uint32_t state = conn_offload_state(job->conns[i]);
 
@@ -698,7 +725,8 @@ chain_bind(struct ct_chain *chain, const uint32_t ports[2], unsigned int slot)
 /* Returns the chain of a path of 'job', with the path's own in '*values', or
  * NULL if there cannot be a path. */
 static struct ct_chain *
-job_find_chain(struct trace_job *job, const struct ct_merge_conn conns[],
+job_find_chain(struct trace_job *job, uint8_t slots,
+               const struct ct_merge_conn conns[],
                struct ct_merge_path *values)
     OVS_REQUIRES(ct_chains_mutex)
 {
@@ -717,10 +745,10 @@ job_find_chain(struct trace_job *job, const struct ct_merge_conn conns[],
     }
     /* With the mutex, which ct_chain_get() may have released, so that
      * ct_path_configure() finds the path. */
-    slot = job_find_provider(job);
+    slot = job_find_provider(job, slots);
     if (slot < 0) {
         path_counts.not_held++;
-        job_note(job, CONN_PATH_NOT_HELD);
+        job_note(job, slots ? CONN_PATH_NOT_HELD : CONN_PATH_UNABLE);
         return NULL;
     }
     reason = (chain->refused ? chain->refused
@@ -736,10 +764,6 @@ job_find_chain(struct trace_job *job, const struct ct_merge_conn conns[],
         || !chain_bind(chain, ports, slot)) {
         path_counts.no_port++;
         job_note(job, CONN_PATH_NO_PORT);
-        return NULL;
-    }
-    if (ct_offload_port_is_unreliable(ports[0])) {
-        job_note(job, CONN_PATH_UNRELIABLE);
         return NULL;
     }
     return chain;
@@ -769,11 +793,11 @@ path_create(const struct trace_job *job, struct ct_chain *chain)
 /* Makes a path of 'job', and links it, with everything but the provider done.
  * Returns it, or NULL. */
 static struct path *
-job_link(struct trace_job *job, const struct ct_merge_conn conns[],
-         struct ct_merge_path *values)
+job_link(struct trace_job *job, uint8_t slots,
+         const struct ct_merge_conn conns[], struct ct_merge_path *values)
     OVS_REQUIRES(ct_chains_mutex)
 {
-    struct ct_chain *chain = job_find_chain(job, conns, values);
+    struct ct_chain *chain = job_find_chain(job, slots, conns, values);
     struct path *path, *rival;
 
     if (!chain) {
@@ -886,19 +910,21 @@ job_run(struct ct_offload_job *job_)
     struct ct_merge_conn conns[CT_MERGE_MAX_CONNS];
     struct ct_merge_path values;
     struct path *path;
+    uint8_t slots;
 
+    slots = job_get_slots(job);
     for (size_t i = 0; i < job->key.n_cts; i++) {
         describe_conn_locked(job->key.cts[i] == CT_CHAIN_MISS ? NULL
                              : job->conns[job->key.cts[i]],
                              (job->key.replies & 1u << i) != 0, &conns[i]);
     }
     ovs_mutex_lock(&ct_chains_mutex);
-    path = job_link(job, conns, &values);
+    path = job_link(job, slots, conns, &values);
     ovs_mutex_unlock(&ct_chains_mutex);
     if (path) {
         job_make(job, path, &values);
     }
-    job_free(job);
+    job_free(job, true);
 }
 
 /* Returns where the actions of 'flow' send packets at their end, or 0 if they
@@ -967,7 +993,7 @@ trace_complete(struct ct_trace *trace)
 
     batch = conn_batch_enter();
     if (!job_own(job, trace)) {
-        job_free(job);
+        job_free(job, false);
         conn_batch_leave(batch);
         return CT_TRACE_BUSY;
     }
