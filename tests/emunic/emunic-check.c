@@ -57,6 +57,14 @@ check_attr(struct check *check)
         return refuse(check, ENOTSUP, RTE_FLOW_ERROR_TYPE_ATTR_TRANSFER, attr,
                       "transfer rules are not supported");
     }
+    if (attr->transfer) {
+        const struct emu_port *proxy = emu_port_proxy(check->port);
+
+        if (proxy != check->port) {
+            return refuse(check, ENOTSUP, RTE_FLOW_ERROR_TYPE_ATTR_TRANSFER,
+                          attr, "transfer rules are for the proxy port");
+        }
+    }
     if (attr->group > config->groups) {
         return refuse(check, ENOTSUP, RTE_FLOW_ERROR_TYPE_ATTR_GROUP, attr,
                       "there is no such group");
@@ -218,9 +226,9 @@ check_values(struct check *check, const struct rte_flow_item *item,
             return refuse(check, ENOTSUP, RTE_FLOW_ERROR_TYPE_ITEM_LAST, item,
                           "ranges are not supported");
         }
-        if (f->format == EMU_FMT_HOST) {
+        if (f->format == EMU_FMT_HOST || f->format == EMU_FMT_PORT) {
             return refuse(check, ENOTSUP, RTE_FLOW_ERROR_TYPE_ITEM_LAST, item,
-                          "flags have no range");
+                          "this item has no range");
         }
         if (memcmp(value, first, f->size) < 0) {
             return refuse(check, EINVAL, RTE_FLOW_ERROR_TYPE_ITEM_LAST, item,
@@ -316,7 +324,17 @@ check_stacking(struct check *check, const struct rte_flow_item *item,
         }
         return 0;
     }
-    if (layers & ~EMU_CT & ~(uint32_t) (layer - 1)) {
+    if (layer == EMU_PORT) {
+        if (layers & EMU_PORT) {
+            return refuse(check, EINVAL, type, item, "item given twice");
+        }
+        if (!check->attr->transfer) {
+            return refuse(check, EINVAL, type, item,
+                          "this item is for transfer rules");
+        }
+        return 0;
+    }
+    if (layers & ~(EMU_CT | EMU_PORT) & ~(uint32_t) (layer - 1)) {
         return refuse(check, EINVAL, type, item,
                       layers & layer ? "item given twice"
                       : "items are not in the order of the layers");
@@ -376,6 +394,27 @@ check_stacking(struct check *check, const struct rte_flow_item *item,
     return 0;
 }
 
+/* The port whose packets a transfer rule is for, as far as items say. */
+static int
+check_represented_port(const struct check *check,
+                       const struct rte_flow_item *item)
+{
+    uint16_t port = check->rule->key.f.port, mask = check->rule->mask.f.port;
+
+    if (mask && mask != UINT16_MAX) {
+        return refuse(check, ENOTSUP, RTE_FLOW_ERROR_TYPE_ITEM_MASK, item,
+                      "a part of the number of a port cannot be matched");
+    }
+    if (mask && (port >= RTE_MAX_ETHPORTS
+                 || !rte_eth_dev_is_valid_port(port)
+                 || !emu_port_get(port)
+                 || !emu_ports_connected(port, check->port->id))) {
+        return refuse(check, EINVAL, RTE_FLOW_ERROR_TYPE_ITEM_SPEC, item,
+                      "there is no such port in this switch");
+    }
+    return 0;
+}
+
 static int
 check_item(struct check *check, const struct rte_flow_item *item)
 {
@@ -410,13 +449,18 @@ check_item(struct check *check, const struct rte_flow_item *item)
     if (!retval && item->spec) {
         retval = check_values(check, item, class, second_vlan);
     }
+    if (!retval && layer == EMU_PORT) {
+        retval = check_represented_port(check, item);
+    }
     if (retval) {
         return retval;
     }
     rule->items[rule->n_items++] = item->type;
-    rule->key.f.layers |= layer;
-    rule->mask.f.layers |= layer;
     check->layers |= layer;
+    if (layer != EMU_PORT) {
+        rule->key.f.layers |= layer;
+        rule->mask.f.layers |= layer;
+    }
     return 0;
 }
 
@@ -506,7 +550,8 @@ check_port(const struct check *check, const void *conf, uint32_t port_id)
         return refuse(check, EINVAL, RTE_FLOW_ERROR_TYPE_ACTION_CONF, conf,
                       "there is no such port");
     }
-    if (!emu_port_get(port_id)) {
+    if (!emu_port_get(port_id)
+        || !emu_ports_connected(port_id, check->port->id)) {
         return refuse(check, EINVAL, RTE_FLOW_ERROR_TYPE_ACTION_CONF, conf,
                       "the port is not of this NIC");
     }
@@ -779,6 +824,27 @@ check_action(struct check *check, const struct rte_flow_action *action,
     }
 }
 
+/* Which packets a transfer rule is for if no item names a port: those of the
+ * port it is created on or, if that is the proxy, of all ports of the
+ * switch. */
+static void
+check_source(struct check *check)
+{
+    struct emu_fields *key = &check->rule->key.f;
+    struct emu_fields *mask = &check->rule->mask.f;
+
+    if (!check->attr->transfer || mask->port) {
+        return;
+    }
+    if (check->config->proxy_first || check->layers & EMU_PORT) {
+        key->domain = check->config->switch_domain;
+        mask->domain = UINT16_MAX;
+    } else {
+        key->port = check->port->id;
+        mask->port = UINT16_MAX;
+    }
+}
+
 static int
 check_actions(struct check *check, const struct rte_flow_action *actions)
 {
@@ -852,6 +918,7 @@ emu_rule_compile(struct emu_port *port, const struct rte_flow_attr *attr,
         }
     }
     if (!retval) {
+        check_source(&check);
         retval = check_actions(&check, actions);
     }
     if (retval) {

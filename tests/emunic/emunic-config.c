@@ -47,8 +47,8 @@ emu_random(void)
     return (value >> 11) * 0x1p-53;
 }
 
-/* Sets what a profile decides, and leaves latency, faults, the eSwitch and the
- * transmit lock alone.  Returns false if there is no such profile. */
+/* Sets what a profile decides, and leaves latency, faults, the eSwitch, the
+ * switch domain, the proxy and the transmit lock alone.  Returns false if there is no such profile. */
 static bool
 set_profile(struct emu_config *c, const char *name)
 {
@@ -171,6 +171,7 @@ static const struct {
     SWITCH("tx-lock", tx_lock, "on", "off"),
     SWITCH("padding", padding, "on", "off"),
     SWITCH("lowest-priority", lowest_priority, "on", "off"),
+    SWITCH("proxy", proxy_first, "first", "all"),
 };
 
 static const struct {
@@ -186,6 +187,8 @@ static const struct {
     NUMBER("max-mark", max_mark, UINT32_MAX),
     NUMBER("max-rules", max_rules, UINT32_MAX),
     NUMBER("max-handles", max_handles, UINT32_MAX),
+    NUMBER("switch-domain", switch_domain,
+           RTE_ETH_DEV_SWITCH_DOMAIN_ID_INVALID - 1),
 };
 
 /* A change to a configuration.  Functions of this kind write what is wrong to

@@ -138,8 +138,8 @@ forward(struct emu_port *from, uint16_t to, uint16_t queue,
 /* Hits a rule's object.  Says in '*peer' where the eSwitch would send the
  * packet, or UINT16_MAX. */
 static void
-hit_object(struct emu_packet *packet, const struct emu_rule *rule,
-           const struct emu_action *action, uint64_t now, uint16_t *peer)
+hit_object(struct emu_packet *packet, const struct emu_action *action,
+           uint64_t now, uint16_t *peer)
 {
     struct emu_object *object = action->object;
     uint32_t length = rte_pktmbuf_pkt_len(packet->mbuf);
@@ -164,9 +164,9 @@ hit_object(struct emu_packet *packet, const struct emu_rule *rule,
         packet->key.f.ct = emu_ct_process(object, action->original,
                                           &packet->segment, &established);
         packet->key.f.layers |= EMU_CT;
-        other = (rule->port == object->port ? object->ct.peer_port
+        other = (packet->key.f.port == object->port ? object->ct.peer_port
                  : object->port);
-        *peer = (established && other != rule->port
+        *peer = (established && other != packet->key.f.port
                  && packet->key.f.ct == RTE_FLOW_CONNTRACK_PKT_STATE_VALID
                  && !(packet->key.f.tcp.tcp_flags & flags)
                  ? other : UINT16_MAX);
@@ -200,7 +200,7 @@ run_actions(struct emu_port *port, struct emu_packet *packet,
         const struct emu_action *action = &rule->actions[i];
 
         if (action->object) {
-            hit_object(packet, rule, action, now, peer);
+            hit_object(packet, action, now, peer);
             continue;
         }
         switch ((int) action->type) {
@@ -297,6 +297,8 @@ classify(struct emu_port *port, struct rte_mbuf *mbuf, uint16_t queue,
         return outcome;
     }
     emu_packet_parse(&packet, mbuf);
+    packet.key.f.port = port->id;
+    packet.key.f.domain = port->config.switch_domain;
     if (!run_domain(port, true, &packet, queue, now, &peer, &outcome)) {
         run_domain(port, false, &packet, queue, now, &peer, &outcome);
     }
@@ -373,6 +375,7 @@ rx_some(struct emu_port *port, uint16_t queue, struct rte_mbuf **mbufs,
     uint64_t bytes = 0;
 
     pthread_rwlock_rdlock(&port->lock);
+    pthread_rwlock_rdlock(&emu_switch_lock);
     for (uint16_t i = 0; i < n; i++) {
         struct rte_mbuf *mbuf = mbufs[i];
         bool stripped = mbuf->ol_flags & RTE_MBUF_F_RX_VLAN_STRIPPED;
@@ -416,6 +419,7 @@ rx_some(struct emu_port *port, uint16_t queue, struct rte_mbuf **mbufs,
             break;
         }
     }
+    pthread_rwlock_unlock(&emu_switch_lock);
     pthread_rwlock_unlock(&port->lock);
     emu_count(port, EMU_RX_PACKETS, n);
     emu_count(port, EMU_RX_BYTES, bytes);

@@ -102,6 +102,11 @@ static const struct emu_field icmp6_fields[] = {
     { NULL, 0, 0, 0 },
 };
 
+static const struct emu_field port_fields[] = {
+    FIELD(rte_flow_item_ethdev, port_id, "id", EMU_FMT_PORT),
+    { NULL, 0, 0, 0 },
+};
+
 static const struct emu_field conntrack_fields[] = {
     FIELD(rte_flow_item_conntrack, flags, "flags", EMU_FMT_HOST),
     { NULL, 0, 0, 0 },
@@ -188,6 +193,8 @@ static const struct emu_item_class classes[] = {
          &mlx5_icmp6_mask, icmp6_fields),
     ITEM(CONNTRACK, "conntrack", EMU_CT, ct, &rte_flow_item_conntrack_mask,
          NULL, conntrack_fields),
+    ITEM(REPRESENTED_PORT, "represented_port", EMU_PORT, port,
+         &rte_flow_item_ethdev_mask, NULL, port_fields),
 };
 
 /* Returns what there is to know about items of 'type', or NULL if the NIC
@@ -228,6 +235,13 @@ emu_bytes_format(FILE *out, const uint8_t *bytes,
 
         memcpy(&host, bytes, sizeof host);
         fprintf(out, "%#"PRIx32, host);
+        return;
+    }
+    case EMU_FMT_PORT: {
+        uint16_t port;
+
+        memcpy(&port, bytes, sizeof port);
+        fprintf(out, "%"PRIu16, port);
         return;
     }
     case EMU_FMT_DEC:

@@ -436,12 +436,16 @@ apply(struct emu_packet *packet, const struct emu_action *action)
 bool
 emu_packet_apply(struct emu_packet *packet, const struct emu_action *action)
 {
-    uint32_t ct = packet->key.f.ct;
-    uint32_t ct_layer = packet->key.f.layers & EMU_CT;
+    struct emu_fields *key = &packet->key.f;
+    uint16_t port = key->port, domain = key->domain;
+    uint32_t ct_layer = key->layers & EMU_CT;
+    uint32_t ct = key->ct;
     bool ok = apply(packet, action);
 
     emu_packet_parse(packet, packet->mbuf);
-    packet->key.f.ct = ct;
-    packet->key.f.layers |= ct_layer;
+    key->ct = ct;
+    key->layers |= ct_layer;
+    key->port = port;
+    key->domain = domain;
     return ok;
 }

@@ -257,6 +257,7 @@ void
 emu_port_claim(struct emu_port *port)
 {
     static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+    static uint64_t n_claims;
     struct rte_eth_dev_info info;
 
     emu_control_start();
@@ -276,6 +277,7 @@ emu_port_claim(struct emu_port *port)
         for (int i = 0; i < EMU_N_COUNTERS; i++) {
             atomic_store(&port->counters[i], 0);
         }
+        port->claimed = ++n_claims;
         port->started = false;
         port->negotiated = false;
         port->state = EMU_PORT_CLAIMED;

@@ -384,11 +384,12 @@ config_json(FILE *out, const struct emu_config *c)
 {
     fprintf(out, "{\"profile\": \"%s\", \"pretend\": %d, \"conntrack\": %d, "
             "\"age\": %d, \"count\": %d, \"transfer\": %d, \"eswitch\": %d, "
-            "\"share_handles\": %d, \"groups\": %"PRIu32
+            "\"share_handles\": %d, \"proxy_first\": %d, "
+            "\"switch_domain\": %"PRIu32", \"groups\": %"PRIu32
             ", \"max_rules\": %"PRIu32", \"max_handles\": %"PRIu32"}",
             c->profile, c->pretend, c->conntrack, c->age, c->count,
-            c->transfer, c->eswitch, c->share_handles, c->groups,
-            c->max_rules, c->max_handles);
+            c->transfer, c->eswitch, c->share_handles, c->proxy_first,
+            c->switch_domain, c->groups, c->max_rules, c->max_handles);
 }
 
 static void

@@ -19,28 +19,28 @@ struct emu_subtable {
 };
 
 struct emu_group {
-    struct emu_node node;       /* In struct emu_port. */
-    uint64_t id;                /* Of the group, and whether transfer. */
+    struct emu_node node;
+    uint32_t number;
     TAILQ_HEAD(, emu_subtable) subtables;
 };
 
-static uint64_t
-group_id(bool transfer, uint32_t group)
+static struct emu_map *
+groups_of(struct emu_port *port, bool transfer)
 {
-    return (uint64_t) transfer << 32 | group;
+    return transfer ? &emu_switch_groups : &port->groups;
 }
 
 static struct emu_group *
-group_find(const struct emu_port *port, uint64_t id)
+group_find(const struct emu_map *groups, uint32_t number)
 {
     struct emu_node *node;
 
-    for (node = emu_map_first(&port->groups, emu_hash64(id)); node;
+    for (node = emu_map_first(groups, emu_hash64(number)); node;
          node = emu_map_next(node)) {
         struct emu_group *group = EMU_CONTAINER_OF(node, struct emu_group,
                                                    node);
 
-        if (group->id == id) {
+        if (group->number == number) {
             return group;
         }
     }
@@ -94,7 +94,9 @@ ranges_match(const struct emu_rule *rule, const union emu_key *key)
     uint32_t wanted = rule->mask.f.layers;
     unsigned int n_vlans = 0;
 
-    if ((key->f.layers ^ rule->key.f.layers) & wanted) {
+    if ((key->f.layers ^ rule->key.f.layers) & wanted
+        || (key->f.port ^ rule->key.f.port) & rule->mask.f.port
+        || (key->f.domain ^ rule->key.f.domain) & rule->mask.f.domain) {
         return false;
     }
     for (unsigned int i = 0; i < rule->n_items; i++) {
@@ -145,6 +147,79 @@ emu_rule_find(struct emu_port *port, const struct rte_flow *flow)
     return NULL;
 }
 
+/* Returns the subtable of 'group' for 'rule', which is new if need be. */
+static struct emu_subtable *
+subtable_for(struct emu_group *group, const struct emu_rule *rule)
+{
+    struct emu_subtable *sub, *before = NULL;
+
+    TAILQ_FOREACH (sub, &group->subtables, list) {
+        if (sub->priority > rule->priority) {
+            before = sub;
+            break;
+        }
+        if (sub->priority == rule->priority && sub->ranged == rule->ranged
+            && (sub->ranged
+                || !memcmp(&sub->mask, &rule->mask, sizeof sub->mask))) {
+            return sub;
+        }
+    }
+    sub = emu_zalloc(sizeof *sub);
+    sub->priority = rule->priority;
+    sub->ranged = rule->ranged;
+    sub->mask = rule->mask;
+    if (before) {
+        TAILQ_INSERT_BEFORE(before, sub, list);
+    } else {
+        TAILQ_INSERT_TAIL(&group->subtables, sub, list);
+    }
+    return sub;
+}
+
+static bool
+match_insert(struct emu_map *groups, struct emu_rule *rule)
+{
+    uint64_t hash = rule->ranged ? 0 : masked_hash(&rule->key, &rule->mask);
+    struct emu_group *group = group_find(groups, rule->group);
+    struct emu_subtable *sub;
+
+    if (!group) {
+        group = emu_zalloc(sizeof *group);
+        group->number = rule->group;
+        TAILQ_INIT(&group->subtables);
+        emu_map_insert(groups, &group->node, emu_hash64(group->number));
+    }
+    sub = subtable_for(group, rule);
+    for (struct emu_node *node = emu_map_first(&sub->rules, hash); node;
+         node = emu_map_next(node)) {
+        if (same_match(rule, EMU_CONTAINER_OF(node, struct emu_rule,
+                                              match_node))) {
+            return false;
+        }
+    }
+    rule->subtable = sub;
+    emu_map_insert(&sub->rules, &rule->match_node, hash);
+    return true;
+}
+
+static void
+match_remove(struct emu_map *groups, struct emu_rule *rule)
+{
+    struct emu_group *group = group_find(groups, rule->group);
+    struct emu_subtable *sub = rule->subtable;
+
+    emu_map_remove(&sub->rules, &rule->match_node);
+    if (!sub->rules.n) {
+        TAILQ_REMOVE(&group->subtables, sub, list);
+        emu_map_destroy(&sub->rules);
+        free(sub);
+    }
+    if (TAILQ_EMPTY(&group->subtables)) {
+        emu_map_remove(groups, &group->node);
+        free(group);
+    }
+}
+
 /* Adds 'rule' to 'port'.  Fails, with a negative errno value, if the table is
  * full or has a rule with the same match.  The caller holds the port's lock
  * for writing. */
@@ -152,58 +227,26 @@ int
 emu_rule_insert(struct emu_port *port, struct emu_rule *rule,
                 struct rte_flow_error *error)
 {
-    uint64_t id = group_id(rule->transfer, rule->group);
-    uint64_t hash = rule->ranged ? 0 : masked_hash(&rule->key, &rule->mask);
-    struct emu_group *group = group_find(port, id);
-    struct emu_subtable *sub = NULL, *before = NULL;
+    bool ok;
 
     if (port->rules.n >= port->config.max_rules) {
         return rte_flow_error_set(error, ENOSPC,
                                   RTE_FLOW_ERROR_TYPE_UNSPECIFIED, NULL,
                                   "the rule table is full");
     }
-    if (!group) {
-        group = emu_zalloc(sizeof *group);
-        group->id = id;
-        TAILQ_INIT(&group->subtables);
-        emu_map_insert(&port->groups, &group->node, emu_hash64(id));
-    }
-    TAILQ_FOREACH (sub, &group->subtables, list) {
-        if (sub->priority > rule->priority) {
-            before = sub;
-            sub = NULL;
-            break;
-        }
-        if (sub->priority == rule->priority && sub->ranged == rule->ranged
-            && (sub->ranged
-                || !memcmp(&sub->mask, &rule->mask, sizeof sub->mask))) {
-            break;
-        }
-    }
-    if (!sub) {
-        sub = emu_zalloc(sizeof *sub);
-        sub->priority = rule->priority;
-        sub->ranged = rule->ranged;
-        sub->mask = rule->mask;
-        if (before) {
-            TAILQ_INSERT_BEFORE(before, sub, list);
-        } else {
-            TAILQ_INSERT_TAIL(&group->subtables, sub, list);
-        }
-    }
-    for (struct emu_node *node = emu_map_first(&sub->rules, hash); node;
-         node = emu_map_next(node)) {
-        if (same_match(rule, EMU_CONTAINER_OF(node, struct emu_rule,
-                                              match_node))) {
-            return rte_flow_error_set(error, EEXIST,
-                                      RTE_FLOW_ERROR_TYPE_UNSPECIFIED, NULL,
-                                      "a rule with this match exists");
-        }
-    }
-
     rule->id = emu_next_id();
-    rule->subtable = sub;
-    emu_map_insert(&sub->rules, &rule->match_node, hash);
+    if (rule->transfer) {
+        pthread_rwlock_wrlock(&emu_switch_lock);
+    }
+    ok = match_insert(groups_of(port, rule->transfer), rule);
+    if (rule->transfer) {
+        pthread_rwlock_unlock(&emu_switch_lock);
+    }
+    if (!ok) {
+        return rte_flow_error_set(error, EEXIST,
+                                  RTE_FLOW_ERROR_TYPE_UNSPECIFIED, NULL,
+                                  "a rule with this match exists");
+    }
     emu_map_insert(&port->rules, &rule->node, emu_hash64(rule->id));
     return 0;
 }
@@ -213,20 +256,13 @@ emu_rule_insert(struct emu_port *port, struct emu_rule *rule,
 void
 emu_rule_remove(struct emu_port *port, struct emu_rule *rule)
 {
-    struct emu_group *group = group_find(port, group_id(rule->transfer,
-                                                        rule->group));
-    struct emu_subtable *sub = rule->subtable;
-
     emu_map_remove(&port->rules, &rule->node);
-    emu_map_remove(&sub->rules, &rule->match_node);
-    if (!sub->rules.n) {
-        TAILQ_REMOVE(&group->subtables, sub, list);
-        emu_map_destroy(&sub->rules);
-        free(sub);
+    if (rule->transfer) {
+        pthread_rwlock_wrlock(&emu_switch_lock);
     }
-    if (TAILQ_EMPTY(&group->subtables)) {
-        emu_map_remove(&port->groups, &group->node);
-        free(group);
+    match_remove(groups_of(port, rule->transfer), rule);
+    if (rule->transfer) {
+        pthread_rwlock_unlock(&emu_switch_lock);
     }
 }
 
@@ -244,7 +280,7 @@ emu_rule_free(struct emu_rule *rule)
     free(rule);
 }
 
-/* Removes all rules of 'port' and returns how many there were.  The caller
+/* Removes all rules that were created on 'port' and returns how many there were.  The caller
  * holds the port's lock for writing. */
 size_t
 emu_rules_flush(struct emu_port *port)
@@ -264,13 +300,14 @@ emu_rules_flush(struct emu_port *port)
 
 /* Returns the rule that a packet with 'key' hits in a group, or NULL.  Says in
  * '*ambiguous' whether another rule of the same priority matches too: which of
- * them hardware takes is undefined.  The caller holds the port's lock. */
+ * them hardware takes is undefined.  The caller holds the port's lock, and for
+ * transfer rules that of the switch. */
 struct emu_rule *
 emu_rule_lookup(struct emu_port *port, bool transfer, uint32_t group_number,
                 const union emu_key *key, bool *ambiguous)
 {
-    struct emu_group *group = group_find(port, group_id(transfer,
-                                                        group_number));
+    struct emu_group *group = group_find(groups_of(port, transfer),
+                                         group_number);
     struct emu_rule *found = NULL;
     struct emu_subtable *sub;
 

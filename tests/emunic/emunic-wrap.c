@@ -396,11 +396,13 @@ EMU_EXPORT int
 rte_flow_pick_transfer_proxy(uint16_t port_id, uint16_t *proxy_port_id,
                              struct rte_flow_error *error)
 {
-    if (!emu_port_get(port_id)) {
+    struct emu_port *port = emu_port_get(port_id);
+
+    if (!port) {
         return REAL(rte_flow_pick_transfer_proxy)(port_id, proxy_port_id,
                                                   error);
     }
-    *proxy_port_id = port_id;
+    *proxy_port_id = emu_port_proxy(port)->id;
     return 0;
 }
 
@@ -670,6 +672,10 @@ rte_eth_dev_info_get(uint16_t port_id, struct rte_eth_dev_info *info)
         info->nb_rx_queues = emu_ports[port_id].n_rxq;
         info->dev_capa |= RTE_ETH_DEV_CAPA_FLOW_SHARED_OBJECT_KEEP;
         info->dev_capa &= ~(uint64_t) RTE_ETH_DEV_CAPA_FLOW_RULE_KEEP;
+        info->switch_info.name = "emunic";
+        info->switch_info.domain_id =
+            emu_ports[port_id].config.switch_domain;
+        info->switch_info.port_id = port_id;
     }
     return retval;
 }

@@ -6,7 +6,8 @@
  * emunic-port.c       A port: its locks, its life, faults and latency.
  * emunic-item.c       Pattern items: packet fields, their names, their masks.
  * emunic-check.c      What a rule has to look like.
- * emunic-table.c      The rules of a port, and finding one for a packet.
+ * emunic-table.c      Tables of rules, and finding one for a packet.
+ * emunic-switch.c     Ports that are of one switch, and its transfer rules.
  * emunic-object.c     Counters, ages and connections: direct and indirect.
  * emunic-ct.c         TCP connection tracking.
  * emunic-packet.c     Taking packets apart, and changing them.
@@ -16,8 +17,8 @@
  * emunic-control.c    The socket and the file that commands come from.
  *
  * Locks are taken in this order: the mutex 'api' of a port, the 'lock' of a
- * port (of one port at a time), 'emu_objects_mutex', the spinlock of an
- * object. */
+ * port (of one port at a time), 'emu_switch_lock', 'emu_objects_mutex', the
+ * spinlock of an object. */
 
 #ifndef EMUNIC_H
 #define EMUNIC_H 1
@@ -101,6 +102,7 @@ enum emu_layer {
     EMU_ICMP = 1u << 17,
     EMU_ICMP6 = 1u << 18,
     EMU_CT = 1u << 19,
+    EMU_PORT = 1u << 20,        /* Only items are of it: packets have none. */
 };
 #define EMU_L4 (EMU_TCP | EMU_UDP | EMU_SCTP | EMU_ICMP | EMU_ICMP6)
 #define EMU_IPV6_EXTS (EMU_HOP_EXT | EMU_ROUTE_EXT | EMU_FRAG_EXT \
@@ -121,6 +123,7 @@ struct emu_fields {
     uint8_t icmp6[4];
     uint32_t ct;                /* RTE_FLOW_CONNTRACK_PKT_STATE_*. */
     uint32_t layers;            /* EMU_*: which headers there are. */
+    uint16_t port, domain;      /* Where it is received. */
 };
 
 #define EMU_KEY_WORDS ((sizeof(struct emu_fields) + 7) / 8)
@@ -134,6 +137,7 @@ enum emu_format {
     EMU_FMT_DEC,                /* An integer in network byte order. */
     EMU_FMT_HEX,                /* The same, in base 16. */
     EMU_FMT_HOST,               /* An integer in host byte order. */
+    EMU_FMT_PORT,               /* The number of a port. */
     EMU_FMT_IPV4,
     EMU_FMT_IPV6,
     EMU_FMT_MAC,
@@ -251,11 +255,11 @@ struct emu_action {
 };
 
 struct emu_rule {
-    struct emu_node node;       /* In the port's 'rules', by id. */
+    struct emu_node node;       /* In 'rules' of 'port', by id. */
     struct emu_node match_node; /* In 'subtable'. */
     struct emu_subtable *subtable;
     uint64_t id;
-    uint16_t port;
+    uint16_t port;              /* On which it was created. */
     bool transfer;
     uint32_t group, priority;
 
@@ -282,6 +286,14 @@ struct emu_rule *emu_rule_lookup(struct emu_port *, bool transfer,
                                  uint32_t group, const union emu_key *,
                                  bool *ambiguous);
 size_t emu_rules_list(struct emu_port *, struct emu_rule ***);
+
+/* emunic-switch.c. */
+
+extern pthread_rwlock_t emu_switch_lock; /* Transfer rules.  Datapath reads. */
+extern struct emu_map emu_switch_groups;
+
+struct emu_port *emu_port_proxy(struct emu_port *);
+bool emu_ports_connected(uint16_t, uint16_t);
 
 /* emunic-check.c. */
 
@@ -332,6 +344,8 @@ struct emu_config {
     bool tx_lock;
     bool padding;               /* Of short packets that are received. */
     bool lowest_priority;       /* UINT32_MAX is one. */
+    bool proxy_first;           /* It has the transfer rules of all ports. */
+    uint32_t switch_domain;
     uint32_t groups;            /* The highest. */
     uint32_t root_priorities, priorities; /* How many. */
     uint32_t max_mark;
@@ -387,14 +401,15 @@ struct emu_port {
     uint16_t id;
     char name[RTE_ETH_NAME_MAX_LEN];
     _Atomic int state;          /* EMU_PORT_*. */
+    _Atomic uint64_t claimed;   /* Its place in the order of claims. */
     bool started;
     bool negotiated;            /* Metadata was, ... */
     uint64_t metadata;          /* ...and this is what it came to. */
     uint16_t n_rxq, n_txq;
     uint16_t n_driver_rxq;      /* At least 'n_rxq'. */
     struct emu_config config;
-    struct emu_map rules;
-    struct emu_map groups;
+    struct emu_map rules;       /* Created on it. */
+    struct emu_map groups;      /* Of ingress rules. */
     struct emu_op_stats ops[EMU_N_OPS];
     _Atomic uint64_t counters[EMU_N_COUNTERS];
     const struct rte_eth_rxtx_callback *callbacks[EMU_MAX_QUEUES];

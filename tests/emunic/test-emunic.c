@@ -1718,6 +1718,287 @@ test_transfer(void)
     flush();
 }
 
+/* Says whether a packet that 'from' receives leaves through 'to', and does not
+ * get to software. */
+static bool
+forwards(const struct port *from, const struct port *to, const struct spec *s)
+{
+    bool software = to_software(from, s);
+    struct rte_mbuf *mbuf = sent_by(to);
+    bool sent = mbuf != NULL;
+
+    rte_pktmbuf_free(mbuf);
+    return sent && !software;
+}
+
+static uint16_t
+proxy_of(uint16_t port)
+{
+    uint16_t proxy = UINT16_MAX;
+
+    CHECK_INT(rte_flow_pick_transfer_proxy(port, &proxy, NULL), 0);
+    return proxy;
+}
+
+/* A transfer rule from the port that 'item' names, if any, to the one that
+ * 'to' does. */
+static struct rule
+path_rule(const struct rte_flow_item_ethdev *item,
+          const struct rte_flow_action_ethdev *to)
+{
+    struct rule rule = transfer_rule();
+
+    if (item) {
+        ITEM(&rule, REPRESENTED_PORT, item, NULL);
+    }
+    ITEM(&rule, ETH, NULL, NULL);
+    ITEM(&rule, IPV4, NULL, NULL);
+    ACTION(&rule, COUNT, NULL);
+    ACTION(&rule, REPRESENTED_PORT, to);
+    return rule;
+}
+
+static void
+test_represented_port(void)
+{
+    struct rte_flow_item_ethdev from_a = { A.id }, from_b = { B.id };
+    struct rte_flow_item_ethdev nobody = { 17 }, part = { 0xff };
+    struct rte_flow_item_ipv4 low = { .hdr.src_addr = htonl(0x0a000001) };
+    struct rte_flow_item_ipv4 high = { .hdr.src_addr = htonl(0x0a000009) };
+    struct rte_flow_item_ipv4 source = { .hdr.src_addr = UINT32_MAX };
+    struct rte_flow_action_ethdev to_a = { A.id }, to_b = { B.id };
+    struct rule rule = path_rule(&from_b, &to_a), other;
+    struct rte_flow *flow, *any;
+
+    /* Created on A, for packets that B receives. */
+    flow = CREATE(&A, &rule);
+    CHECK(shown(A.id, "\"pattern\": \"represented_port id is 1 / eth / "));
+    CHECK(forwards(&B, &A, &tcp_packet));
+    CHECK(to_software(&A, &tcp_packet));
+    CHECK_INT(count(&A, flow), 1);
+    CHECK_INT(count(&B, flow), -1);
+    CHECK(to_software(&B, &(struct spec) { .ipv6 = true }));
+
+    /* The same match, wherever it is created, with the item or without. */
+    REFUSED(&A, &rule, EEXIST, "exists");
+    REFUSED(&B, &rule, EEXIST, "exists");
+    other = path_rule(NULL, &to_a);
+    REFUSED(&B, &other, EEXIST, "exists");
+    destroy(&A, flow);
+    CHECK(to_software(&B, &tcp_packet));
+    flow = CREATE(&B, &other);
+    REFUSED(&A, &rule, EEXIST, "exists");
+    destroy(&B, flow);
+
+    /* In rules with ranges, and after other items. */
+    other = path_rule(NULL, &to_a);
+    other.items[1].spec = &low;
+    other.items[1].mask = &source;
+    other.items[1].last = &high;
+    flow = CREATE(&B, &other);
+    CHECK(to_software(&A, &tcp_packet));
+    CHECK(forwards(&B, &A, &tcp_packet));
+    destroy(&B, flow);
+    ITEM(&other, REPRESENTED_PORT, &from_b, NULL);
+    flow = CREATE(&A, &other);
+    CHECK(to_software(&A, &tcp_packet));
+    CHECK(forwards(&B, &A, &tcp_packet));
+    destroy(&A, flow);
+
+    /* Any port. */
+    other = path_rule(&from_b, &to_b);
+    other.items[0].spec = NULL;
+    any = CREATE(&A, &other);
+    CHECK(forwards(&A, &B, &tcp_packet));
+    CHECK(forwards(&B, &B, &tcp_packet));
+    destroy(&A, any);
+
+    rule = dropping_rule();
+    ITEM(&rule, REPRESENTED_PORT, &from_a, NULL);
+    REFUSED(&A, &rule, EINVAL, "transfer");
+    rule = path_rule(&nobody, &to_b);
+    REFUSED(&A, &rule, EINVAL, "no such port");
+    rule = path_rule(&from_a, &to_b);
+    rule.items[0].mask = &part;
+    REFUSED(&A, &rule, ENOTSUP, "a part");
+    rule = path_rule(&from_a, &to_b);
+    rule.items[0].last = &from_b;
+    REFUSED(&A, &rule, ENOTSUP, "range");
+    rule = path_rule(&from_a, &to_b);
+    ITEM(&rule, REPRESENTED_PORT, &from_a, NULL);
+    REFUSED(&A, &rule, EINVAL, "twice");
+}
+
+static void
+test_proxy(void)
+{
+    struct rte_flow_item_ethdev from_a = { A.id }, from_b = { B.id };
+    struct rte_flow_item_ethdev from_c;
+    struct rte_flow_action_ethdev to_a = { A.id }, to_b = { B.id };
+    struct rule rule, ingress = dropping_rule();
+    struct rte_flow *flow, *any;
+    struct port port;
+    uint16_t c;
+
+    CTL_OK("reset-counters");
+    CHECK_INT(proxy_of(A.id), A.id);
+    CHECK_INT(proxy_of(B.id), B.id);
+    CTL_OK("set proxy first");
+    CHECK_INT(proxy_of(A.id), A.id);
+    CHECK_INT(proxy_of(B.id), A.id);
+    rule = path_rule(&from_b, &to_a);
+    REFUSED(&B, &rule, ENOTSUP, "proxy");
+    rule = path_rule(NULL, &to_a);
+    REFUSED(&B, &rule, ENOTSUP, "proxy");
+
+    /* Ingress rules have no proxy. */
+    flow = CREATE(&B, &ingress);
+    destroy(&B, flow);
+
+    rule = path_rule(&from_b, &to_a);
+    flow = CREATE(&A, &rule);
+    CHECK(forwards(&B, &A, &tcp_packet));
+    CHECK(to_software(&A, &tcp_packet));
+    CHECK_INT(report(B.id, "forwarded"), 1);
+
+    /* What has no item is for all ports. */
+    rule = path_rule(NULL, &to_b);
+    rule.attr.priority = 1;
+    any = CREATE(&A, &rule);
+    CHECK(forwards(&A, &B, &tcp_packet));
+    CHECK(forwards(&B, &A, &tcp_packet));
+    CHECK_INT(count(&A, any), 1);
+
+    /* Rules are those of the proxy.  When it stops, they are gone. */
+    CHECK_INT(rte_eth_dev_stop(B.id), 0);
+    CHECK_INT(report(-1, "rules"), 2);
+    CHECK_INT(rte_eth_dev_start(B.id), 0);
+    CHECK(forwards(&B, &A, &tcp_packet));
+    CHECK_INT(rte_eth_dev_stop(A.id), 0);
+    CHECK_INT(report(A.id, "rules_lost"), 2);
+    CHECK_INT(report(-1, "rules"), 0);
+    CHECK(to_software(&B, &tcp_packet));
+    CHECK_INT(rte_flow_destroy(A.id, flow, NULL), -ENOENT);
+    CHECK_INT(count(&A, any), -1);
+    CHECK_INT(report(-1, "stale"), 2);
+    rule = path_rule(&from_b, &to_b);
+    CHECK(!rte_flow_create(A.id, &rule.attr, rule.items, rule.actions, NULL));
+    CHECK_INT(rte_errno, EINVAL);
+    CHECK_INT(rte_eth_dev_start(A.id), 0);
+    CHECK(to_software(&B, &tcp_packet));
+
+    /* The proxy of a switch of its own closes.  Another port takes its place:
+     * which, is told by when they came, not by their numbers. */
+    open_port(&port, "proxy");
+    c = port.id;
+    CHECK_INT(start_port(&port, 1), 0);
+    CTL_OK("set port %u switch-domain 5", c);
+    CHECK_INT(proxy_of(c), c);
+    CTL_OK("set port %u switch-domain 5", A.id);
+    CHECK_INT(proxy_of(c), A.id);
+    CTL_OK("set port %u switch-domain 0", A.id);
+    CTL_OK("set port %u switch-domain 5", B.id);
+    CHECK_INT(proxy_of(c), B.id);
+    from_c.port_id = c;
+    rule = path_rule(&from_c, &to_b);
+    flow = CREATE(&B, &rule);
+    CHECK(forwards(&port, &B, &tcp_packet));
+    CTL_OK("set port %u switch-domain 0", B.id);
+    destroy(&B, flow);
+    CTL_OK("set switch-domain 0");
+    CHECK_INT(proxy_of(c), A.id);
+    CHECK_INT(rte_eth_dev_stop(c), 0);
+    CHECK_INT(rte_eth_dev_close(c), 0);
+
+    CTL_OK("set proxy all");
+    rule = path_rule(&from_a, &to_b);
+    flow = CREATE(&B, &rule);
+    CHECK(forwards(&A, &B, &tcp_packet));
+    destroy(&B, flow);
+    CTL_OK("reset-counters");
+}
+
+static void
+test_proxy_closes(void)
+{
+    struct rte_flow_item_ethdev from_d;
+    struct rte_flow_action_ethdev to_d;
+    struct port c, d;
+    struct rule rule;
+
+    CTL_OK("set proxy first");
+    CTL_OK("set switch-domain 3");
+    CTL_OK("set port %u switch-domain 0", A.id);
+    CTL_OK("set port %u switch-domain 0", B.id);
+    open_port(&c, "proxyc");
+    open_port(&d, "proxyd");
+    CHECK_INT(start_port(&c, 1), 0);
+    CHECK_INT(start_port(&d, 1), 0);
+    CHECK_INT(proxy_of(d.id), c.id);
+    from_d.port_id = to_d.port_id = d.id;
+    rule = path_rule(&from_d, &to_d);
+    CREATE(&c, &rule);
+    CHECK(forwards(&d, &d, &tcp_packet));
+    CHECK_INT(rte_eth_dev_stop(c.id), 0);
+    CHECK(to_software(&d, &tcp_packet));
+    CHECK_INT(rte_eth_dev_start(c.id), 0);
+    CREATE(&c, &rule);
+    CHECK(forwards(&d, &d, &tcp_packet));
+
+    /* A device that goes without a stop. */
+    CHECK_INT(rte_vdev_uninit(c.name), 0);
+    CHECK(to_software(&d, &tcp_packet));
+    CHECK_INT(report(-1, "leaked_rules"), 1);
+    CHECK_INT(report(-1, "rules"), 0);
+    CHECK_INT(proxy_of(d.id), d.id);
+    CREATE(&d, &rule);
+    CHECK(forwards(&d, &d, &tcp_packet));
+    CHECK_INT(rte_eth_dev_stop(d.id), 0);
+    CHECK_INT(rte_eth_dev_close(d.id), 0);
+    CTL_OK("set proxy all");
+    CTL_OK("set switch-domain 0");
+    CTL_OK("reset-counters");
+}
+
+static void
+test_switch_domain(void)
+{
+    struct rte_flow_item_ethdev from_a = { A.id }, from_b = { B.id };
+    struct rte_flow_action_ethdev to_b = { B.id };
+    struct rte_flow_action_port_id id_b = { .id = B.id };
+    struct rule rule = path_rule(&from_a, &to_b), any = path_rule(NULL, &to_b);
+    struct rte_eth_dev_info info;
+
+    CHECK_INT(rte_eth_dev_info_get(A.id, &info), 0);
+    CHECK_INT(info.switch_info.domain_id, 0);
+    CHECK_INT(info.switch_info.port_id, A.id);
+    CTL_OK("set port %u switch-domain 7", B.id);
+    CHECK_INT(rte_eth_dev_info_get(A.id, &info), 0);
+    CHECK_INT(info.switch_info.domain_id, 0);
+    CHECK_INT(rte_eth_dev_info_get(B.id, &info), 0);
+    CHECK_INT(info.switch_info.domain_id, 7);
+    CHECK(shown(B.id, "\"switch_domain\": 7"));
+    REFUSED(&A, &rule, EINVAL, "not of this NIC");
+    rule.actions[1].type = RTE_FLOW_ACTION_TYPE_PORT_ID;
+    rule.actions[1].conf = &id_b;
+    REFUSED(&A, &rule, EINVAL, "not of this NIC");
+    rule = path_rule(&from_b, &to_b);
+    REFUSED(&A, &rule, EINVAL, "no such port");
+    CREATE(&B, &rule);
+    CHECK(forwards(&B, &B, &tcp_packet));
+
+    /* Each switch has its own proxy and its own rules for all ports. */
+    CTL_OK("set proxy first");
+    CHECK_INT(proxy_of(B.id), B.id);
+    flush();
+    CREATE(&B, &any);
+    CHECK(forwards(&B, &B, &tcp_packet));
+    CHECK(to_software(&A, &tcp_packet));
+    CTL_OK("set proxy all");
+    CTL_OK("set switch-domain 0");
+    flush();
+}
+
 /* Counters and ages. */
 
 static struct rte_flow_action_handle *
@@ -2955,6 +3236,8 @@ test_commands(void)
     CTL_ERROR("\"drop\" or \"software\"", "set miss off");
     CTL_ERROR("number from 0", "set groups x");
     CTL_ERROR("number from 0", "set max-rules -1");
+    CTL_ERROR("number from 0", "set switch-domain 65535");
+    CTL_ERROR("\"first\" or \"all\"", "set proxy last");
     CTL_ERROR("number from 0", "set max-rules 99999999999999999999");
     CTL_ERROR("no emulated port", "set port 77 age on");
     CTL_ERROR("no emulated port", "set port");
@@ -3271,6 +3554,10 @@ static const struct test tests[] = {
     { "QUEUE and RSS to other queues", test_queues },
     { "misses, loops and ambiguous rules", test_jumps },
     { "transfer, REPRESENTED_PORT and PORT_ID", test_transfer },
+    { "transfer: item REPRESENTED_PORT", test_represented_port },
+    { "transfer: a proxy", test_proxy },
+    { "transfer: a proxy that closes", test_proxy_closes },
+    { "transfer: switch domains", test_switch_domain },
     { "COUNT, direct and indirect", test_count },
     { "AGE, direct and indirect", test_age },
     { "indirect actions that are refused or stale", test_handles },
