@@ -558,6 +558,28 @@ check_port(const struct check *check, const void *conf, uint32_t port_id)
     return 0;
 }
 
+/* Checks a PORT_REPRESENTOR of 'port_id', which leaves packets to software: at
+ * the port that receives them, and nowhere else. */
+static int
+check_representor(const struct check *check,
+                  const struct rte_flow_action *action, uint16_t port_id)
+{
+    const struct emu_rule *rule = check->rule;
+
+    if (port_id == UINT16_MAX ? !check->config->representor_any
+        : !check->config->representor_own) {
+        return refuse(check, ENOTSUP, RTE_FLOW_ERROR_TYPE_ACTION, action,
+                      "PORT_REPRESENTOR of this kind is not supported");
+    }
+    if (port_id != UINT16_MAX
+        && (port_id != rule->key.f.port || !rule->mask.f.port)) {
+        return refuse(check, EINVAL, RTE_FLOW_ERROR_TYPE_ACTION_CONF,
+                      action->conf, "the rule is not for packets of this "
+                      "port only");
+    }
+    return 0;
+}
+
 /* Checks that the pattern has one of 'layers', which the action changes. */
 static int
 check_rewrite(struct check *check, const struct rte_flow_action *action,
@@ -694,6 +716,7 @@ check_action(struct check *check, const struct rte_flow_action *action,
     case RTE_FLOW_ACTION_TYPE_RSS:
     case RTE_FLOW_ACTION_TYPE_PORT_ID:
     case RTE_FLOW_ACTION_TYPE_REPRESENTED_PORT:
+    case RTE_FLOW_ACTION_TYPE_PORT_REPRESENTOR:
     case RTE_FLOW_ACTION_TYPE_OF_PUSH_VLAN:
     case RTE_FLOW_ACTION_TYPE_OF_SET_VLAN_VID:
     case RTE_FLOW_ACTION_TYPE_OF_SET_VLAN_PCP:
@@ -764,6 +787,11 @@ check_action(struct check *check, const struct rte_flow_action *action,
         out->value = ((const struct rte_flow_action_ethdev *) conf)->port_id;
         retval = check_port(check, conf, out->value);
         return retval ? retval : check_fate(check, action, false, true);
+
+    case RTE_FLOW_ACTION_TYPE_PORT_REPRESENTOR:
+        out->value = ((const struct rte_flow_action_ethdev *) conf)->port_id;
+        retval = check_fate(check, action, false, true);
+        return retval ? retval : check_representor(check, action, out->value);
 
     case RTE_FLOW_ACTION_TYPE_OF_PUSH_VLAN:
         out->value = rte_be_to_cpu_16(

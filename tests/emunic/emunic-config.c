@@ -69,6 +69,8 @@ set_profile(struct emu_config *c, const char *name)
     c->any_mask = !mlx5;
     c->tcp_flags = true;
     c->ranges = !mlx5;
+    c->representor_own = !mlx5;
+    c->representor_any = strcmp(name, "mlx5-sws");
     c->share_handles = strcmp(name, "mlx5-hws");
     c->miss_drop = mlx5;
     c->lowest_priority = mlx5;
@@ -165,6 +167,8 @@ static const struct {
     SWITCH("any-mask", any_mask, "on", "off"),
     SWITCH("tcp-flags", tcp_flags, "on", "off"),
     SWITCH("ranges", ranges, "on", "off"),
+    SWITCH("representor-own", representor_own, "on", "off"),
+    SWITCH("representor-any", representor_any, "on", "off"),
     SWITCH("share-handles", share_handles, "on", "off"),
     SWITCH("miss", miss_drop, "drop", "software"),
     SWITCH("eswitch", eswitch, "on", "off"),

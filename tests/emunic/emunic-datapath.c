@@ -231,6 +231,9 @@ run_actions(struct emu_port *port, struct emu_packet *packet,
             outcome->verdict = TO_PORT;
             outcome->port = action->value;
             break;
+        case RTE_FLOW_ACTION_TYPE_PORT_REPRESENTOR:
+            *peer = UINT16_MAX;
+            break;
         default:
             *peer = UINT16_MAX;
             if (!emu_packet_apply(packet, action)) {
@@ -299,7 +302,8 @@ classify(struct emu_port *port, struct rte_mbuf *mbuf, uint16_t queue,
     emu_packet_parse(&packet, mbuf);
     packet.key.f.port = port->id;
     packet.key.f.domain = port->config.switch_domain;
-    if (!run_domain(port, true, &packet, queue, now, &peer, &outcome)) {
+    if (!run_domain(port, true, &packet, queue, now, &peer, &outcome)
+        || outcome.verdict == TO_SOFTWARE) {
         run_domain(port, false, &packet, queue, now, &peer, &outcome);
     }
     if (port->config.eswitch && peer != UINT16_MAX

@@ -109,6 +109,7 @@ static const struct {
     ACTION(CONNTRACK, NULL, 0, 0),
     ACTION(PORT_ID, "id", 0, 0),
     ACTION(REPRESENTED_PORT, "id", 0, 0),
+    ACTION(PORT_REPRESENTOR, "id", 0, 0),
     ACTION(OF_PUSH_VLAN, "type", 0, 0),
     ACTION(OF_POP_VLAN, NULL, 0, 0),
     ACTION(OF_SET_VLAN_VID, "vid", 0, 0),

@@ -338,6 +338,8 @@ struct emu_config {
     bool any_mask;              /* Else those of 'mlx5_mask'. */
     bool tcp_flags;             /* Can be matched. */
     bool ranges;
+    bool representor_own;       /* PORT_REPRESENTOR of the port itself. */
+    bool representor_any;       /* The same, called UINT16_MAX. */
     bool share_handles;         /* With the peer port of a connection. */
     bool miss_drop;             /* What a group without a match does. */
     bool eswitch;

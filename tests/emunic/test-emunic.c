@@ -1961,6 +1961,93 @@ test_proxy_closes(void)
 }
 
 static void
+test_port_representor(void)
+{
+    struct rte_flow_item_ethdev from_b = { B.id };
+    struct rte_flow_action_ethdev to_b = { B.id }, a = { A.id };
+    struct rte_flow_action_ethdev b = { B.id }, any = { UINT16_MAX };
+    struct rte_flow_action_ethdev *ways[] = { &a, &any };
+    struct rule path = path_rule(NULL, &to_b), fence, ingress;
+    struct rte_flow *flow, *dropping;
+
+    CTL_OK("reset-counters");
+    path.attr.priority = 1;
+    CREATE(&A, &path);
+    CHECK(forwards(&A, &B, &tcp_packet));
+    for (int i = 0; i < 2; i++) {
+        fence = path_rule(NULL, ways[i]);
+        fence.actions[1].type = RTE_FLOW_ACTION_TYPE_PORT_REPRESENTOR;
+        flow = CREATE(&A, &fence);
+        CHECK(shown(A.id, i ? "port_representor id 65535 / end"
+                    : "port_representor id 0 / end"));
+        CHECK(to_software(&A, &tcp_packet));
+        CHECK(!sent_by(&B));
+        CHECK_INT(count(&A, flow), 1);
+
+        /* As any packet that is received: there are ingress rules. */
+        ingress = dropping_rule();
+        dropping = CREATE(&A, &ingress);
+        CHECK(!to_software(&A, &tcp_packet));
+        CHECK_INT(count(&A, dropping), 1);
+        CHECK_INT(count(&A, flow), 2);
+        destroy(&A, dropping);
+        destroy(&A, flow);
+        CHECK(forwards(&A, &B, &tcp_packet));
+    }
+
+    /* On a proxy, the port is that of the packets. */
+    fence.items[0].type = RTE_FLOW_ITEM_TYPE_REPRESENTED_PORT;
+    fence.items[0].spec = &from_b;
+    fence.items[1].type = RTE_FLOW_ITEM_TYPE_ETH;
+    fence.actions[1].conf = &b;
+    flow = CREATE(&A, &fence);
+    CHECK(to_software(&B, &tcp_packet));
+    CHECK_INT(count(&A, flow), 1);
+    destroy(&A, flow);
+    fence.actions[1].conf = &a;
+    REFUSED(&A, &fence, EINVAL, "this port only");
+    CTL_OK("set proxy first");
+    fence = path_rule(NULL, &a);
+    fence.actions[1].type = RTE_FLOW_ACTION_TYPE_PORT_REPRESENTOR;
+    REFUSED(&A, &fence, EINVAL, "this port only");
+    fence.actions[1].conf = &any;
+    flow = CREATE(&A, &fence);
+    CHECK(to_software(&B, &tcp_packet));
+    CHECK(to_software(&A, &tcp_packet));
+    destroy(&A, flow);
+    CTL_OK("set proxy all");
+
+    fence.attr = rule_in(0, 0).attr;
+    REFUSED(&A, &fence, EINVAL, "transfer");
+    fence.attr = transfer_rule().attr;
+    ACTION(&fence, DROP, NULL);
+    REFUSED(&A, &fence, EINVAL, "fate");
+    fence.n_actions = 1;
+    ACTION(&fence, PORT_REPRESENTOR, NULL);
+    REFUSED(&A, &fence, EINVAL, "configuration");
+
+    /* What kinds of NICs accept. */
+    fence.n_actions = 1;
+    ACTION(&fence, PORT_REPRESENTOR, &any);
+    CTL_OK("set representor-any off");
+    REFUSED(&A, &fence, ENOTSUP, "PORT_REPRESENTOR");
+    fence.actions[1].conf = &a;
+    flow = CREATE(&A, &fence);
+    destroy(&A, flow);
+    CTL_OK("set profile mlx5-hws");
+    REFUSED(&A, &fence, ENOTSUP, "PORT_REPRESENTOR");
+    fence.actions[1].conf = &any;
+    flow = CREATE(&A, &fence);
+    destroy(&A, flow);
+    CTL_OK("set profile mlx5-sws");
+    REFUSED(&A, &fence, ENOTSUP, "PORT_REPRESENTOR");
+    fence.actions[1].conf = &a;
+    REFUSED(&A, &fence, ENOTSUP, "PORT_REPRESENTOR");
+    CTL_OK("set profile generous");
+    flush();
+}
+
+static void
 test_switch_domain(void)
 {
     struct rte_flow_item_ethdev from_a = { A.id }, from_b = { B.id };
@@ -3557,6 +3644,7 @@ static const struct test tests[] = {
     { "transfer: item REPRESENTED_PORT", test_represented_port },
     { "transfer: a proxy", test_proxy },
     { "transfer: a proxy that closes", test_proxy_closes },
+    { "transfer: PORT_REPRESENTOR", test_port_representor },
     { "transfer: switch domains", test_switch_domain },
     { "COUNT, direct and indirect", test_count },
     { "AGE, direct and indirect", test_age },
