@@ -594,6 +594,61 @@ check_rewrite(struct check *check, const struct rte_flow_action *action,
     return 0;
 }
 
+/* The same for an action that changes a header other than a VLAN tag. */
+static int
+check_set(struct check *check, const struct rte_flow_action *action,
+          uint32_t layers)
+{
+    const struct emu_config *config = check->config;
+
+    if (!config->rewrite
+        || (!config->set_ipv6
+            && (action->type == RTE_FLOW_ACTION_TYPE_SET_IPV6_SRC
+                || action->type == RTE_FLOW_ACTION_TYPE_SET_IPV6_DST))
+        || (!config->set_ttl
+            && action->type == RTE_FLOW_ACTION_TYPE_SET_TTL)) {
+        return refuse(check, ENOTSUP, RTE_FLOW_ERROR_TYPE_ACTION, action,
+                      "this action is not supported");
+    }
+    return check_rewrite(check, action, layers);
+}
+
+/* Says whether action 'i' of 'rule' is of 'type'. */
+static bool
+action_is(const struct emu_rule *rule, size_t i,
+          enum rte_flow_action_type type)
+{
+    return i < rule->n_actions && rule->actions[i].type == type;
+}
+
+/* Checks that each change of an IPv4 address is next to one of the port of the
+ * same side, and the other way around. */
+static int
+check_nat_bundles(const struct check *check,
+                  const struct rte_flow_action *actions)
+{
+    static const enum rte_flow_action_type pairs[][2] = {
+        { RTE_FLOW_ACTION_TYPE_SET_IPV4_SRC, RTE_FLOW_ACTION_TYPE_SET_TP_SRC },
+        { RTE_FLOW_ACTION_TYPE_SET_IPV4_DST, RTE_FLOW_ACTION_TYPE_SET_TP_DST },
+        { RTE_FLOW_ACTION_TYPE_SET_TP_SRC, RTE_FLOW_ACTION_TYPE_SET_IPV4_SRC },
+        { RTE_FLOW_ACTION_TYPE_SET_TP_DST, RTE_FLOW_ACTION_TYPE_SET_IPV4_DST },
+    };
+    const struct emu_rule *rule = check->rule;
+
+    for (size_t i = 0; i < rule->n_actions; i++) {
+        for (size_t j = 0; j < EMU_ARRAY_SIZE(pairs); j++) {
+            if (action_is(rule, i, pairs[j][0])
+                && !action_is(rule, i + 1, pairs[j][1])
+                && !(i && action_is(rule, i - 1, pairs[j][1]))) {
+                return refuse(check, ENOTSUP, RTE_FLOW_ERROR_TYPE_ACTION,
+                              actions, "address and port can be changed "
+                              "together only");
+            }
+        }
+    }
+    return 0;
+}
+
 /* What rules demand of a CONNTRACK action, indirect or not. */
 static int
 check_ct(struct check *check, const struct rte_flow_action *action,
@@ -708,7 +763,7 @@ check_action(struct check *check, const struct rte_flow_action *action,
         return check_rewrite(check, action, EMU_VLAN);
 
     case RTE_FLOW_ACTION_TYPE_DEC_TTL:
-        return check_rewrite(check, action, EMU_IPV4 | EMU_IPV6);
+        return check_set(check, action, EMU_IPV4 | EMU_IPV6);
 
     case RTE_FLOW_ACTION_TYPE_JUMP:
     case RTE_FLOW_ACTION_TYPE_MARK:
@@ -827,28 +882,28 @@ check_action(struct check *check, const struct rte_flow_action *action,
     case RTE_FLOW_ACTION_TYPE_SET_MAC_SRC:
     case RTE_FLOW_ACTION_TYPE_SET_MAC_DST:
         memcpy(out->bytes, conf, 6);
-        return check_rewrite(check, action, EMU_ETH);
+        return check_set(check, action, EMU_ETH);
 
     case RTE_FLOW_ACTION_TYPE_SET_IPV4_SRC:
     case RTE_FLOW_ACTION_TYPE_SET_IPV4_DST:
         memcpy(out->bytes, conf, 4);
-        return check_rewrite(check, action, EMU_IPV4);
+        return check_set(check, action, EMU_IPV4);
 
     case RTE_FLOW_ACTION_TYPE_SET_IPV6_SRC:
     case RTE_FLOW_ACTION_TYPE_SET_IPV6_DST:
         memcpy(out->bytes, conf, 16);
-        return check_rewrite(check, action, EMU_IPV6);
+        return check_set(check, action, EMU_IPV6);
 
     case RTE_FLOW_ACTION_TYPE_SET_TP_SRC:
     case RTE_FLOW_ACTION_TYPE_SET_TP_DST:
         out->value = rte_be_to_cpu_16(
             ((const struct rte_flow_action_set_tp *) conf)->port);
-        return check_rewrite(check, action, EMU_TCP | EMU_UDP);
+        return check_set(check, action, EMU_TCP | EMU_UDP);
 
     default:
         out->value =
             ((const struct rte_flow_action_set_ttl *) conf)->ttl_value;
-        return check_rewrite(check, action, EMU_IPV4 | EMU_IPV6);
+        return check_set(check, action, EMU_IPV4 | EMU_IPV6);
     }
 }
 
@@ -898,6 +953,13 @@ check_actions(struct check *check, const struct rte_flow_action *actions)
     if (!check->has_fate) {
         return refuse(check, EINVAL, RTE_FLOW_ERROR_TYPE_ACTION_NUM, actions,
                       "no fate");
+    }
+    if (check->config->nat_bundle) {
+        int retval = check_nat_bundles(check, actions);
+
+        if (retval) {
+            return retval;
+        }
     }
     if (check->has_ct && check->has_age && !check->config->ct_with_age) {
         return refuse(check, ENOTSUP, RTE_FLOW_ERROR_TYPE_ACTION, actions,

@@ -53,24 +53,31 @@ static bool
 set_profile(struct emu_config *c, const char *name)
 {
     bool mlx5 = !strcmp(name, "mlx5-sws") || !strcmp(name, "mlx5-hws");
+    bool no_tcp_flags = !strcmp(name, "no-tcp-flags");
+    bool no_rewrite = !strcmp(name, "no-rewrite");
+    bool nat_bundle = !strcmp(name, "nat-bundle");
+    bool others = no_tcp_flags || no_rewrite || nat_bundle;
 
-    if (!mlx5 && strcmp(name, "generous") && strcmp(name, "no-ct")
+    if (!mlx5 && !others && strcmp(name, "generous") && strcmp(name, "no-ct")
         && strcmp(name, "no-age") && strcmp(name, "pretend")) {
         return false;
     }
     snprintf(c->profile, sizeof c->profile, "%s", name);
     c->pretend = !strcmp(name, "pretend");
-    c->conntrack = strcmp(name, "no-ct");
+    c->conntrack = strcmp(name, "no-ct") && !others;
     c->age = strcmp(name, "no-age");
     c->count = true;
     c->transfer = true;
     c->ct_anywhere = !mlx5;
     c->ct_with_age = !mlx5;
     c->any_mask = !mlx5;
-    c->tcp_flags = true;
+    c->tcp_flags = !no_tcp_flags;
     c->ranges = !mlx5;
+    c->rewrite = !no_rewrite;
+    c->set_ipv6 = c->set_ttl = !nat_bundle;
+    c->nat_bundle = nat_bundle;
     c->representor_own = !mlx5;
-    c->representor_any = strcmp(name, "mlx5-sws");
+    c->representor_any = strcmp(name, "mlx5-sws") && !others;
     c->share_handles = strcmp(name, "mlx5-hws");
     c->miss_drop = mlx5;
     c->lowest_priority = mlx5;
@@ -167,6 +174,10 @@ static const struct {
     SWITCH("any-mask", any_mask, "on", "off"),
     SWITCH("tcp-flags", tcp_flags, "on", "off"),
     SWITCH("ranges", ranges, "on", "off"),
+    SWITCH("rewrite", rewrite, "on", "off"),
+    SWITCH("set-ipv6", set_ipv6, "on", "off"),
+    SWITCH("set-ttl", set_ttl, "on", "off"),
+    SWITCH("nat-bundle", nat_bundle, "on", "off"),
     SWITCH("representor-own", representor_own, "on", "off"),
     SWITCH("representor-any", representor_any, "on", "off"),
     SWITCH("share-handles", share_handles, "on", "off"),
@@ -211,7 +222,8 @@ change_setting(struct emu_config *config, char **args, FILE *problem)
     if (!strcmp(key, "profile")) {
         if (!set_profile(config, value)) {
             fprintf(problem, "there is no profile \"%s\" (generous, mlx5-sws, "
-                    "mlx5-hws, no-ct, no-age, pretend)", value);
+                    "mlx5-hws, no-ct, no-age, no-tcp-flags, no-rewrite, "
+                    "nat-bundle, pretend)", value);
             return false;
         }
         return true;

@@ -338,6 +338,9 @@ struct emu_config {
     bool any_mask;              /* Else those of 'mlx5_mask'. */
     bool tcp_flags;             /* Can be matched. */
     bool ranges;
+    bool rewrite;               /* SET_MAC, SET_IPV4, ..., DEC_TTL. */
+    bool set_ipv6, set_ttl;
+    bool nat_bundle;            /* Addresses change with their ports only. */
     bool representor_own;       /* PORT_REPRESENTOR of the port itself. */
     bool representor_any;       /* The same, called UINT16_MAX. */
     bool share_handles;         /* With the peer port of a connection. */

@@ -3145,11 +3145,175 @@ test_no_age(void)
     flush();
 }
 
+/* What the profiles of NICs without connection tracking have in common: they
+ * forward, count and change VLAN tags. */
+static void
+check_simple_nic(const char *profile)
+{
+    struct rte_flow_action_of_push_vlan push = { htons(RTE_ETHER_TYPE_VLAN) };
+    struct rte_flow_action_of_set_vlan_vid vid = { htons(77) };
+    struct rte_flow_action_of_set_vlan_pcp pcp = { 5 };
+    struct rte_flow_action_conntrack ct = connection();
+    struct rte_flow_action_ethdev to_b = { B.id };
+    struct rte_flow_action_ethdev a = { A.id }, any = { UINT16_MAX };
+    struct spec udp = { .protocol = IPPROTO_UDP, .vlan = 5 };
+    struct rule rule = transfer_rule();
+    struct rte_flow *flow;
+
+    CTL_OK("set profile %s", profile);
+    CHECK(shown(A.id, profile));
+    NO_HANDLE(&A, CONNTRACK, &ct, ENOTSUP, "CONNTRACK");
+    ITEM(&rule, ETH, NULL, NULL);
+    ITEM(&rule, VLAN, NULL, NULL);
+    ITEM(&rule, IPV4, NULL, NULL);
+    ITEM(&rule, UDP, NULL, NULL);
+    ACTION(&rule, OF_POP_VLAN, NULL);
+    ACTION(&rule, COUNT, NULL);
+    ACTION(&rule, OF_PUSH_VLAN, &push);
+    ACTION(&rule, OF_SET_VLAN_PCP, &pcp);
+    ACTION(&rule, OF_SET_VLAN_VID, &vid);
+    ACTION(&rule, REPRESENTED_PORT, &to_b);
+    flow = CREATE(&A, &rule);
+    CHECK(forwards(&A, &B, &udp));
+    CHECK_INT(count(&A, flow), 1);
+    rule.attr.priority = 1;
+    rule.n_actions = 0;
+    ACTION(&rule, PORT_REPRESENTOR, &any);
+    REFUSED(&A, &rule, ENOTSUP, "PORT_REPRESENTOR");
+    rule.actions[0].conf = &a;
+    CREATE(&A, &rule);
+    flush();
+}
+
+/* Actions that change headers, each in a rule of its own.  Those in 'refused'
+ * have to be. */
+static void
+check_sets(uint64_t refused)
+{
+    struct rte_flow_action_set_ipv4 ip4 = { htonl(0x0a000009) };
+    struct rte_flow_action_set_ipv6 ip6 = { .ipv6_addr = { 0 } };
+    struct rte_flow_action_set_mac mac = { { 2, 4, 6, 8, 10, 12 } };
+    struct rte_flow_action_set_tp port = { htons(4242) };
+    struct rte_flow_action_set_ttl ttl = { 9 };
+    struct {
+        enum rte_flow_action_type type;
+        const void *conf;
+        bool ipv6;
+    } sets[] = {
+        { RTE_FLOW_ACTION_TYPE_SET_MAC_SRC, &mac, false },
+        { RTE_FLOW_ACTION_TYPE_SET_MAC_DST, &mac, false },
+        { RTE_FLOW_ACTION_TYPE_SET_IPV4_SRC, &ip4, false },
+        { RTE_FLOW_ACTION_TYPE_SET_IPV4_DST, &ip4, false },
+        { RTE_FLOW_ACTION_TYPE_SET_IPV6_SRC, &ip6, true },
+        { RTE_FLOW_ACTION_TYPE_SET_IPV6_DST, &ip6, true },
+        { RTE_FLOW_ACTION_TYPE_SET_TP_SRC, &port, false },
+        { RTE_FLOW_ACTION_TYPE_SET_TP_DST, &port, true },
+        { RTE_FLOW_ACTION_TYPE_SET_TTL, &ttl, false },
+        { RTE_FLOW_ACTION_TYPE_DEC_TTL, NULL, false },
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(sets); i++) {
+        struct rule rule = transfer_rule();
+        bool refuse = refused & UINT64_C(1) << i;
+
+        ITEM(&rule, ETH, NULL, NULL);
+        add_item(&rule, sets[i].ipv6 ? RTE_FLOW_ITEM_TYPE_IPV6
+                 : RTE_FLOW_ITEM_TYPE_IPV4, NULL, NULL, NULL);
+        ITEM(&rule, UDP, NULL, NULL);
+        add_action(&rule, sets[i].type, sets[i].conf);
+        ACTION(&rule, DROP, NULL);
+        create_at(&A, &rule, refuse ? ENOTSUP : 0, "", __LINE__);
+        CHECK_INT(report(-1, "rules"), !refuse);
+        flush();
+    }
+}
+
+static void
+test_no_tcp_flags(void)
+{
+    struct rte_flow_item_tcp flags = { .hdr.tcp_flags = 0x10 };
+    struct rte_flow_item_tcp mask = { .hdr.tcp_flags = 0x17 };
+    struct rte_flow_item_tcp ports = { .hdr.src_port = UINT16_MAX };
+    struct rule rule = transfer_rule();
+
+    check_simple_nic("no-tcp-flags");
+    check_sets(0);
+    ITEM(&rule, ETH, NULL, NULL);
+    ITEM(&rule, IPV4, NULL, NULL);
+    ITEM(&rule, TCP, &flags, &mask);
+    ACTION(&rule, DROP, NULL);
+    REFUSED(&A, &rule, ENOTSUP, "TCP flags");
+    rule.items[2].mask = &ports;
+    CREATE(&A, &rule);
+    flush();
+    CTL_OK("set profile generous");
+    rule.items[2].mask = &mask;
+    CREATE(&A, &rule);
+    flush();
+}
+
+static void
+test_no_rewrite(void)
+{
+    check_simple_nic("no-rewrite");
+    check_sets(UINT64_MAX);
+    CTL_OK("set profile generous");
+    check_sets(0);
+}
+
+static void
+test_nat_bundle(void)
+{
+    struct rte_flow_action_set_ipv4 ip4 = { htonl(0x0a000009) };
+    struct rte_flow_action_set_tp port = { htons(4242) };
+    struct rule rule = transfer_rule();
+
+    check_simple_nic("nat-bundle");
+    check_sets(0x1fc);
+
+    ITEM(&rule, ETH, NULL, NULL);
+    ITEM(&rule, IPV4, NULL, NULL);
+    ITEM(&rule, UDP, NULL, NULL);
+    ACTION(&rule, SET_IPV4_SRC, &ip4);
+    ACTION(&rule, SET_TP_SRC, &port);
+    ACTION(&rule, DROP, NULL);
+    CREATE(&A, &rule);
+    flush();
+    rule.actions[0].type = RTE_FLOW_ACTION_TYPE_SET_IPV4_DST;
+    REFUSED(&A, &rule, ENOTSUP, "together");
+    rule.actions[1].type = RTE_FLOW_ACTION_TYPE_SET_TP_DST;
+    CREATE(&A, &rule);
+    flush();
+
+    /* Both sides: two bundles. */
+    rule.n_actions = 0;
+    ACTION(&rule, SET_TP_DST, &port);
+    ACTION(&rule, VOID, NULL);
+    ACTION(&rule, SET_IPV4_DST, &ip4);
+    ACTION(&rule, SET_IPV4_SRC, &ip4);
+    ACTION(&rule, SET_TP_SRC, &port);
+    ACTION(&rule, DROP, NULL);
+    CREATE(&A, &rule);
+    flush();
+    rule.n_actions = 0;
+    ACTION(&rule, SET_IPV4_SRC, &ip4);
+    ACTION(&rule, SET_IPV4_DST, &ip4);
+    ACTION(&rule, SET_TP_SRC, &port);
+    ACTION(&rule, SET_TP_DST, &port);
+    ACTION(&rule, DROP, NULL);
+    REFUSED(&A, &rule, ENOTSUP, "together");
+    CTL_OK("set profile generous");
+    CREATE(&A, &rule);
+    flush();
+    check_sets(0);
+}
+
 static void
 test_pretend(void)
 {
     struct rte_flow_action_conntrack ct = connection();
-    struct rule rule = dropping_rule();
+    struct rte_flow_action_ethdev to_b = { B.id };
+    struct rule rule = dropping_rule(), path = path_rule(NULL, &to_b);
     struct rte_flow *flow;
     struct tracked t;
 
@@ -3158,6 +3322,12 @@ test_pretend(void)
     flow = CREATE(&A, &rule);
     CHECK(to_software(&A, &tcp_packet));
     CHECK_INT(count(&A, flow), 0);
+    flow = CREATE(&A, &path);
+    CHECK(to_software(&A, &tcp_packet));
+    CHECK(!sent_by(&B));
+    CHECK_INT(count(&A, flow), 0);
+    REFUSED(&A, &path, EEXIST, "exists");
+    CHECK_INT(report(-1, "rules"), 2);
     flush();
     t = track(&ct, true);
     CHECK_INT(segment(true, ACK, 1000, 5000, 100), 0);
@@ -3666,6 +3836,9 @@ static const struct test tests[] = {
     { "profile mlx5-hws", test_mlx5_hws },
     { "profile no-ct", test_no_ct },
     { "profile no-age", test_no_age },
+    { "profile no-tcp-flags", test_no_tcp_flags },
+    { "profile no-rewrite", test_no_rewrite },
+    { "profile nat-bundle", test_nat_bundle },
     { "profile pretend", test_pretend },
     { "full tables", test_limits },
     { "faults", test_faults },
