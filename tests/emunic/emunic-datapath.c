@@ -257,10 +257,10 @@ run_domain(struct emu_port *port, bool transfer, struct emu_packet *packet,
 
     for (int jumps = 0; jumps <= EMU_MAX_JUMPS; jumps++) {
         struct emu_rule *rule;
-        bool ambiguous;
+        bool ambiguous, overlap;
 
         rule = emu_rule_lookup(port, transfer, group, &packet->key,
-                               &ambiguous);
+                               &ambiguous, &overlap);
         if (!rule) {
             if (group) {
                 emu_count(port, EMU_MISSED, 1);
@@ -273,6 +273,9 @@ run_domain(struct emu_port *port, bool transfer, struct emu_packet *packet,
         }
         if (ambiguous) {
             emu_count(port, EMU_AMBIGUOUS, 1);
+        }
+        if (overlap) {
+            emu_count(port, EMU_OVERLAP, 1);
         }
         atomic_fetch_add_explicit(&rule->hits, 1, memory_order_relaxed);
         atomic_fetch_add_explicit(&rule->bytes,

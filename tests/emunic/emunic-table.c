@@ -300,25 +300,27 @@ emu_rules_flush(struct emu_port *port)
 
 /* Returns the rule that a packet with 'key' hits in a group, or NULL.  Says in
  * '*ambiguous' whether another rule of the same priority matches too: which of
- * them hardware takes is undefined.  The caller holds the port's lock, and for
+ * them hardware takes is undefined.  Says in '*overlap' whether it is a transfer
+ * rule that hides one of another priority.  The caller holds the port's lock, and for
  * transfer rules that of the switch. */
 struct emu_rule *
 emu_rule_lookup(struct emu_port *port, bool transfer, uint32_t group_number,
-                const union emu_key *key, bool *ambiguous)
+                const union emu_key *key, bool *ambiguous, bool *overlap)
 {
     struct emu_group *group = group_find(groups_of(port, transfer),
                                          group_number);
     struct emu_rule *found = NULL;
     struct emu_subtable *sub;
 
-    *ambiguous = false;
+    *ambiguous = *overlap = false;
     if (!group) {
         return NULL;
     }
     TAILQ_FOREACH (sub, &group->subtables, list) {
+        bool hidden = found && sub->priority != found->priority;
         struct emu_node *node;
 
-        if (found && sub->priority != found->priority) {
+        if (hidden && !transfer) {
             break;
         }
         node = emu_map_first(&sub->rules, sub->ranged
@@ -331,6 +333,10 @@ emu_rule_lookup(struct emu_port *port, bool transfer, uint32_t group_number,
                   ? ranges_match(rule, key)
                   : masked_equal(&rule->key, key, &rule->mask))) {
                 continue;
+            }
+            if (hidden) {
+                *overlap = true;
+                return found;
             }
             *ambiguous |= found != NULL;
             if (!found || rule->id < found->id) {

@@ -284,7 +284,7 @@ void emu_rule_free(struct emu_rule *);
 size_t emu_rules_flush(struct emu_port *);
 struct emu_rule *emu_rule_lookup(struct emu_port *, bool transfer,
                                  uint32_t group, const union emu_key *,
-                                 bool *ambiguous);
+                                 bool *ambiguous, bool *overlap);
 size_t emu_rules_list(struct emu_port *, struct emu_rule ***);
 
 /* emunic-switch.c. */
@@ -378,6 +378,7 @@ enum emu_counter {
     EMU_MARKED,
     EMU_MISSED,                 /* No rule in a group other than 0. */
     EMU_AMBIGUOUS,              /* Two rules of one priority match. */
+    EMU_OVERLAP,                /* Transfer rules of two priorities do. */
     EMU_LOOPED,
     EMU_STEERED,                /* To another queue. */
     EMU_STEER_FULL,

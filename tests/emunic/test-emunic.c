@@ -1830,6 +1830,57 @@ test_represented_port(void)
 }
 
 static void
+test_overlap(void)
+{
+    static const struct spec udp = { .protocol = IPPROTO_UDP };
+    struct rte_flow_item_ethdev from_a = { A.id };
+    struct rte_flow_action_ethdev to_a = { A.id }, to_b = { B.id };
+    struct rule plain = path_rule(NULL, &to_a), path = path_rule(NULL, &to_b);
+    struct rule ingress = dropping_rule();
+    struct rte_flow *flow, *hidden;
+
+    CTL_OK("reset-counters");
+    path.attr.priority = 1;
+    ITEM(&path, TCP, NULL, NULL);
+    hidden = CREATE(&A, &path);
+    CHECK(forwards(&A, &B, &tcp_packet));
+
+    /* Rules for other packets, in other domains, or of other ports. */
+    CREATE(&B, &plain);
+    CREATE(&A, &ingress);
+    CHECK(forwards(&A, &B, &tcp_packet));
+    CHECK_INT(report(A.id, "overlap"), 0);
+
+    flow = CREATE(&A, &plain);
+    CHECK(forwards(&A, &A, &udp));
+    CHECK_INT(report(A.id, "overlap"), 0);
+    CHECK(forwards(&A, &A, &tcp_packet));
+    CHECK_INT(report(A.id, "overlap"), 1);
+    CHECK_INT(report(A.id, "ambiguous"), 0);
+    CHECK_INT(count(&A, hidden), 2);
+    CHECK_INT(count(&A, flow), 2);
+    destroy(&A, flow);
+    CHECK(forwards(&A, &B, &tcp_packet));
+    CHECK_INT(report(A.id, "overlap"), 1);
+
+    /* Two of one priority, from two ports, and a third one that they hide. */
+    path = path_rule(&from_a, &to_b);
+    path.attr.priority = 1;
+    CREATE(&B, &path);
+    CHECK(forwards(&A, &B, &tcp_packet));
+    CHECK_INT(report(A.id, "ambiguous"), 1);
+    CHECK_INT(report(A.id, "overlap"), 1);
+    path.attr.priority = 2;
+    CREATE(&B, &path);
+    CHECK(forwards(&A, &B, &tcp_packet));
+    CHECK_INT(report(A.id, "ambiguous"), 2);
+    CHECK_INT(report(A.id, "overlap"), 2);
+    CHECK_INT(report(B.id, "overlap"), 0);
+    flush();
+    CTL_OK("reset-counters");
+}
+
+static void
 test_proxy(void)
 {
     struct rte_flow_item_ethdev from_a = { A.id }, from_b = { B.id };
@@ -3812,6 +3863,7 @@ static const struct test tests[] = {
     { "misses, loops and ambiguous rules", test_jumps },
     { "transfer, REPRESENTED_PORT and PORT_ID", test_transfer },
     { "transfer: item REPRESENTED_PORT", test_represented_port },
+    { "transfer: rules that overlap", test_overlap },
     { "transfer: a proxy", test_proxy },
     { "transfer: a proxy that closes", test_proxy_closes },
     { "transfer: PORT_REPRESENTOR", test_port_representor },
