@@ -3525,6 +3525,93 @@ test_latency(void)
     flush();
 }
 
+struct destruction {
+    struct rte_flow *flows[1000];
+    int n;                      /* How many to destroy. */
+    int n_ok;
+    _Atomic bool begun;
+};
+
+static void *
+destroy_main(void *destruction_)
+{
+    struct destruction *d = destruction_;
+
+    for (int i = 0; i < d->n; i++) {
+        d->begun = i > 0;
+        d->n_ok += !rte_flow_destroy(A.id, d->flows[i], NULL);
+    }
+    return NULL;
+}
+
+/* Creates 'n' transfer rules on A, each for a source address of its own. */
+static void
+create_many(struct destruction *d, int n)
+{
+    struct rte_flow_item_ipv4 source, mask = { .hdr.src_addr = UINT32_MAX };
+    struct rte_flow_action_ethdev to_b = { B.id };
+    struct rule rule = path_rule(NULL, &to_b);
+
+    d->n = n;
+    d->n_ok = 0;
+    d->begun = false;
+    rule.items[1].spec = &source;
+    rule.items[1].mask = &mask;
+    for (int i = 0; i < n; i++) {
+        source = (struct rte_flow_item_ipv4) {
+            .hdr.src_addr = htonl(0x0a000000 + i),
+        };
+        d->flows[i] = rte_flow_create(A.id, &rule.attr, rule.items,
+                                      rule.actions, NULL);
+        CHECK(d->flows[i] != NULL);
+    }
+}
+
+static void
+test_latency_of_many(void)
+{
+    static const struct spec last = { .src_host = 255 };
+    static struct destruction d;
+    uint64_t start = usec();
+    pthread_t thread;
+
+    create_many(&d, 100);
+    CTL_OK("latency destroy 1000");
+    start = usec();
+    destroy_main(&d);
+    CHECK(usec() - start >= 100 * 1000);
+    CHECK_INT(d.n_ok, 100);
+    CHECK_INT(report(-1, "rules"), 0);
+
+    /* It takes 100 seconds, until that is changed.  Meanwhile rules are in
+     * force, and other ports do not wait. */
+    CTL_OK("latency destroy 0");
+    create_many(&d, 1000);
+    CTL_OK("latency port %u destroy 100000", A.id);
+    start = usec();
+    assert(!pthread_create(&thread, NULL, destroy_main, &d));
+    while (!d.begun) {
+        usleep(1000);
+    }
+    CHECK(forwards(&A, &B, &last));
+    CHECK(report(-1, "rules") > 0);
+    CHECK_INT(rte_flow_flush(B.id, NULL), 0);
+    CTL_OK("latency port %u destroy 0", A.id);
+    assert(!pthread_join(thread, NULL));
+    CHECK(usec() - start < 50 * 1000 * 1000);
+    CHECK_INT(d.n_ok, 1000);
+    CHECK_INT(report(-1, "rules"), 0);
+    CHECK(to_software(&A, &last));
+
+    /* So is that of creation. */
+    CTL_OK("latency create 1000");
+    start = usec();
+    create_many(&d, 10);
+    CHECK(usec() - start >= 10 * 1000);
+    CTL_OK("latency create 0");
+    flush();
+}
+
 /* Commands. */
 
 static void
@@ -3895,6 +3982,7 @@ static const struct test tests[] = {
     { "full tables", test_limits },
     { "faults", test_faults },
     { "latency", test_latency },
+    { "latency of many rules, changed meanwhile", test_latency_of_many },
     { "commands and what is wrong with them", test_commands },
     { "what is not supported", test_unsupported },
     { "rules as text", test_dump },
