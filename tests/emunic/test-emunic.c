@@ -1767,6 +1767,8 @@ test_represented_port(void)
     struct rte_flow_item_ipv4 high = { .hdr.src_addr = htonl(0x0a000009) };
     struct rte_flow_item_ipv4 source = { .hdr.src_addr = UINT32_MAX };
     struct rte_flow_action_ethdev to_a = { A.id }, to_b = { B.id };
+    struct rte_flow_action_set_ttl ttl = { 9 };
+    struct rte_flow_action_jump jump = { 3 };
     struct rule rule = path_rule(&from_b, &to_a), other;
     struct rte_flow *flow, *any;
 
@@ -1803,6 +1805,18 @@ test_represented_port(void)
     flow = CREATE(&A, &other);
     CHECK(to_software(&A, &tcp_packet));
     CHECK(forwards(&B, &A, &tcp_packet));
+    destroy(&A, flow);
+
+    /* In other groups, after a change. */
+    other = path_rule(&from_b, &to_a);
+    other.n_actions = 0;
+    ACTION(&other, SET_TTL, &ttl);
+    ACTION(&other, JUMP, &jump);
+    flow = CREATE(&A, &other);
+    rule.attr.group = jump.group;
+    any = CREATE(&A, &rule);
+    CHECK(forwards(&B, &A, &tcp_packet));
+    destroy(&A, any);
     destroy(&A, flow);
 
     /* Any port. */
@@ -2008,6 +2022,300 @@ test_proxy_closes(void)
     CHECK_INT(rte_eth_dev_close(d.id), 0);
     CTL_OK("set proxy all");
     CTL_OK("set switch-domain 0");
+    CTL_OK("reset-counters");
+}
+
+/* Everything that a connection's packets may need, in one rule. */
+
+#define SYN_FIN_RST (RTE_TCP_SYN_FLAG | RTE_TCP_FIN_FLAG | RTE_TCP_RST_FLAG)
+
+struct full_rule {
+    struct rule rule;
+    struct rte_flow_item_eth eth, eth_mask;
+    struct rte_flow_item_vlan vlan, vlan_mask;
+    struct rte_flow_item_ipv4 ip4, ip4_mask;
+    struct rte_flow_item_ipv6 ip6, ip6_mask;
+    struct rte_flow_item_tcp tcp, tcp_mask;
+    struct rte_flow_item_udp udp, udp_mask;
+    struct rte_flow_action_of_push_vlan push;
+    struct rte_flow_action_of_set_vlan_vid vid;
+    struct rte_flow_action_of_set_vlan_pcp pcp;
+    struct rte_flow_action_set_mac mac_src, mac_dst;
+    struct rte_flow_action_set_ipv4 ip4_src, ip4_dst;
+    struct rte_flow_action_set_ipv6 ip6_src, ip6_dst;
+    struct rte_flow_action_set_tp src, dst;
+    struct rte_flow_action_set_ttl ttl;
+    struct rte_flow_action_ethdev to;
+};
+
+static void
+full_pattern(struct full_rule *f, const struct spec *s)
+{
+    ITEM(&f->rule, ETH, &f->eth, &f->eth_mask);
+    f->eth.has_vlan = s->vlan != 0;
+    f->eth_mask.has_vlan = 1;
+    if (s->vlan) {
+        f->vlan.hdr.vlan_tci = htons(s->vlan);
+        f->vlan_mask.hdr.vlan_tci = htons(0xfff);
+        f->vlan_mask.has_more_vlan = 1;
+        ITEM(&f->rule, VLAN, &f->vlan, &f->vlan_mask);
+    }
+    if (s->ipv6) {
+        ipv6_address((void *) &f->ip6.hdr.src_addr, s->src_host);
+        ipv6_address((void *) &f->ip6.hdr.dst_addr, s->dst_host);
+        memset(&f->ip6_mask.hdr.src_addr, 0xff, 16);
+        memset(&f->ip6_mask.hdr.dst_addr, 0xff, 16);
+        f->ip6.hdr.hop_limits = 64;
+        f->ip6_mask.hdr.hop_limits = 0xff;
+        f->ip6_mask.has_frag_ext = 1;
+        ITEM(&f->rule, IPV6, &f->ip6, &f->ip6_mask);
+    } else {
+        f->ip4.hdr.src_addr = htonl(0x0a000000 | s->src_host);
+        f->ip4.hdr.dst_addr = htonl(0x0a000000 | s->dst_host);
+        f->ip4_mask.hdr.src_addr = f->ip4_mask.hdr.dst_addr = UINT32_MAX;
+        f->ip4.hdr.time_to_live = 64;
+        f->ip4_mask.hdr.time_to_live = 0xff;
+        f->ip4_mask.hdr.fragment_offset = htons(0x3fff);
+        ITEM(&f->rule, IPV4, &f->ip4, &f->ip4_mask);
+    }
+    if (s->protocol == IPPROTO_TCP) {
+        f->tcp.hdr.src_port = htons(s->src);
+        f->tcp.hdr.dst_port = htons(s->dst);
+        f->tcp_mask.hdr.src_port = f->tcp_mask.hdr.dst_port = UINT16_MAX;
+        f->tcp.hdr.tcp_flags = RTE_TCP_ACK_FLAG;
+        f->tcp_mask.hdr.tcp_flags = SYN_FIN_RST | RTE_TCP_ACK_FLAG;
+        ITEM(&f->rule, TCP, &f->tcp, &f->tcp_mask);
+    } else {
+        f->udp.hdr.src_port = htons(s->src);
+        f->udp.hdr.dst_port = htons(s->dst);
+        f->udp_mask.hdr.src_port = f->udp_mask.hdr.dst_port = UINT16_MAX;
+        ITEM(&f->rule, UDP, &f->udp, &f->udp_mask);
+    }
+}
+
+/* 'want' is what comes out. */
+static void
+full_actions(struct full_rule *f, const struct spec *s,
+             const struct spec *want)
+{
+    if (s->vlan) {
+        ACTION(&f->rule, OF_POP_VLAN, NULL);
+    }
+    ACTION(&f->rule, COUNT, NULL);
+    if (want->vlan) {
+        f->push.ethertype = htons(RTE_ETHER_TYPE_VLAN);
+        f->pcp.vlan_pcp = 5;
+        f->vid.vlan_vid = htons(want->vlan & 0xfff);
+        ACTION(&f->rule, OF_PUSH_VLAN, &f->push);
+        ACTION(&f->rule, OF_SET_VLAN_PCP, &f->pcp);
+        ACTION(&f->rule, OF_SET_VLAN_VID, &f->vid);
+    }
+    memset(&f->mac_src, 6, sizeof f->mac_src);
+    memset(&f->mac_dst, 8, sizeof f->mac_dst);
+    ACTION(&f->rule, SET_MAC_SRC, &f->mac_src);
+    ACTION(&f->rule, SET_MAC_DST, &f->mac_dst);
+    if (s->ipv6) {
+        ipv6_address((void *) &f->ip6_src, want->src_host);
+        ipv6_address((void *) &f->ip6_dst, want->dst_host);
+        ACTION(&f->rule, SET_IPV6_SRC, &f->ip6_src);
+        ACTION(&f->rule, SET_IPV6_DST, &f->ip6_dst);
+    } else {
+        f->ip4_src.ipv4_addr = htonl(0x0a000000 | want->src_host);
+        f->ip4_dst.ipv4_addr = htonl(0x0a000000 | want->dst_host);
+        ACTION(&f->rule, SET_IPV4_SRC, &f->ip4_src);
+        ACTION(&f->rule, SET_IPV4_DST, &f->ip4_dst);
+    }
+    f->src.port = htons(want->src);
+    f->dst.port = htons(want->dst);
+    ACTION(&f->rule, SET_TP_SRC, &f->src);
+    ACTION(&f->rule, SET_TP_DST, &f->dst);
+    f->ttl.ttl_value = want->ttl;
+    ACTION(&f->rule, SET_TTL, &f->ttl);
+    f->to.port_id = B.id;
+    ACTION(&f->rule, REPRESENTED_PORT, &f->to);
+}
+
+static void
+zero_udp_checksum(struct rte_mbuf *mbuf, const struct spec *s)
+{
+    size_t offset = (sizeof(struct rte_ether_hdr) + (s->vlan ? 4 : 0)
+                     + (s->ipv6 ? 40 : 20)
+                     + offsetof(struct rte_udp_hdr, dgram_cksum));
+
+    memset(rte_pktmbuf_mtod_offset(mbuf, uint8_t *, offset), 0, 2);
+}
+
+/* Checks that B sends 'want', every byte of it, when A receives 's'. */
+static void
+becomes_at(const struct spec *s, const struct spec *want, bool no_checksum,
+           int line)
+{
+    struct rte_mbuf *mbuf = build(s), *expected = build(want), *sent;
+    struct rte_ether_hdr *eth = rte_pktmbuf_mtod(expected, void *);
+
+    memset(&eth->src_addr, 6, sizeof eth->src_addr);
+    memset(&eth->dst_addr, 8, sizeof eth->dst_addr);
+    if (no_checksum) {
+        zero_udp_checksum(mbuf, s);
+        zero_udp_checksum(expected, want);
+    }
+    assert(!rte_ring_enqueue(A.rx[0], mbuf));
+    check(!receive(&A, 0, NULL), line, "becomes", "seen by software");
+    sent = sent_by(&B);
+    check(sent && rte_pktmbuf_pkt_len(sent) == rte_pktmbuf_pkt_len(expected)
+          && !memcmp(rte_pktmbuf_mtod(sent, void *), eth,
+                     rte_pktmbuf_pkt_len(expected)),
+          line, "becomes", "not sent, or wrong contents");
+    rte_pktmbuf_free(sent);
+    rte_pktmbuf_free(expected);
+}
+
+/* Says whether 's' reaches software as it was. */
+static bool
+untouched(const struct spec *s)
+{
+    struct rte_mbuf *mbuf = pass(&A, s), *expected = build(s);
+    bool ok = (mbuf && !memcmp(rte_pktmbuf_mtod(mbuf, void *),
+                               rte_pktmbuf_mtod(expected, void *),
+                               rte_pktmbuf_pkt_len(expected)));
+
+    rte_pktmbuf_free(mbuf);
+    rte_pktmbuf_free(expected);
+    return ok;
+}
+
+static void
+check_full_rule(const struct spec *s, const struct spec *want)
+{
+    struct full_rule f = { .rule = { .attr = { .transfer = 1,
+                                               .priority = 1 } } };
+    struct rte_flow_query_count query = { .reset = 0 };
+    struct rte_flow_action count_action = {
+        .type = RTE_FLOW_ACTION_TYPE_COUNT,
+    };
+    struct rte_flow *flow;
+    struct spec other;
+
+    full_pattern(&f, s);
+    full_actions(&f, s, want);
+    flow = CREATE(&A, &f.rule);
+    REFUSED(&A, &f.rule, EEXIST, "exists");
+    becomes_at(s, want, false, __LINE__);
+    if (s->protocol == IPPROTO_UDP) {
+        becomes_at(s, want, true, __LINE__);
+    } else {
+        struct spec psh = *s, want_psh = *want;
+
+        psh.flags |= RTE_TCP_PSH_FLAG;
+        want_psh.flags |= RTE_TCP_PSH_FLAG;
+        becomes_at(&psh, &want_psh, false, __LINE__);
+        for (uint8_t flag = 1; flag <= RTE_TCP_ACK_FLAG; flag <<= 1) {
+            other = *s;
+            other.flags ^= flag;
+            if (flag != RTE_TCP_PSH_FLAG) {
+                CHECK(untouched(&other));
+            }
+        }
+    }
+
+    /* A packet is counted with the length it has then. */
+    CHECK_INT(rte_flow_query(A.id, flow, &count_action, &query, NULL), 0);
+    CHECK_INT(query.hits, 2);
+    CHECK_INT(query.bytes, 2 * (14 + (s->ipv6 ? 40 : 20)
+                                + (s->protocol == IPPROTO_TCP ? 20 : 8)
+                                + s->length));
+
+    /* What does not match is for software. */
+    other = *s;
+    other.ttl = 63;
+    CHECK(untouched(&other));
+    other = *s;
+    other.vlan = 6;
+    CHECK(untouched(&other));
+    other = *s;
+    other.vlan2 = 6;
+    other.vlan = s->vlan ? s->vlan : 5;
+    CHECK(untouched(&other));
+    other = *s;
+    other.src_host++;
+    CHECK(untouched(&other));
+    other = *s;
+    other.dst++;
+    CHECK(untouched(&other));
+    other = *s;
+    if (s->ipv6) {
+        other.ext = IPPROTO_FRAGMENT;
+    } else {
+        other.fragment = RTE_IPV4_HDR_MF_FLAG;
+    }
+    CHECK(untouched(&other));
+    CHECK(!sent_by(&B));
+    destroy(&A, flow);
+    CHECK(untouched(s));
+}
+
+/* Finds a port that makes the right checksum of 'want' be 'checksum'. */
+static void
+find_checksum(struct spec *want, uint16_t checksum)
+{
+    for (int i = 1; i <= UINT16_MAX; i++) {
+        struct rte_ipv4_hdr *ip;
+        struct rte_mbuf *mbuf;
+        uint16_t sum;
+        uint8_t *l4;
+
+        want->src = i;
+        mbuf = build(want);
+        ip = rte_pktmbuf_mtod_offset(mbuf, void *,
+                                     sizeof(struct rte_ether_hdr));
+        l4 = (uint8_t *) (ip + 1);
+        sum = (want->protocol == IPPROTO_TCP
+               ? ((struct rte_tcp_hdr *) l4)->cksum
+               : ((struct rte_udp_hdr *) l4)->dgram_cksum);
+        rte_pktmbuf_free(mbuf);
+        if (sum == checksum) {
+            return;
+        }
+    }
+    CHECK(!"a port with this checksum");
+}
+
+static void
+test_full_rules(void)
+{
+    static const char *const profiles[] = { "mlx5-sws", "mlx5-hws",
+                                            "generous" };
+
+    CTL_OK("reset-counters");
+    for (int i = 0; i < 16 * 3; i++) {
+        struct spec s = {
+            .ipv6 = i & 1, .protocol = i & 2 ? IPPROTO_TCP : IPPROTO_UDP,
+            .vlan = i & 4 ? 5 : 0, .src_host = 1, .dst_host = 2,
+            .src = 1000, .dst = 80, .length = 33, .ttl = 64,
+            .flags = RTE_TCP_ACK_FLAG, .seq = 4711, .ack = 815,
+            .window = 99,
+        };
+        struct spec want = s;
+
+        if (!(i % 16)) {
+            CTL_OK("set profile %s", profiles[i / 16]);
+        }
+        want.vlan = i & 8 ? 5 << 13 | 77 : 0;
+        want.src_host = 200;
+        want.dst_host = 201;
+        want.src = 40000;
+        want.dst = 8080;
+        want.ttl = 63;
+        check_full_rule(&s, &want);
+
+        /* Checksums that come to 0: UDP has no such thing. */
+        if (!(i & ~(2 | 32))) {
+            find_checksum(&want, s.protocol == IPPROTO_TCP ? 0 : UINT16_MAX);
+            check_full_rule(&s, &want);
+        }
+    }
+    CHECK_INT(report(A.id, "ambiguous"), 0);
+    CHECK_INT(report(A.id, "overlap"), 0);
     CTL_OK("reset-counters");
 }
 
@@ -3953,6 +4261,7 @@ static const struct test tests[] = {
     { "transfer: rules that overlap", test_overlap },
     { "transfer: a proxy", test_proxy },
     { "transfer: a proxy that closes", test_proxy_closes },
+    { "transfer: rules that match and change everything", test_full_rules },
     { "transfer: PORT_REPRESENTOR", test_port_representor },
     { "transfer: switch domains", test_switch_domain },
     { "COUNT, direct and indirect", test_count },
