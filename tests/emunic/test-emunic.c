@@ -1988,7 +1988,7 @@ test_proxy_closes(void)
 {
     struct rte_flow_item_ethdev from_d;
     struct rte_flow_action_ethdev to_d;
-    struct port c, d;
+    struct port c, d, e;
     struct rule rule;
 
     CTL_OK("set proxy first");
@@ -2018,6 +2018,15 @@ test_proxy_closes(void)
     CHECK_INT(proxy_of(d.id), d.id);
     CREATE(&d, &rule);
     CHECK(forwards(&d, &d, &tcp_packet));
+
+    /* It stays the proxy when the number of the old one is used again. */
+    open_port(&e, "proxye");
+    CHECK_INT(start_port(&e, 1), 0);
+    CHECK_INT(e.id, c.id);
+    CHECK_INT(proxy_of(e.id), d.id);
+    CHECK_INT(proxy_of(d.id), d.id);
+    CHECK_INT(rte_eth_dev_stop(e.id), 0);
+    CHECK_INT(rte_eth_dev_close(e.id), 0);
     CHECK_INT(rte_eth_dev_stop(d.id), 0);
     CHECK_INT(rte_eth_dev_close(d.id), 0);
     CTL_OK("set proxy all");
