@@ -1,0 +1,411 @@
+# Copyright (c) 2026 The Open vSwitch Conntrack Offload Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at:
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Compare two runs of a test with the same traffic.
+
+    ct-compare.py [--streams] A B
+
+A and B are folders with what two runs left behind:
+
+    PORT-in.pcap    What a host has received from port PORT of the bridge.
+    PORT-out.pcap   What it has sent to it.
+    ports           "ovs-ofctl dump-ports" of the bridge.
+    flows           "ovs-ofctl dump-flows".
+    ports-before    The same from the time when the captures began.
+    flows-before
+    conntrack       "ovs-appctl dpctl/dump-conntrack -m".
+
+Says what the first difference is, and ends with status 1, unless
+
+  - hosts have received the same packets, every byte of them, other than in
+    their order, and with right checksums, or wrong ones where the sender's
+    were;
+  - ports have counted the packets that hosts have sent and received;
+  - counters of flows and ports are the same;
+  - connections are the same, but for the flags that say that they are
+    offloaded.
+
+The identification of IPv4 packets is chosen at random by whoever sends them
+and does not count.  Neither do ARP and the control messages of IPv6, which
+hosts send at times of their own, and flows for these.
+
+With --streams, the traffic is that of the kernel's TCP, which chooses sequence
+numbers, segments and acknowledgements as time goes.  TCP is compared by
+connection and direction then: the stream of data, SYN, FIN and RST, and every
+byte of the headers below TCP.  Of flows, it is compared whether they have been
+used at all.
+"""
+
+import collections
+import glob
+import hashlib
+import os
+import re
+import struct
+import sys
+
+ARP, IPV4, IPV6 = 0x806, 0x800, 0x86dd
+VLANS = (0x8100, 0x88a8)
+ICMP, TCP, UDP, FRAGMENT, ICMPV6 = 1, 6, 17, 44, 58
+FIN, SYN, RST = 1, 2, 4
+CHECKSUM_OFFSET = {ICMP: 2, TCP: 16, UDP: 6, ICMPV6: 2}
+
+# MLD, router and neighbor discovery.
+IPV6_CONTROL = set(range(130, 138)) | {143}
+
+PORT_COUNTERS = ("pkts", "drop", "errs")
+FLOW_COUNTERS = ("n_packets", "n_bytes")
+
+# Flows for what hosts send at times of their own.
+CONTROL_FLOW = re.compile(r"\barp\b|\bicmp6\b.*\bicmp_type=1(3[0-7]|43)\b")
+
+
+class Difference(Exception):
+    pass
+
+
+def read_pcap(name):
+    """Returns the frames in a file of tcpdump."""
+    with open(name, "rb") as f:
+        data = f.read()
+    if data[:4] not in (b"\xd4\xc3\xb2\xa1", b"\x4d\x3c\xb2\xa1"):
+        sys.exit(f"{name}: not a capture of this machine")
+    frames, at = [], 24
+    while at < len(data):
+        size, length = struct.unpack_from("<II", data, at + 8)
+        if size != length:
+            sys.exit(f"{name}: a packet is cut off")
+        frames.append(data[at + 16:at + 16 + size])
+        at += 16 + size
+    return frames
+
+
+def checksum(data):
+    if len(data) % 2:
+        data += b"\0"
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xffff) + (total >> 16)
+    return total
+
+
+class Packet:
+    """A frame: where its headers are, and whether its checksums are right."""
+
+    def __init__(self, frame):
+        self.frame = bytearray(frame)
+        self.type, self.l3 = struct.unpack("!H", frame[12:14])[0], 14
+        while self.type in VLANS:
+            self.type = struct.unpack_from("!H", frame, self.l3 + 2)[0]
+            self.l3 += 4
+        self.protocol = self.l4 = None
+        self.end = len(frame)
+        if self.type == IPV4:
+            self.parse_ipv4()
+        elif self.type == IPV6:
+            self.parse_ipv6()
+
+    def parse_ipv4(self):
+        f, at = self.frame, self.l3
+        size = (f[at] & 0xf) * 4
+        self.end = at + struct.unpack_from("!H", f, at + 2)[0]
+        self.addresses = bytes(f[at + 12:at + 20])
+        fragment = struct.unpack_from("!H", f, at + 6)[0]
+        self.replace_checksum(at + 10, checksum(f[at:at + size]) == 0xffff)
+        f[at + 4:at + 6] = bytes(2)
+        if not fragment & 0x3fff:
+            self.parse_l4(f[at + 9], at + size)
+
+    def parse_ipv6(self):
+        f, at = self.frame, self.l3
+        self.end = at + 40 + struct.unpack_from("!H", f, at + 4)[0]
+        self.addresses = bytes(f[at + 8:at + 40])
+        if f[at + 6] == FRAGMENT:
+            f[at + 44:at + 48] = bytes(4)
+        else:
+            self.parse_l4(f[at + 6], at + 40)
+
+    def parse_l4(self, protocol, at):
+        if protocol not in CHECKSUM_OFFSET or self.end > len(self.frame):
+            return
+        self.protocol, self.l4 = protocol, at
+        data = bytes(self.frame[at:self.end])
+        if protocol != ICMP:
+            data = self.addresses + struct.pack("!II", len(data),
+                                                protocol) + data
+        where = at + CHECKSUM_OFFSET[protocol]
+        none = protocol == UDP and self.frame[where:where + 2] == bytes(2)
+        if not none:
+            self.replace_checksum(where, checksum(data) == 0xffff)
+
+    def replace_checksum(self, at, ok):
+        self.frame[at:at + 2] = b"\x0c\x0c" if ok else b"\xba\xad"
+
+    def is_control(self):
+        return (self.type == ARP
+                or self.protocol == ICMPV6
+                and self.frame[self.l4] in IPV6_CONTROL)
+
+
+def dump(frame):
+    return "\n".join(f"    {i:04x}  " + frame[i:i + 16].hex(" ")
+                     for i in range(0, len(frame), 16))
+
+
+def nearest(frame, others):
+    """Returns that of 'others' which differs from 'frame' the least, or None,
+    and where it does first."""
+    best, least = None, None
+    for other in others:
+        different = [i for i in range(min(len(frame), len(other)))
+                     if frame[i] != other[i]]
+        n = len(different) + abs(len(frame) - len(other))
+        if least is None or n < least[0]:
+            first = different[0] if different else min(len(frame), len(other))
+            best, least = other, (n, first)
+    return best, least and least[1]
+
+
+def compare_packets(what, runs, packets):
+    """Compares lists of packets: all bytes, in any order."""
+    for a, b in ((0, 1), (1, 0)):
+        left = collections.Counter(packets[b])
+        for number, frame in enumerate(packets[a], 1):
+            if left[frame]:
+                left[frame] -= 1
+                continue
+            text = (f"{what}: packet {number} of {len(packets[a])} in "
+                    f"{runs[a]} is not among the {len(packets[b])} in "
+                    f"{runs[b]}:\n{dump(frame)}")
+            other, at = nearest(frame, +left)
+            if other:
+                text += (f"\n  The nearest differs from byte 0x{at:04x} "
+                         f"on:\n{dump(other)}")
+            raise Difference(text)
+
+
+class Stream:
+    """One direction of a TCP connection, as far as it does not depend on
+    time."""
+
+    def __init__(self):
+        self.headers = set()
+        self.segments = {}
+        self.flags = set()
+        self.isn = None
+
+    def add(self, packet):
+        f, l4 = packet.frame, packet.l4
+        seq = struct.unpack_from("!I", f, l4 + 4)[0]
+        flags = f[l4 + 13]
+        data = bytes(f[l4 + (f[l4 + 12] >> 4) * 4:packet.end])
+        if self.isn is None or flags & SYN:
+            self.isn = seq if flags & SYN else seq - 1
+        header = bytearray(f[:l4 + 4])
+        at = packet.l3 + (2 if packet.type == IPV4 else 4)
+        header[at:at + 2] = bytes(2)
+        right = f[l4 + 16:l4 + 18] == b"\x0c\x0c"
+        self.headers.add((header.hex(" "), right,
+                          bytes(f[packet.end:]).strip(b"\0").hex()))
+        if data:
+            self.segments.setdefault((seq - self.isn) & 0xffffffff, data)
+            if len(self.segments[(seq - self.isn) & 0xffffffff]) < len(data):
+                self.segments[(seq - self.isn) & 0xffffffff] = data
+        for flag, name in ((SYN, "SYN"), (FIN, "FIN"), (RST, "RST")):
+            if flags & flag:
+                self.flags.add(name)
+
+    def summary(self):
+        data = bytearray()
+        for seq in sorted(self.segments):
+            segment = self.segments[seq]
+            at = seq - 1
+            if at > len(data):
+                return f"a hole at byte {len(data)}"
+            again = data[at:at + len(segment)]
+            if again != segment[:len(again)]:
+                return f"two versions of byte {at}"
+            data += segment[len(again):]
+        return (f"{len(data)} bytes, {' '.join(sorted(self.flags))}, "
+                f"{hashlib.sha256(data).hexdigest()}")
+
+
+def compare_streams(what, runs, packets):
+    streams = [collections.defaultdict(Stream) for _ in runs]
+    for run, some in zip(streams, packets):
+        for packet in some:
+            ports = struct.unpack_from("!HH", packet.frame, packet.l4)
+            run[(packet.addresses.hex(), *ports)].add(packet)
+    for key in sorted(set(streams[0]) | set(streams[1])):
+        name = f"{what}: TCP from port {key[1]} to {key[2]}"
+        for run, other in ((0, 1), (1, 0)):
+            if key not in streams[run]:
+                raise Difference(f"{name} is in {runs[other]}, not in "
+                                 f"{runs[run]}")
+        a, b = (run[key] for run in streams)
+        if a.headers != b.headers:
+            header = sorted(a.headers ^ b.headers)[0]
+            raise Difference(
+                f"{name}: only in {runs[header in b.headers]}:\n    "
+                f"{header[0]}, checksum {'right' if header[1] else 'wrong'}, "
+                f"trailer \"{header[2]}\"")
+        if a.summary() != b.summary():
+            raise Difference(f"{name}: {a.summary()} in {runs[0]}, "
+                             f"{b.summary()} in {runs[1]}")
+
+
+def numbers(line, names):
+    return {name: int(value)
+            for name, value in re.findall(r"\b(\w+)=(\d+)", line)
+            if name in names}
+
+
+def read_ports(name):
+    """Returns the counters of ports, by "PORT rx" and "PORT tx"."""
+    counters, port = {}, None
+    with open(name, encoding="utf-8") as f:
+        for line in f:
+            match = re.match(r'\s*(?:port\s+"?([^":]+)"?:)?\s*([rt]x) (.*)',
+                             line)
+            if match:
+                port = match.group(1) or port
+                key = f"{port} {match.group(2)}"
+                counters[key] = numbers(match.group(3), PORT_COUNTERS)
+    return counters
+
+
+def read_flows(name):
+    """Returns the counters of flows, by what the flow is."""
+    counters = {}
+    with open(name, encoding="utf-8") as f:
+        for line in f:
+            if "n_packets=" in line and not CONTROL_FLOW.search(line):
+                key = re.sub(r"\b(cookie|duration|n_packets|n_bytes|idle_age"
+                             r"|hard_age)=[^, ]*, ?", "", line)
+                counters[key.strip()] = numbers(line, FLOW_COUNTERS)
+    return counters
+
+
+def read_connections(name):
+    with open(name, encoding="utf-8") as f:
+        lines = f.read().splitlines()
+    return sorted(re.sub(r"(,id=\d+|\b(HW_)?OFFLOAD\b\|?|,timeout=\d+)", "",
+                         line).replace("|,", ",").replace(",status=,", ",")
+                  for line in lines)
+
+
+def subtract(counters, before):
+    return {name: n - before.get(name, 0) for name, n in counters.items()}
+
+
+class Run:
+    """What one run has left behind."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.packets, self.control = {}, {}
+        for name in sorted(glob.glob(os.path.join(folder, "*.pcap"))):
+            what = os.path.basename(name)[:-len(".pcap")]
+            packets = [Packet(frame) for frame in read_pcap(name)]
+            self.packets[what] = [p for p in packets if not p.is_control()]
+            self.control[what] = [p for p in packets if p.is_control()]
+
+    def path(self, name):
+        return os.path.join(self.folder, name)
+
+    def flows(self):
+        before = read_flows(self.path("flows-before"))
+        return {key: subtract(counters, before.get(key, {}))
+                for key, counters in
+                read_flows(self.path("flows")).items()}
+
+    def ports(self):
+        """Returns what ports have counted, without control messages.  Checks
+        that it is what was captured."""
+        before = read_ports(self.path("ports-before"))
+        ports = read_ports(self.path("ports"))
+        result = {}
+        for what, packets in self.packets.items():
+            port, direction = what.rsplit("-", 1)
+            key = f"ovs-{port} " + ("tx" if direction == "in" else "rx")
+            if key not in ports:
+                raise Difference(f"{self.folder}: ports: no {key}")
+            counters = subtract(ports[key], before.get(key, {}))
+            n = counters["pkts"]
+            control = len(self.control[what])
+            if n != len(packets) + control:
+                raise Difference(
+                    f"{self.folder}: ports: {key}: {n} packets, but "
+                    f"{len(packets) + control} were captured")
+            result[key] = dict(counters, pkts=n - control)
+        return result
+
+
+def compare_counters(what, runs, counters, used_only=False):
+    for key in sorted(set(counters[0]) | set(counters[1])):
+        for run, other in ((0, 1), (1, 0)):
+            if key not in counters[run]:
+                raise Difference(f"{what}: \"{key}\" is in {runs[other]}, "
+                                 f"not in {runs[run]}")
+        a, b = (run[key] for run in counters)
+        for name in sorted(set(a) & set(b)):
+            x, y = a[name], b[name]
+            if (bool(x) != bool(y)) if used_only else x != y:
+                raise Difference(f"{what}: \"{key}\": {name} is {x} in "
+                                 f"{runs[0]}, {y} in {runs[1]}")
+
+
+def compare(folders, streams):
+    runs = [Run(folder) for folder in folders]
+    names = [set(run.packets) for run in runs]
+    if names[0] != names[1] or not names[0]:
+        raise Difference("these are not the same captures: "
+                         f"{sorted(names[0])}, {sorted(names[1])}")
+    for what in sorted(names[0]):
+        if what.endswith("-in"):
+            packets = [run.packets[what] for run in runs]
+            if streams:
+                compare_streams(what, folders, [
+                    [p for p in some if p.protocol == TCP]
+                    for some in packets])
+                packets = [[p for p in some if p.protocol != TCP]
+                           for some in packets]
+            compare_packets(what, folders, [
+                [bytes(p.frame) for p in some] for some in packets])
+    compare_counters("ports", folders, [run.ports() for run in runs],
+                     used_only=streams)
+    compare_counters("flows", folders,
+                     [run.flows() for run in runs], used_only=streams)
+    a, b = (read_connections(run.path("conntrack")) for run in runs)
+    for x, y, other in ((a, b, 1), (b, a, 0)):
+        missing = collections.Counter(x) - collections.Counter(y)
+        if missing:
+            raise Difference(f"conntrack: not in {folders[other]}:\n    "
+                             f"{sorted(missing)[0]}")
+
+
+def main():
+    args = sys.argv[1:]
+    streams = "--streams" in args
+    folders = [arg for arg in args if arg != "--streams"]
+    if len(folders) != 2:
+        sys.exit(__doc__)
+    try:
+        compare(folders, streams)
+    except Difference as difference:
+        print(difference)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
