@@ -296,11 +296,16 @@ def read_flows(name):
     return counters
 
 
+def other_status(match):
+    flags = set(match.group(1).split("|")) - {"OFFLOAD", "HW_OFFLOAD"}
+    return ",status=" + "|".join(sorted(flags)) if flags else ""
+
+
 def read_connections(name):
     with open(name, encoding="utf-8") as f:
         lines = f.read().splitlines()
-    return sorted(re.sub(r"(,id=\d+|\b(HW_)?OFFLOAD\b\|?|,timeout=\d+)", "",
-                         line).replace("|,", ",").replace(",status=,", ",")
+    return sorted(re.sub(r",status=([^,]*)", other_status,
+                         re.sub(r",(id|timeout)=\d+", "", line))
                   for line in lines)
 
 
