@@ -618,6 +618,14 @@ ct_offload_config_bypass(void)
     return bypass;
 }
 
+/* Does other_config:hw-offload-ct-forward say that providers are to make
+ * paths?  For any thread. */
+bool
+ct_offload_config_forward(void)
+{
+    return ct_offload_forwarding() != 0;
+}
+
 /* For a provider's 'can_offload': remembers 'reason' for the connection in
  * question, and returns false. */
 bool

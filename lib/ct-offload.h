@@ -424,6 +424,7 @@ void ct_offload_conn_format(const struct conn *, struct ds *);
 /* For a provider's 'can_offload', and what else it may want to know. */
 bool ct_offload_refuse(enum ct_offload_reason);
 bool ct_offload_config_bypass(void);
+bool ct_offload_config_forward(void);
 bool ct_offload_is_accepting(void);
 bool ct_offload_is_registered(const struct ct_offload_class *);
 const char *ct_offload_netdev_owner(const struct netdev *);
