@@ -211,6 +211,8 @@ static const struct {
                                  "port without a provider" },
     [CT_OFFLOAD_NO_BYPASS] = { "no-bypass",
                                "hw-offload-ct-bypass is not true" },
+    [CT_OFFLOAD_NO_FORWARD] = { "no-forward",
+                                "port cannot forward by itself" },
     [CT_OFFLOAD_NOT_ON_WIRE] = { "not-on-wire",
                                  "tuple is not what the port received" },
     [CT_OFFLOAD_BAD_PROTOCOL] = { "protocol", "protocol" },

@@ -152,6 +152,8 @@ enum ct_offload_reason {
     CT_OFFLOAD_NO_PROVIDER,     /* Its port has no provider, or nobody knows
                                  * what port it is. */
     CT_OFFLOAD_NO_BYPASS,       /* It would not save software any packet. */
+    CT_OFFLOAD_NO_FORWARD,      /* Its port cannot forward packets by itself.
+                                 */
     CT_OFFLOAD_NOT_ON_WIRE,     /* ct() does not see what its port received. */
     CT_OFFLOAD_BAD_PROTOCOL,    /* Not one that the provider knows. */
     CT_OFFLOAD_BAD_VLAN,        /* Tags that the provider cannot match. */
