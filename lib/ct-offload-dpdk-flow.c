@@ -229,10 +229,12 @@ rule_query(uint16_t port_id, struct rte_flow *rule,
             ? dpdk_flow_errno() : 0);
 }
 
-/* Stores in '*hits' how many packets 'rule' has matched. */
+/* Stores in '*hits' how many packets 'rule' has matched, and in '*bytes' how
+ * many bytes these had, as far as hardware tells. */
 int
-dpdk_flow_rule_get_hits(uint16_t port_id, struct rte_flow *rule,
-                        uint64_t *hits, struct rte_flow_error *error)
+dpdk_flow_rule_get_count(uint16_t port_id, struct rte_flow *rule,
+                         uint64_t *hits, uint64_t *bytes,
+                         struct rte_flow_error *error)
 {
     const struct rte_flow_action_count count = { .id = 0 };
     struct rte_flow_query_count query = { .hits = 0 };
@@ -241,8 +243,19 @@ dpdk_flow_rule_get_hits(uint16_t port_id, struct rte_flow *rule,
 
     if (!retval) {
         *hits = query.hits_set ? query.hits : 0;
+        *bytes = query.bytes_set ? query.bytes : 0;
     }
     return retval;
+}
+
+/* Stores in '*hits' how many packets 'rule' has matched. */
+int
+dpdk_flow_rule_get_hits(uint16_t port_id, struct rte_flow *rule,
+                        uint64_t *hits, struct rte_flow_error *error)
+{
+    uint64_t bytes;
+
+    return dpdk_flow_rule_get_count(port_id, rule, hits, &bytes, error);
 }
 
 /* Stores in '*seconds' how long ago 'rule' has last matched a packet, or

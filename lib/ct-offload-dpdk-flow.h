@@ -81,6 +81,9 @@ int dpdk_flow_rule_destroy_retry(uint16_t port_id, struct rte_flow *,
                                  struct rte_flow_error *);
 int dpdk_flow_rule_get_hits(uint16_t port_id, struct rte_flow *,
                             uint64_t *hits, struct rte_flow_error *);
+int dpdk_flow_rule_get_count(uint16_t port_id, struct rte_flow *,
+                             uint64_t *hits, uint64_t *bytes,
+                             struct rte_flow_error *);
 int dpdk_flow_rule_get_idle(uint16_t port_id, struct rte_flow *,
                             unsigned int *seconds, struct rte_flow_error *);
 
