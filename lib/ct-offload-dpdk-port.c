@@ -117,6 +117,12 @@ port_create(struct netdev *netdev)
     hmap_init(&port->rules);
     ovs_list_init(&port->dead_rules);
     guarded_list_init(&port->dead_handles);
+    atomic_init(&port->forward, DPDK_FORWARD_UNKNOWN);
+    hmap_init(&port->pairs);
+    ovs_list_init(&port->dead_paths);
+    ovs_list_init(&port->home_paths);
+    ovs_list_init(&port->in_paths);
+    ovs_list_init(&port->out_paths);
     cmap_insert(&ports, &port->node, hash_pointer(netdev, 0));
     return port;
 }
@@ -124,6 +130,8 @@ port_create(struct netdev *netdev)
 static void
 port_free(struct dpdk_port *port)
 {
+    hmap_destroy(&port->pairs);
+    free(port->forward_words);
     hmap_destroy(&port->rules);
     guarded_list_destroy(&port->dead_handles);
     ovs_mutex_destroy(&port->mutex);

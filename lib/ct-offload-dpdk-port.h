@@ -69,6 +69,29 @@ enum dpdk_port_state {
     DPDK_PORT_READY,                /* 'layout' is there. */
 };
 
+/* Does a port forward packets by itself? */
+enum dpdk_forward_state {
+    DPDK_FORWARD_UNKNOWN,
+    DPDK_FORWARD_REFUSED,           /* No. */
+    DPDK_FORWARD_UDP_ONLY,          /* Yes, but TCP. */
+    DPDK_FORWARD_READY,             /* Yes. */
+};
+
+/* Why a path was refused before hardware was asked. */
+enum dpdk_refusal {
+    DPDK_REFUSED_STATE,             /* Its port does not forward, any more. */
+    DPDK_REFUSED_MATCH,             /* No words for what it matches... */
+    DPDK_REFUSED_ACTION,            /* ...or does. */
+    DPDK_REFUSED_PORT,              /* It does not lead to a DPDK port... */
+    DPDK_REFUSED_SWITCH,            /* ...or to one of another switch. */
+    DPDK_REFUSED_TCP,               /* It needs a match on TCP flags. */
+    DPDK_REFUSED_LIMITED,           /* Policing or QoS would be lost. */
+    DPDK_REFUSED_UNABLE,            /* Something like it has failed before. */
+    DPDK_REFUSED_FULL,              /* The table was full a moment ago. */
+    DPDK_REFUSED_DEAD,              /* There are rules that do not go. */
+    DPDK_N_REFUSALS
+};
+
 struct dpdk_port {
     struct cmap_node node;          /* By 'netdev'. */
     struct netdev *netdev;          /* Valid until the port is 'gone'. */
@@ -93,6 +116,26 @@ struct dpdk_port {
     unsigned int n_handles;         /* Of struct dpdk_handle, with those. */
     bool verified;                  /* A rule has counted packets. */
     unsigned long long int n_shared; /* Times that a rule was shared. */
+
+    /* Of ct-offload-dpdk-probe.c. */
+    ATOMIC(enum dpdk_forward_state) forward; /* Written with 'mutex'. */
+    char *forward_words;            /* Why it does not forward, or NULL. */
+    long long int forward_retry_at; /* When to look whether it does. */
+    struct dpdk_port *home;         /* Where its paths have their rules: itself
+                                     * or its proxy; NULL unless it does. */
+    uint16_t forward_id;            /* Its DPDK port number, if it is home. */
+    struct hmap pairs;              /* Of struct dpdk_pair, by where to. */
+    long long int full_until;       /* No new rules before that. */
+    struct ovs_list dead_paths;     /* Of struct dead_path. */
+
+    /* Of ct-offload-dpdk-forward.c. */
+    unsigned long long int n_refused[DPDK_N_REFUSALS];
+
+    /* The same, with its mutex for lists of paths.  Those by 'home' have their
+     * rules on this port, those by 'in' and 'out' begin and end here. */
+    bool closed;                    /* There is no new one. */
+    struct ovs_list home_paths, in_paths, out_paths;
+    unsigned int n_in, n_out, n_home; /* How many there are. */
 
     /* Of ct-offload-dpdk.c. */
     unsigned int n_bi_dir;          /* Connections with two rules... */

@@ -22,8 +22,11 @@
 #include <netinet/in.h>
 #include <string.h>
 
+#include "ct-offload-dpdk-forward.h"
+#include "ct-offload-dpdk-probe.h"
 #include "ct-offload-dpdk-rule.h"
 #include "ct-offload.h"
+#include "netdev-dpdk.h"
 #include "netdev.h"
 #include "openvswitch/dynamic-string.h"
 #include "openvswitch/json.h"
@@ -37,12 +40,29 @@
 /* Overview
  * ========
  *
- * All of this is for hardware that forwards packets of connections by itself
- * once it has rules for them.  Ingress rules alone see what software sees and
- * buy nothing, so that nothing is programmed unless the operator says that
- * there is such hardware: other_config:hw-offload-ct-bypass.  What every port
- * needs for that, its layout, stays until the port stops, since
- * dpif-offload-dpdk's rules depend on it.
+ * A port is in one of these modes:
+ *
+ *   - Forward: hardware forwards packets of connections by itself, by a rule
+ *     for each path, see ct-offload-dpdk-forward.h.  The provider takes
+ *     connections only to have paths made of them, and has nothing to do for
+ *     them until then.  What ct() sees of their packets need not be what is on
+ *     the wire.
+ *
+ *   - Track: for hardware that forwards packets of connections by itself once
+ *     it has ingress rules for them.  Only the operator can know that:
+ *     other_config:hw-offload-ct-bypass.
+ *
+ *   - None.  Ingress rules alone see what software sees and buy nothing, so
+ *     that nothing is programmed.
+ *
+ * When the configuration changes the mode from or to track, the layer takes
+ * all connections back and offers them again.
+ *
+ * Tracking
+ * ========
+ *
+ * What every port needs for that, its layout, stays until the port stops,
+ * since dpif-offload-dpdk's rules depend on it.
  *
  * A connection that is established gets one rule for each direction, on the
  * port that packets of the direction arrive at: see ct-offload-dpdk-track.h
@@ -56,6 +76,8 @@
 
 /* What '*ctx->priv' points to. */
 struct dpdk_conn {
+    bool forward;                   /* Is it for paths?  Then there is nothing
+                                     * else. */
     struct dpdk_port *ports[2];     /* Of original and reply direction; NULL if
                                      * the direction is left out. */
     struct dpdk_rule *rules[2];     /* The same. */
@@ -163,28 +185,18 @@ conn_install(struct dpdk_conn *dc, const struct conn *conn,
     return error;
 }
 
+/* Can 'port' track a connection like that in 'ctx'? */
 static bool
-dpdk_can_offload(const struct ct_offload_ctx *ctx)
+can_track(const struct ct_offload_ctx *ctx, struct dpdk_port *port,
+          uint8_t ip_proto)
 {
-    struct dpdk_port *port = dpdk_port_get(ctx->netdev_in);
-    struct ct_dpif_tuple tuple;
     enum dpdk_port_state state;
 
-    if (!port) {
-        return ct_offload_refuse(CT_OFFLOAD_NO_PROVIDER);
-    }
-    if (!ct_offload_config_bypass()) {
-        return ct_offload_refuse(CT_OFFLOAD_NO_BYPASS);
-    }
     if (!ctx->unmodified) {
         return ct_offload_refuse(CT_OFFLOAD_NOT_ON_WIRE);
     }
     if (ctx->vlan == CT_OFFLOAD_VLAN_OTHER) {
         return ct_offload_refuse(CT_OFFLOAD_BAD_VLAN);
-    }
-    ct_offload_conn_get_tuple(ctx->conn, false, &tuple);
-    if (tuple.ip_proto != IPPROTO_TCP && tuple.ip_proto != IPPROTO_UDP) {
-        return ct_offload_refuse(CT_OFFLOAD_BAD_PROTOCOL);
     }
 
     /* Where that is not known even now, EST will fail. */
@@ -192,10 +204,46 @@ dpdk_can_offload(const struct ct_offload_ctx *ctx)
     if (state == DPDK_PORT_REFUSED) {
         return ct_offload_refuse(CT_OFFLOAD_NO_PROVIDER);
     }
-    if (state == DPDK_PORT_UDP_ONLY && tuple.ip_proto == IPPROTO_TCP) {
+    if (state == DPDK_PORT_UDP_ONLY && ip_proto == IPPROTO_TCP) {
         return ct_offload_refuse(CT_OFFLOAD_BAD_PROTOCOL);
     }
     return true;
+}
+
+/* Can 'port' forward packets of 'ip_proto'? */
+static bool
+can_forward(struct dpdk_port *port, uint8_t ip_proto)
+{
+    enum dpdk_forward_state state = dpdk_probe_learn_state(port);
+
+    if (state < DPDK_FORWARD_UDP_ONLY) {
+        return ct_offload_refuse(CT_OFFLOAD_NO_FORWARD);
+    }
+    if (state == DPDK_FORWARD_UDP_ONLY && ip_proto == IPPROTO_TCP) {
+        return ct_offload_refuse(CT_OFFLOAD_BAD_PROTOCOL);
+    }
+    return true;
+}
+
+static bool
+dpdk_can_offload(const struct ct_offload_ctx *ctx)
+{
+    struct dpdk_port *port = dpdk_port_get(ctx->netdev_in);
+    bool track = ct_offload_config_bypass();
+    struct ct_dpif_tuple tuple;
+
+    if (!port) {
+        return ct_offload_refuse(CT_OFFLOAD_NO_PROVIDER);
+    }
+    if (!track && !ct_offload_config_forward()) {
+        return ct_offload_refuse(CT_OFFLOAD_NO_BYPASS);
+    }
+    ct_offload_conn_get_tuple(ctx->conn, false, &tuple);
+    if (tuple.ip_proto != IPPROTO_TCP && tuple.ip_proto != IPPROTO_UDP) {
+        return ct_offload_refuse(CT_OFFLOAD_BAD_PROTOCOL);
+    }
+    return (track ? can_track(ctx, port, tuple.ip_proto)
+            : can_forward(port, tuple.ip_proto));
 }
 
 static int
@@ -208,10 +256,14 @@ dpdk_conn_add(const struct ct_offload_ctx *ctx)
         return ENODEV;
     }
     dc = xzalloc(sizeof *dc);
+    *ctx->priv = dc;
+    if (!ct_offload_config_bypass()) {
+        dc->forward = true;
+        return 0;
+    }
     dc->ports[0] = port;
     dc->tagged = ctx->vlan == CT_OFFLOAD_VLAN_TAG;
     dc->vlan_vid = ctx->vlan_tci & htons(VLAN_VID_MASK);
-    *ctx->priv = dc;
     return 0;
 }
 
@@ -222,6 +274,14 @@ dpdk_conn_established(const struct ct_offload_ctx *ctx)
     struct dpdk_flow_key keys[2];
     int error;
 
+    if (dc->forward) {
+        struct dpdk_port *port = dpdk_port_get(ctx->netdev_in);
+
+        if (port) {
+            dpdk_probe_learn_state(port);
+        }
+        return 0;
+    }
     if (ctx->unmodified && ctx->vlan != CT_OFFLOAD_VLAN_OTHER) {
         dc->ports[1] = dpdk_port_get(ctx->netdev_in);
     }
@@ -283,6 +343,10 @@ dpdk_conn_format(const struct ct_offload_ctx *ctx, struct ds *ds)
     static const char *const dirs[2] = { "original", "; reply" };
     struct dpdk_conn *dc = *ctx->priv;
 
+    if (dc->forward) {
+        ds_put_cstr(ds, "for paths");
+        return;
+    }
     dpdk_ports_lock(dc->ports[0], dc->ports[1]);
     for (int i = 0; i < 2; i++) {
         ds_put_format(ds, "%s: ", dirs[i]);
@@ -293,6 +357,17 @@ dpdk_conn_format(const struct ct_offload_ctx *ctx, struct ds *ds)
         }
     }
     dpdk_ports_unlock(dc->ports[0], dc->ports[1]);
+}
+
+/* Does 'netdev_in' forward packets by itself now? */
+static bool
+dpdk_can_forward(const struct netdev *netdev_in)
+{
+    struct dpdk_port *port = dpdk_port_find(netdev_in);
+
+    return (port && dpdk_probe_get_state(port) >= DPDK_FORWARD_UDP_ONLY
+            && !ct_offload_config_bypass()
+            && !netdev_dpdk_is_limited(netdev_in));
 }
 
 /* Batches. */
@@ -391,16 +466,23 @@ dpdk_init(void)
 }
 
 static void
+port_flush(struct dpdk_port *port)
+{
+    dpdk_forward_flush(port);
+    dpdk_rules_flush(port);
+}
+
+static void
 dpdk_exit(void)
 {
     dpdk_ports_set_running(false);
-    dpdk_ports_remove(NULL, dpdk_rules_flush);
+    dpdk_ports_remove(NULL, port_flush);
 }
 
 static void
 dpdk_netdev_flush(struct netdev *netdev)
 {
-    dpdk_ports_remove(netdev, dpdk_rules_flush);
+    dpdk_ports_remove(netdev, port_flush);
 }
 
 /* Returns the group in which dpif-offload-dpdk is to have its ingress rules on
@@ -463,11 +545,13 @@ show_caps(struct dpdk_port *port, struct ds *ds, struct json *json)
 {
     const char *obstacle = (ct_offload_config_bypass() ? NULL
                             : "other_config:hw-offload-ct-bypass is false");
+    const char *mode = obstacle ? "none" : "track";
     const char *caps = dpdk_port_caps_to_string(port);
     bool ready = dpdk_port_is_ready(port);
     bool tcp = port->layout.caps & DPDK_TRACK_TCP;
 
     if (json) {
+        json_object_put_string(json, "mode", mode);
         if (obstacle) {
             json_object_put_string(json, "in-software", obstacle);
         }
@@ -485,7 +569,7 @@ show_caps(struct dpdk_port *port, struct ds *ds, struct json *json)
 }
 
 static void
-show_port(struct dpdk_port *port, struct ds *ds, struct json *json)
+show_track(struct dpdk_port *port, struct ds *ds, struct json *json)
     OVS_REQUIRES(port->mutex)
 {
     size_t n_rules_shared = dpdk_rules_survey(port);
@@ -528,6 +612,17 @@ show_port(struct dpdk_port *port, struct ds *ds, struct json *json)
     if (json) {
         json_object_put(json, "connections", conns);
     }
+}
+
+static void
+show_port(struct dpdk_port *port, struct ds *ds, struct json *json)
+    OVS_REQUIRES(port->mutex)
+{
+    if (!ct_offload_config_bypass() && ct_offload_config_forward()) {
+        dpdk_forward_show(port, ds, json);
+    } else {
+        show_track(port, ds, json);
+    }
     show_errors(port->errors, "errors", "    errors", ds, json);
 }
 
@@ -556,6 +651,7 @@ dpdk_get_debug(struct ds *ds, struct json *json)
     for (size_t i = 0; i < shash_count(&ports); i++) {
         port = nodes[i]->data;
         ovs_mutex_lock(&port->mutex);
+        dpdk_probe_bury_dead(port);
         dpdk_rules_bury_dead(port);
         ovs_mutex_unlock(&port->mutex);
     }
@@ -596,4 +692,8 @@ const struct ct_offload_class ct_offload_dpdk_class = {
     .netdev_flush = dpdk_netdev_flush,
     .conn_format = dpdk_conn_format,
     .get_debug = dpdk_get_debug,
+    .can_forward = dpdk_can_forward,
+    .path_add = dpdk_path_add,
+    .path_del = dpdk_path_del,
+    .path_stats = dpdk_path_stats,
 };
