@@ -19,6 +19,8 @@
 #ifdef DPDK_NETDEV
 #undef NDEBUG
 
+#include "test-ct-offload-dpdk.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -64,11 +66,9 @@
  * it.  The netdevs belong to nobody's datapath.  So it is this program that
  * says that dpif-offload-dpdk owns them. */
 
-#define N_PORTS 2
-
 static const struct dpif_offload_class owner_class = { .type = "dpdk" };
 static struct dpif_offload owner = { .class = &owner_class };
-static struct netdev *netdevs[N_PORTS];
+struct netdev *netdevs[N_PORTS];
 static struct conntrack *ct;
 
 static const char payload[] = "payload";
@@ -76,7 +76,7 @@ static const char payload[] = "payload";
 /* The emulated NIC. */
 
 /* Sends 'command' and returns the answer. */
-static char *
+char *
 nic(const char *command)
 {
     const char *path = getenv("EMUNIC_SOCKET");
@@ -102,7 +102,7 @@ nic(const char *command)
     return ds_steal_cstr(&answer);
 }
 
-static void
+void
 nic_set(const char *command)
 {
     char *answer = nic(command);
@@ -181,7 +181,7 @@ nic_injected(const char *operation)
 }
 
 /* Has the provider try again what it could not do before. */
-static void
+void
 provider_retry(void)
 {
     struct ds ds = DS_EMPTY_INITIALIZER;
@@ -212,7 +212,7 @@ provider_errors(const char *call)
 }
 
 /* Does the provider say 'text' in "ct-offload/show"? */
-static bool
+bool
 provider_says(const char *text)
 {
     struct ds ds = DS_EMPTY_INITIALIZER;
@@ -224,15 +224,17 @@ provider_says(const char *text)
     return says;
 }
 
-/* Sets other_config:hw-offload-ct and other_config:hw-offload-ct-bypass. */
-static void
-configure(const char *enable, const char *bypass)
+/* Sets other_config:hw-offload-ct, other_config:hw-offload-ct-bypass and
+ * other_config:hw-offload-ct-forward. */
+void
+configure(const char *enable, const char *bypass, const char *forward)
 {
     struct smap config = SMAP_INITIALIZER(&config);
 
     smap_add(&config, "hw-offload-ct-threads", "0");
     smap_add(&config, "hw-offload-ct", enable);
     smap_add(&config, "hw-offload-ct-bypass", bypass);
+    smap_add(&config, "hw-offload-ct-forward", forward);
     ct_offload_set_config(&config);
     smap_destroy(&config);
 }
@@ -275,23 +277,35 @@ port_open(int i)
     return netdev;
 }
 
+void
+port_stop(int i)
+{
+    ovsrcu_set(&netdevs[i]->dpif_offload, NULL);
+    ct_offload_netdev_flush(netdevs[i]);
+    ovs_assert(!ct_offload_dpdk_ingress_group(netdevs[i]));
+}
+
+void
+port_start(int i)
+{
+    ovsrcu_set(&netdevs[i]->dpif_offload, &owner);
+}
+
 /* As when the ports stop and start again. */
 static void
 ports_restart(void)
 {
     for (int i = 0; i < N_PORTS; i++) {
-        ovsrcu_set(&netdevs[i]->dpif_offload, NULL);
-        ct_offload_netdev_flush(netdevs[i]);
-        ovs_assert(!ct_offload_dpdk_ingress_group(netdevs[i]));
+        port_stop(i);
     }
     for (int i = 0; i < N_PORTS; i++) {
-        ovsrcu_set(&netdevs[i]->dpif_offload, &owner);
+        port_start(i);
     }
 }
 
 /* Packets. */
 
-static struct dp_packet *
+struct dp_packet *
 packet_create(uint8_t proto, uint16_t client, bool reply)
 {
     struct dp_packet *packet = dp_packet_new(0);
@@ -762,11 +776,11 @@ held_delete(struct held *held)
 static void
 ports_make_ready(int n)
 {
-    configure("true", "true");
+    configure("true", "true", "false");
     for (int i = 0; i < n; i++) {
         ovs_assert(ct_offload_dpdk_ingress_group(netdevs[i]) == 3);
     }
-    configure("false", "true");
+    configure("false", "true", "false");
 }
 
 /* How many connections the provider has rules for. */
@@ -983,7 +997,7 @@ test_bypass(void)
     struct held held;
 
     held_init(&held, IPPROTO_UDP, 1, 1, 0);
-    configure("true", "false");
+    configure("true", "false", "false");
     ovs_assert(!ct_offload_dpdk_class.can_offload(&held.orig));
     ovs_assert(ct_offload_dpdk_ingress_group(netdevs[0]) == 0);
     conn_open(IPPROTO_UDP, 2, 1, 0);
@@ -994,15 +1008,15 @@ test_bypass(void)
                              "other_config:hw-offload-ct-bypass is false\n"));
 
     /* The layout stays, since flows depend on it. */
-    configure("true", "true");
+    configure("true", "true", "false");
     ovs_assert(!provider_says("in software"));
     ovs_assert(ct_offload_dpdk_ingress_group(netdevs[0]) == 3);
-    configure("true", "false");
+    configure("true", "false", "false");
     ovs_assert(ct_offload_dpdk_ingress_group(netdevs[0]) == 3);
     ovs_assert(ct_offload_dpdk_ingress_group(netdevs[1]) == 0);
     ovs_assert(!ct_offload_dpdk_class.can_offload(&held.orig));
 
-    configure("false", "true");
+    configure("false", "true", "false");
     conns_flush(NULL);
     check_empty(true);
 }
@@ -1247,7 +1261,7 @@ test_order(void)
 static void
 test_callbacks(void)
 {
-    configure("false", "true");
+    configure("false", "true", "false");
     test_est_errors();
     test_not_ready();
     test_uni_dir();
@@ -1256,7 +1270,40 @@ test_callbacks(void)
     test_order();
     test_last_use();
     test_retry();
-    configure("true", "true");
+    configure("true", "true", "false");
+}
+
+/* A port that forwards has no rules for connections, whatever they look like,
+ * and none for anything else. */
+static void
+test_forward(void)
+{
+    struct holding holding;
+    struct held held;
+
+    configure("false", "false", "false");
+    held_init(&held, IPPROTO_UDP, 1, 1, 0);
+    configure("true", "false", "true");
+    held.orig.unmodified = held.reply.unmodified = false;
+    held.orig.vlan = CT_OFFLOAD_VLAN_OTHER;
+    held.reply.netdev_in = NULL;
+    for (int in_batch = 0; in_batch < 2; in_batch++) {
+        ovs_assert(!held_offer(&held, in_batch));
+        ovs_assert(!ct_offload_dpdk_class.conn_update(&held.orig));
+        check_rules(&held, "for paths");
+        held_delete(&held);
+    }
+    held.orig.netdev_in = NULL;
+    ovs_assert(!ct_offload_dpdk_class.can_offload(&held.orig));
+    ovs_assert(ct_offload_dpdk_ingress_group(netdevs[0]) == 0);
+    holding = nic_holds();
+    ovs_assert(!holding.layout && !holding.conns);
+
+    ports_restart();
+    test_paths(held.orig.conn);
+    conns_flush(NULL);
+    check_empty(true);
+    configure("true", "true", "false");
 }
 
 static void
@@ -1270,7 +1317,7 @@ test_ct_offload_dpdk_main(int argc OVS_UNUSED, char *argv[])
     for (int i = 0; i < N_PORTS; i++) {
         netdevs[i] = port_open(i);
     }
-    configure("true", "true");
+    configure("true", "true", "false");
     ovs_assert(!ct_offload_register(&ct_offload_dpdk_class));
     ct = conntrack_init();
 
@@ -1284,6 +1331,7 @@ test_ct_offload_dpdk_main(int argc OVS_UNUSED, char *argv[])
     test_ingress_group();
     test_failures();
     test_threads();
+    test_forward();
 
     conn_open(IPPROTO_TCP, 1, 1, 0);
     ct_offload_unregister(&ct_offload_dpdk_class);

@@ -1,0 +1,680 @@
+/*
+ * Copyright (c) 2026 The Open vSwitch Conntrack Offload Authors.
+ *
+ * Licensed under the Apache License, Version 2.0 (the "License");
+ * you may not use this file except in compliance with the License.
+ * You may obtain a copy of the License at:
+ *
+ *     http://www.apache.org/licenses/LICENSE-2.0
+ *
+ * Unless required by applicable law or agreed to in writing, software
+ * distributed under the License is distributed on an "AS IS" BASIS,
+ * WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+ * See the License for the specific language governing permissions and
+ * limitations under the License.
+ */
+
+#include <config.h>
+
+#ifdef DPDK_NETDEV
+#undef NDEBUG
+
+#include "test-ct-offload-dpdk.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "conntrack.h"
+#include "ct-offload-dpdk-path.h"
+#include "ct-offload-dpdk.h"
+#include "ct-offload.h"
+#include "dp-packet.h"
+#include "dpif.h"
+#include "netdev.h"
+#include "odp-util.h"
+#include "openvswitch/json.h"
+#include "openvswitch/match.h"
+#include "openvswitch/ofp-flow.h"
+#include "openvswitch/ofpbuf.h"
+#include "packets.h"
+#include "smap.h"
+#include "timeval.h"
+#include "util.h"
+
+/* Tests of paths on the rte_flow provider: what rule a path becomes, and what
+ * there is on the NIC, whatever happens to it and to its ports. */
+
+/* Paths, from text. */
+
+/* Initializes '*match' to 's', as "ovs-ofctl add-flow" takes it, and to what
+ * the match of each path says besides. */
+static void
+match_from_string(struct match *match, const char *s)
+{
+    enum ofputil_protocol usable;
+    struct ofputil_flow_mod fm;
+    char *flow, *error;
+
+    flow = xasprintf("%s,actions=drop", s);
+    error = parse_ofp_str(&fm, OFPFC_ADD, flow, NULL, NULL, &usable);
+    free(flow);
+    if (error) {
+        ovs_fatal(0, "%s: %s", s, error);
+    }
+    minimatch_expand(&fm.match, match);
+    minimatch_destroy(&fm.match);
+    free(CONST_CAST(struct ofpact *, fm.ofpacts));
+
+    match->flow.in_port.odp_port = u32_to_odp(1);
+    WC_MASK_FIELD(&match->wc, in_port);
+    WC_MASK_FIELD(&match->wc, recirc_id);
+    WC_MASK_FIELD(&match->wc, packet_type);
+    match->wc.masks.nw_frag = FLOW_NW_FRAG_MASK;
+    if (match->flow.vlans[0].tci & htons(VLAN_CFI)) {
+        match->wc.masks.vlans[1].tci = OVS_BE16_MAX;
+    }
+}
+
+static void
+actions_from_string(struct ofpbuf *b, const char *s)
+{
+    ofpbuf_init(b, 0);
+    if (odp_actions_from_string(s, NULL, b)) {
+        ovs_fatal(0, "%s: these are no actions", s);
+    }
+}
+
+/* Has the provider make a path of 'match' and 'actions' from netdevs[in] to
+ * netdevs[out].  Returns 0 or a positive errno value. */
+static int
+path_add(const char *match_s, const char *actions_s, int in, int out,
+         void **priv)
+{
+    struct ct_offload_path path = {
+        .netdev_in = netdevs[in],
+        .netdev_out = actions_s[0] ? netdevs[out] : NULL,
+        .in_port = u32_to_odp(1), .out_port = u32_to_odp(2), .n_conns = 1,
+    };
+    struct ofpbuf actions;
+    struct match match;
+    int error;
+
+    match_from_string(&match, match_s);
+    actions_from_string(&actions, actions_s);
+    path.match = &match;
+    path.actions = actions.data;
+    path.actions_len = actions.size;
+    error = ct_offload_dpdk_class.path_add(&path, priv);
+    ofpbuf_uninit(&actions);
+    return error;
+}
+
+static void
+path_del(void **priv, uint64_t n_packets)
+{
+    struct dpif_flow_stats stats = { .n_packets = 0 };
+
+    ct_offload_dpdk_class.path_del(priv, &stats);
+    ovs_assert(stats.n_packets == n_packets);
+}
+
+/* The NIC. */
+
+/* Returns the transfer rules of port 'i', a line each, which the caller must
+ * free. */
+static char *
+nic_paths(int i)
+{
+    struct ds ds = DS_EMPTY_INITIALIZER;
+    char *answer = nic("json");
+    struct json *json = json_from_string(answer);
+    const struct json *ports = shash_find_data(json_object(json), "ports");
+    const struct json *rules
+        = shash_find_data(json_object(json_array_at(ports, i)), "rules");
+
+    for (size_t j = 0; j < json_array_size(rules); j++) {
+        const struct shash *rule = json_object(json_array_at(rules, j));
+        const char *domain = json_string(shash_find_data(rule, "domain"));
+
+        if (!strcmp(domain, "transfer")) {
+            ds_put_format(&ds, "%"PRId64"/%"PRId64": %s => %s\n",
+                          json_integer(shash_find_data(rule, "group")),
+                          json_integer(shash_find_data(rule, "priority")),
+                          json_string(shash_find_data(rule, "pattern")),
+                          json_string(shash_find_data(rule, "actions")));
+        }
+    }
+    json_destroy(json);
+    free(answer);
+    return ds_steal_cstr(&ds);
+}
+
+static void
+check_nic_paths(int i, const char *expected)
+{
+    char *paths = nic_paths(i);
+
+    if (strcmp(paths, expected)) {
+        ovs_fatal(0, "port %d has\n%snot\n%s", i, paths, expected);
+    }
+    free(paths);
+}
+
+static long long int
+nic_stale(void)
+{
+    char *answer = nic("json");
+    struct json *json = json_from_string(answer);
+    long long int n;
+
+    n = json_integer(shash_find_data(json_object(json), "stale"));
+    json_destroy(json);
+    free(answer);
+    return n;
+}
+
+/* Ends with a message and with what the provider says. */
+static void OVS_PRINTF_FORMAT(1, 2)
+fail(const char *format, ...)
+{
+    struct ds ds = DS_EMPTY_INITIALIZER;
+    va_list args;
+
+    va_start(args, format);
+    ds_put_format_valist(&ds, format, args);
+    va_end(args);
+    ds_put_char(&ds, '\n');
+    ct_offload_dpdk_class.get_debug(&ds, NULL);
+    ovs_fatal(0, "%s", ds_cstr(&ds));
+}
+
+/* Tests. */
+
+#define UDP4 "udp,vlan_tci=0,nw_src=10.0.0.1,nw_dst=10.0.0.2,"              \
+    "udp_src=1,udp_dst=80"
+#define TCP4 "tcp,vlan_tci=0,nw_src=10.0.0.1,nw_dst=10.0.0.2,"              \
+    "tcp_src=1,tcp_dst=80,tcp_flags=-fin-syn-rst+ack"
+#define UDP6 "udp6,vlan_tci=0,ipv6_src=fc00::1,ipv6_dst=fc00::2,"           \
+    "udp_src=1,udp_dst=80"
+
+#define UDP4_RULE "0/1: eth has_vlan is 0 / ipv4 fragment_offset is 0x0000 " \
+    "mask 0x3fff src is 10.0.0.1 dst is 10.0.0.2 / "                        \
+    "udp src is 1 dst is 80 / end => "
+#define TCP4_RULE "0/1: eth has_vlan is 0 / ipv4 fragment_offset is 0x0000 " \
+    "mask 0x3fff src is 10.0.0.1 dst is 10.0.0.2 / "                        \
+    "tcp src is 1 dst is 80 flags is 0x10 mask 0x17 / end => "
+#define UDP6_RULE "0/1: eth has_vlan is 0 / ipv6 src is fc00::1 "           \
+    "dst is fc00::2 has_frag_ext is 0 / udp src is 1 dst is 80 / end => "
+#define OUT "represented_port id 1 / end\n"
+
+/* What a path becomes. */
+static void
+test_rules(void)
+{
+    static const struct {
+        const char *match;
+        const char *actions;
+        const char *rule;
+    } cases[] = {
+        { UDP4, "2", UDP4_RULE "count / " OUT },
+        { TCP4, "2", TCP4_RULE "count / " OUT },
+        { UDP6, "2", UDP6_RULE "count / " OUT },
+        { UDP4, "", UDP4_RULE "count / drop / end\n" },
+
+        /* What megaflows match besides. */
+        { UDP4 ",dl_src=02:00:00:00:00:01,dl_dst=02:00:00:00:00:02", "2",
+          "0/1: eth dst is 02:00:00:00:00:02 src is 02:00:00:00:00:01 "
+          "has_vlan is 0 / ipv4 fragment_offset is 0x0000 mask 0x3fff "
+          "src is 10.0.0.1 dst is 10.0.0.2 / udp src is 1 dst is 80 / end => "
+          "count / " OUT },
+        { UDP4 ",nw_ttl=64,nw_tos=184", "2",
+          "0/1: eth has_vlan is 0 / ipv4 tos is 0xb8 mask 0xfc "
+          "fragment_offset is 0x0000 mask 0x3fff ttl is 64 "
+          "src is 10.0.0.1 dst is 10.0.0.2 / udp src is 1 dst is 80 / end => "
+          "count / " OUT },
+        { UDP6 ",nw_ttl=64,nw_tos=184", "2",
+          "0/1: eth has_vlan is 0 / ipv6 vtc_flow is 0x0b800000 "
+          "mask 0x0fc00000 hop is 64 src is fc00::1 dst is fc00::2 "
+          "has_frag_ext is 0 / udp src is 1 dst is 80 / end => "
+          "count / " OUT },
+
+        /* VLAN tags. */
+        { "udp,dl_vlan=5,nw_src=10.0.0.1,nw_dst=10.0.0.2,udp_src=1,udp_dst=80",
+          "pop_vlan,2",
+          "0/1: eth has_vlan is 1 / vlan tci is 0x0005 mask 0x0fff "
+          "has_more_vlan is 0 / ipv4 fragment_offset is 0x0000 mask 0x3fff "
+          "src is 10.0.0.1 dst is 10.0.0.2 / udp src is 1 dst is 80 / end => "
+          "of_pop_vlan / count / " OUT },
+        { "udp,dl_vlan=5,dl_vlan_pcp=3,nw_src=10.0.0.1,nw_dst=10.0.0.2,"
+          "udp_src=1,udp_dst=80",
+          "pop_vlan,push_vlan(vid=6,pcp=1),2",
+          "0/1: eth has_vlan is 1 / vlan tci is 0x6005 mask 0xefff "
+          "has_more_vlan is 0 / ipv4 fragment_offset is 0x0000 mask 0x3fff "
+          "src is 10.0.0.1 dst is 10.0.0.2 / udp src is 1 dst is 80 / end => "
+          "of_pop_vlan / count / of_push_vlan type 33024 / "
+          "of_set_vlan_pcp pcp 1 / of_set_vlan_vid vid 6 / " OUT },
+
+        /* What is set, in hardware's order. */
+        { TCP4 ",nw_ttl=64",
+          "set(eth(src=02:00:00:00:00:03,dst=02:00:00:00:00:04)),"
+          "set(ipv4(src=10.0.0.3,dst=10.0.0.4)),set(tcp(src=3,dst=4)),"
+          "set(ipv4(ttl=63)),2",
+          "0/1: eth has_vlan is 0 / ipv4 fragment_offset is 0x0000 "
+          "mask 0x3fff ttl is 64 src is 10.0.0.1 dst is 10.0.0.2 / "
+          "tcp src is 1 dst is 80 flags is 0x10 mask 0x17 / end => count / "
+          "set_mac_src 02:00:00:00:00:03 / "
+          "set_mac_dst 02:00:00:00:00:04 / "
+          "set_ipv4_src 10.0.0.3 / "
+          "set_ipv4_dst 10.0.0.4 / set_tp_src port 3 / "
+          "set_tp_dst port 4 / set_ttl ttl 63 / " OUT },
+        { UDP6, "set(ipv6(dst=fc00::4)),set(udp(dst=4)),"
+          "set(ipv6(hlimit=63)),2",
+          UDP6_RULE "count / set_ipv6_dst fc00::4 / "
+          "set_tp_dst port 4 / set_ttl ttl 63 / " OUT },
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        void *priv;
+
+        if (path_add(cases[i].match, cases[i].actions, 0, 1, &priv)) {
+            fail("%s %s: no rule", cases[i].match, cases[i].actions);
+        }
+        check_nic_paths(0, cases[i].rule);
+        path_del(&priv, 0);
+        check_nic_paths(0, "");
+    }
+}
+
+/* What there are no words for. */
+static void
+test_no_rules(void)
+{
+    static const struct {
+        const char *match;
+        const char *actions;
+        enum dpdk_path_result result;
+    } cases[] = {
+        { "icmp,vlan_tci=0", "2", DPDK_PATH_BAD_MATCH },
+        { "udp", "2", DPDK_PATH_BAD_MATCH }, /* Tagged or not? */
+        { UDP4 ",metadata=1", "2", DPDK_PATH_BAD_MATCH },
+        { UDP4 ",ct_mark=1", "2", DPDK_PATH_BAD_MATCH },
+        { UDP4 ",tun_id=0", "2", DPDK_PATH_BAD_MATCH },
+        { UDP6 ",ipv6_label=1", "2", DPDK_PATH_BAD_MATCH },
+        { UDP4, "2,2", DPDK_PATH_BAD_ACTION },
+        { UDP4, "2,set(udp(dst=4))", DPDK_PATH_BAD_ACTION },
+        { UDP4, "set(udp(dst=4))", DPDK_PATH_BAD_ACTION },
+        { UDP4, "pop_vlan,2", DPDK_PATH_BAD_ACTION },
+        { UDP4, "push_vlan(vid=1,pcp=0),push_vlan(vid=2,pcp=0),2",
+          DPDK_PATH_BAD_ACTION },
+        { UDP4, "set(udp(dst=4)),set(udp(dst=5)),2", DPDK_PATH_BAD_ACTION },
+        { UDP4, "set(udp(dst=4/0xff)),2", DPDK_PATH_BAD_ACTION },
+        { UDP4, "set(tcp(dst=4)),2", DPDK_PATH_BAD_ACTION },
+        { UDP4, "set(ipv6(dst=fc00::4)),2", DPDK_PATH_BAD_ACTION },
+        { UDP4, "set(ipv4(tos=4)),2", DPDK_PATH_BAD_ACTION },
+        { UDP4, "set(ipv4(tos=4,ttl=5)),2", DPDK_PATH_BAD_ACTION },
+        { UDP6, "set(ipv6(label=4)),2", DPDK_PATH_BAD_ACTION },
+        { UDP4, "set(skb_mark(4)),2", DPDK_PATH_BAD_ACTION },
+        { UDP4, "recirc(1)", DPDK_PATH_BAD_ACTION },
+        { UDP4, "trunc(100),2", DPDK_PATH_BAD_ACTION },
+    };
+    const struct dpdk_path_options options = { .from = 0, .to = 1 };
+
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        enum dpdk_path_result result;
+        struct dpdk_path_rule rule;
+        struct ofpbuf actions;
+        struct match match;
+
+        match_from_string(&match, cases[i].match);
+        actions_from_string(&actions, cases[i].actions);
+        result = dpdk_path_rule_init(&rule, &match, actions.data,
+                                     actions.size, &options);
+        if (result != cases[i].result) {
+            ovs_fatal(0, "%s %s: %d", cases[i].match, cases[i].actions,
+                      result);
+        }
+        ofpbuf_uninit(&actions);
+    }
+}
+
+/* Does bit 'bit' of struct flow, with mask, say nothing of packets that
+ * 'match' does not say anyway?  So it is for the type of a tag that is not
+ * there. */
+static bool
+bit_is_implied(const struct match *match, size_t bit)
+{
+    size_t ofs = offsetof(struct flow, vlans[0]);
+
+    return (!(match->flow.vlans[0].tci & htons(VLAN_CFI))
+            && bit / 8 >= ofs && bit / 8 < ofs + sizeof match->flow.vlans[0]);
+}
+
+/* No bit of a match is lost: with one more, it is another rule, or none. */
+static void
+test_bits(void)
+{
+    static const char *const matches[] = { UDP4, TCP4, UDP6,
+        "udp,dl_vlan=5,nw_src=10.0.0.1,nw_dst=10.0.0.2,udp_src=1,udp_dst=80",
+    };
+    const struct dpdk_path_options options = { .from = 0, .to = 1 };
+    struct ofpbuf actions;
+
+    actions_from_string(&actions, "2");
+    for (size_t i = 0; i < ARRAY_SIZE(matches); i++) {
+        struct dpdk_path_rule base;
+        struct match match;
+        size_t n_rules = 0;
+
+        match_from_string(&match, matches[i]);
+        ovs_assert(!dpdk_path_rule_init(&base, &match, actions.data,
+                                        actions.size, &options));
+        for (size_t bit = 0; bit < 2 * 8 * sizeof(struct flow); bit++) {
+            uint8_t mask = 1u << bit / 2 % 8;
+            size_t byte = bit / 2 / 8;
+            struct dpdk_path_rule rule;
+            struct match m = match;
+            bool same;
+
+            if (((uint8_t *) &m.wc.masks)[byte] & mask
+                || (!(bit & 1) && bit_is_implied(&m, bit / 2))) {
+                continue;
+            }
+            ((uint8_t *) &m.wc.masks)[byte] |= mask;
+            if (bit & 1) {
+                ((uint8_t *) &m.flow)[byte] |= mask;
+            }
+            if (dpdk_path_rule_init(&rule, &m, actions.data, actions.size,
+                                    &options)) {
+                continue;
+            }
+            same = (!memcmp(&rule.eth_mask, &base.eth_mask,
+                            sizeof rule.eth_mask)
+                    && !memcmp(&rule.vlan_mask, &base.vlan_mask,
+                               sizeof rule.vlan_mask)
+                    && !memcmp(&rule.ip_mask, &base.ip_mask,
+                               sizeof rule.ip_mask)
+                    && !memcmp(&rule.l4_mask, &base.l4_mask,
+                               sizeof rule.l4_mask));
+            if (same) {
+                ovs_fatal(0, "%s: byte %"PRIuSIZE", bit 0x%x is lost",
+                          matches[i], byte, mask);
+            }
+            n_rules++;
+        }
+        /* MAC addresses, TOS, TTL, each with both values. */
+        ovs_assert(n_rules >= 2 * (2 * 48 + 8 + 8));
+    }
+    ofpbuf_uninit(&actions);
+}
+
+/* Receives from netdevs[i].  Returns the number of packets. */
+static size_t
+receive(int i)
+{
+    struct dp_packet_batch batch;
+    struct netdev_rxq *rxq;
+    size_t n = 0;
+
+    ovs_assert(!netdev_rxq_open(netdevs[i], &rxq, 0));
+    for (int j = 0; j < 10 && !n; j++) {
+        dp_packet_batch_init(&batch);
+        if (!netdev_rxq_recv(rxq, &batch, NULL)) {
+            n = dp_packet_batch_size(&batch);
+            dp_packet_delete_batch(&batch, true);
+        }
+    }
+    netdev_rxq_close(rxq);
+    return n;
+}
+
+/* A packet of UDP4 arrives at netdevs[0]. */
+static void
+arrive(void)
+{
+    struct dp_packet_batch batch;
+
+    dp_packet_batch_init_packet(&batch, packet_create(IPPROTO_UDP, 1, false));
+    ovs_assert(!netdev_send(netdevs[0], 0, &batch, true));
+}
+
+static void
+check_stats(void **priv, int error, uint64_t n_packets)
+{
+    struct dpif_flow_stats stats = { .n_packets = 0 };
+
+    ovs_assert(ct_offload_dpdk_class.path_stats(priv, &stats) == error);
+    ovs_assert(stats.n_packets == n_packets);
+    ovs_assert(!stats.n_packets == !stats.n_bytes);
+}
+
+/* Packets are forwarded, and counted. */
+static void
+test_counters(void)
+{
+    void *priv;
+
+    ovs_assert(!path_add(UDP4, "2", 0, 1, &priv));
+    check_stats(&priv, 0, 0);
+    arrive();
+    ovs_assert(!receive(0) && receive(1) == 1);
+    check_stats(&priv, 0, 1);
+    arrive();
+    ovs_assert(!receive(0) && receive(1) == 1);
+
+    /* What hardware does not tell now. */
+    nic_set("fail query next 1 EIO");
+    check_stats(&priv, EAGAIN, 1);
+    path_del(&priv, 2);
+    arrive();
+    ovs_assert(receive(0) == 1 && !receive(1));
+}
+
+/* A rule that cannot be made now. */
+static void
+test_transient_errors(void)
+{
+    void *priv;
+
+    nic_set("fail create next 1 EIO");
+    ovs_assert(path_add(UDP4, "2", 0, 1, &priv) == EIO);
+    ovs_assert(!path_add(UDP4, "2", 0, 1, &priv));
+    path_del(&priv, 0);
+
+    nic_set("fail create next 1 ENOSPC");
+    ovs_assert(path_add(UDP4, "2", 0, 1, &priv) == ENOSPC);
+    ovs_assert(path_add(UDP4, "2", 0, 1, &priv) == EAGAIN);
+    ovs_assert(provider_says("paths refused: table full 1\n"));
+    timeval_warp(1001);
+    ovs_assert(!path_add(UDP4, "2", 0, 1, &priv));
+    path_del(&priv, 0);
+}
+
+/* Rules that do not go. */
+static void
+test_dead_paths(void)
+{
+    void *priv;
+
+    ovs_assert(!path_add(UDP4, "2", 0, 1, &priv));
+    nic_set("fail destroy every 1 EIO");
+    path_del(&priv, 0);
+    check_nic_paths(0, UDP4_RULE "count / " OUT);
+    ovs_assert(path_add(TCP4, "2", 0, 1, &priv) == EAGAIN);
+    ovs_assert(provider_says("1 rules that do not go"));
+    nic_set("fail all off");
+    ovs_assert(!path_add(UDP4, "2", 0, 1, &priv));
+    check_nic_paths(0, UDP4_RULE "count / " OUT);
+    path_del(&priv, 0);
+    check_nic_paths(0, "");
+}
+
+/* What hardware cannot do is tried only once. */
+static void
+test_unable(void)
+{
+    void *priv;
+
+    nic_set("fail create every 1 ENOTSUP");
+    ovs_assert(path_add(UDP4, "set(udp(dst=4)),2", 0, 1, &priv)
+               == EOPNOTSUPP);
+    nic_set("fail all off");
+    ovs_assert(provider_says("    to p1: cannot set ports: "));
+    ovs_assert(path_add(UDP4, "set(udp(dst=5)),2", 0, 1, &priv)
+               == EOPNOTSUPP);
+    ovs_assert(provider_says("not supported 1"));
+
+    /* Other things, and other ports. */
+    ovs_assert(!path_add(UDP4, "2", 0, 1, &priv));
+    path_del(&priv, 0);
+    ovs_assert(!path_add(UDP4, "set(udp(dst=4)),2", 0, 0, &priv));
+    path_del(&priv, 0);
+
+    /* Until one of the ports restarts. */
+    port_stop(1);
+    port_start(1);
+    ovs_assert(!path_add(UDP4, "set(udp(dst=4)),2", 0, 1, &priv));
+    path_del(&priv, 0);
+}
+
+/* Has the provider find out what netdevs[i] can do. */
+static void
+learn(const struct conn *conn, int i)
+{
+    struct ct_offload_ctx ctx = { .conn = conn, .netdev_in = netdevs[i] };
+
+    if (!ct_offload_dpdk_class.can_offload(&ctx)
+        || !ct_offload_dpdk_class.can_forward(netdevs[i])) {
+        fail("port %d does not forward", i);
+    }
+    check_nic_paths(i, "");
+}
+
+/* A port that stops takes the rules of all paths that have to do with it. */
+static void
+test_stop(const struct conn *conn)
+{
+    for (int i = 0; i < N_PORTS; i++) {
+        void *to, *from, *other;
+
+        ovs_assert(!path_add(UDP4, "2", !i, i, &to));
+        ovs_assert(!path_add(TCP4, "2", i, !i, &from));
+        ovs_assert(!path_add(UDP6, "2", !i, !i, &other));
+        if (!i) {
+            /* What was counted last is not lost. */
+            arrive();
+            receive(0);
+        }
+        port_stop(i);
+        check_nic_paths(i, "");
+        check_stats(&to, ENODEV, 0);
+        check_stats(&from, ENODEV, 0);
+        check_stats(&other, 0, 0);
+        path_del(&to, 0);
+
+        /* It is another one now. */
+        port_start(i);
+        learn(conn, i);
+        path_del(&from, 0);
+        path_del(&other, 0);
+        check_nic_paths(0, "");
+        check_nic_paths(1, "");
+    }
+}
+
+/* No packet evades policing, or QoS. */
+static void
+test_limited(void)
+{
+    struct smap details = SMAP_INITIALIZER(&details);
+    void *priv;
+
+    smap_add(&details, "cir", "1000000");
+    smap_add(&details, "cbs", "10000");
+    for (int i = 0; i < N_PORTS; i++) {
+        for (int qos = 0; qos < 2; qos++) {
+            ovs_assert(!path_add(UDP4, "2", 0, 1, &priv));
+            ovs_assert(ct_offload_dpdk_class.can_forward(netdevs[i]));
+            if (qos) {
+                ovs_assert(!netdev_set_qos(netdevs[i], "egress-policer",
+                                           &details));
+            } else {
+                ovs_assert(!netdev_set_policing(netdevs[i], 1000, 0, 0, 0));
+            }
+            ovs_assert(!ct_offload_dpdk_class.can_forward(netdevs[i]));
+            check_stats(&priv, EPERM, 0);
+            path_del(&priv, 0);
+            ovs_assert(path_add(UDP4, "2", 0, 1, &priv) == EPERM);
+            ovs_assert(!netdev_set_qos(netdevs[i], "", &details));
+            ovs_assert(!netdev_set_policing(netdevs[i], 0, 0, 0, 0));
+        }
+    }
+    ovs_assert(provider_says("policing or QoS 4"));
+    smap_destroy(&details);
+}
+
+/* Which ports forward is found out by trying. */
+static void
+test_probe(const struct conn *conn)
+{
+    struct ct_offload_ctx ctx = { .conn = conn, .netdev_in = netdevs[0] };
+    void *priv;
+
+    ovs_assert(!ct_offload_dpdk_class.can_forward(netdevs[0]));
+    ovs_assert(path_add(UDP4, "2", 0, 1, &priv) == ENODEV);
+
+    nic_set("fail create every 1 EIO");
+    ovs_assert(!ct_offload_dpdk_class.can_offload(&ctx));
+    ovs_assert(provider_says("port p0: in software: cannot forward: "
+                             "Input/output error"));
+    nic_set("fail all off");
+    ovs_assert(!ct_offload_dpdk_class.can_offload(&ctx));
+    timeval_warp(1001);
+
+    nic_set("set transfer off");
+    ovs_assert(!ct_offload_dpdk_class.can_offload(&ctx));
+    ovs_assert(provider_says("port p0: in software: cannot forward: "
+                             "Operation not supported (transfer rules are "
+                             "not supported)"));
+    nic_set("set transfer on");
+    timeval_warp(1001);
+    ovs_assert(!ct_offload_dpdk_class.can_offload(&ctx));
+    port_stop(0);
+    port_start(0);
+
+    nic_set("set tcp-flags off");
+    ovs_assert(ct_offload_dpdk_class.can_offload(&ctx));
+    ovs_assert(provider_says("port p0: forward, UDP only"));
+    ovs_assert(path_add(TCP4, "2", 0, 1, &priv) == EOPNOTSUPP);
+    nic_set("set tcp-flags on");
+    port_stop(0);
+    port_start(0);
+
+    for (int i = 0; i < N_PORTS; i++) {
+        learn(conn, i);
+    }
+    ovs_assert(provider_says("port p0: forward\n"));
+}
+
+/* 'conn' is any connection over UDP.  The provider is registered, and makes
+ * paths. */
+void
+test_paths(const struct conn *conn)
+{
+    test_no_rules();
+    test_bits();
+    test_probe(conn);
+    test_rules();
+    test_counters();
+    test_transient_errors();
+    test_dead_paths();
+    test_limited();
+    test_unable();
+    learn(conn, 1);
+    test_stop(conn);
+    ovs_assert(!nic_stale());
+}
+
+#endif /* DPDK_NETDEV */
