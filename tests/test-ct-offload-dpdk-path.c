@@ -430,14 +430,20 @@ receive(int i)
     return n;
 }
 
-/* A packet of UDP4 arrives at netdevs[0]. */
+/* A packet of UDP4 arrives at netdevs[i]. */
 static void
-arrive(void)
+arrive_at(int i)
 {
     struct dp_packet_batch batch;
 
     dp_packet_batch_init_packet(&batch, packet_create(IPPROTO_UDP, 1, false));
-    ovs_assert(!netdev_send(netdevs[0], 0, &batch, true));
+    ovs_assert(!netdev_send(netdevs[i], 0, &batch, true));
+}
+
+static void
+arrive(void)
+{
+    arrive_at(0);
 }
 
 static void
@@ -584,6 +590,129 @@ test_stop(const struct conn *conn)
     }
 }
 
+static void
+ports_learn(const struct conn *conn)
+{
+    for (int i = 0; i < N_PORTS; i++) {
+        port_stop(i);
+    }
+    for (int i = 0; i < N_PORTS; i++) {
+        port_start(i);
+    }
+    for (int i = 0; i < N_PORTS; i++) {
+        learn(conn, i);
+    }
+}
+
+/* Makes a path, if 'error' is 0, and checks that its rule is 'expected'. */
+static void
+check_path(const char *match, const char *actions, int error,
+           const char *expected)
+{
+    void *priv;
+
+    if (path_add(match, actions, 0, 1, &priv) != error) {
+        fail("%s %s: not what was expected", match, actions);
+    }
+    if (!error) {
+        check_nic_paths(0, expected);
+        path_del(&priv, 0);
+    }
+    check_nic_paths(0, "");
+}
+
+/* Hardware that can do less, or wants to hear it in other words. */
+static void
+test_profiles(const struct conn *conn)
+{
+    static const char ttl[] = "0/1: eth has_vlan is 0 / "
+        "ipv4 fragment_offset is 0x0000 mask 0x3fff ttl is 64 "
+        "src is 10.0.0.1 dst is 10.0.0.2 / udp src is 1 dst is 80 / end => "
+        "count / dec_ttl / " OUT;
+
+    nic_set("set profile nat-bundle");
+    ports_learn(conn);
+    check_path(UDP4, "set(ipv4(src=10.0.0.3)),2", 0,
+               UDP4_RULE "count / set_ipv4_src 10.0.0.3 / set_tp_src port 1 / "
+               OUT);
+    check_path(UDP4, "set(udp(dst=5)),2", 0,
+               UDP4_RULE "count / set_ipv4_dst 10.0.0.2 / set_tp_dst port 5 / "
+               OUT);
+    check_path(UDP4, "set(ipv4(src=10.0.0.3,dst=10.0.0.4)),2", 0,
+               UDP4_RULE "count / set_ipv4_src 10.0.0.3 / set_tp_src port 1 / "
+               "set_ipv4_dst 10.0.0.4 / set_tp_dst port 80 / " OUT);
+    check_path(UDP4 ",nw_ttl=64", "set(ipv4(ttl=63)),2", 0, ttl);
+    check_path(UDP4 ",nw_ttl=64", "set(ipv4(ttl=62)),2", EOPNOTSUPP, NULL);
+    check_path(UDP6, "set(ipv6(src=fc00::3)),2", EOPNOTSUPP, NULL);
+    ovs_assert(provider_says("    to p1: cannot match IPv6, set IPv6 "
+                             "addresses: Operation not supported ("));
+
+    nic_set("set profile no-rewrite");
+    ports_learn(conn);
+    check_path(UDP4, "2", 0, UDP4_RULE "count / " OUT);
+    check_path(UDP4, "set(ipv4(src=10.0.0.3)),2", EOPNOTSUPP, NULL);
+
+    nic_set("set profile generous");
+    ports_learn(conn);
+}
+
+/* Ports of different switches do not reach each other. */
+static void
+test_switches(const struct conn *conn)
+{
+    nic_set("set port 1 switch-domain 5");
+    ports_learn(conn);
+    check_path(UDP4, "2", EOPNOTSUPP, NULL);
+    ovs_assert(provider_says("    paths refused: output to another switch 1"));
+    nic_set("set port 1 switch-domain 0");
+    ports_learn(conn);
+    check_path(UDP4, "2", 0, UDP4_RULE "count / " OUT);
+}
+
+/* Hardware that wants all rules on one port. */
+static void
+test_proxy(const struct conn *conn)
+{
+    static const char from_p1[] = "0/1: represented_port id is 1 / "
+        "eth has_vlan is 0 / ipv4 fragment_offset is 0x0000 mask 0x3fff "
+        "src is 10.0.0.1 dst is 10.0.0.2 / udp src is 1 dst is 80 / end => "
+        "count / represented_port id 0 / end\n";
+    void *priv[2];
+
+    nic_set("set proxy first");
+    ports_learn(conn);
+    ovs_assert(provider_says("port p0: forward\n"));
+    ovs_assert(provider_says("port p1: forward, by rules on port p0\n"));
+
+    for (int i = 0; i < 2; i++) {
+        ovs_assert(!path_add(UDP4, "2", 1, 0, &priv[0]));
+        ovs_assert(!path_add(TCP4, "2", 1, 1, &priv[1]));
+        path_del(&priv[1], 0);
+        check_nic_paths(0, from_p1);
+        check_nic_paths(1, "");
+
+        /* Packets of the port itself are counted. */
+        arrive_at(1);
+        ovs_assert(!receive(1) && receive(0) == 1);
+        check_stats(&priv[0], 0, 1);
+        arrive_at(0);
+        ovs_assert(receive(0) == 1);
+        check_stats(&priv[0], 0, 1);
+
+        port_stop(i);
+        check_nic_paths(0, "");
+        check_stats(&priv[0], ENODEV, 1);
+        port_start(i);
+        ovs_assert(i || !ct_offload_dpdk_class.can_forward(netdevs[1]));
+        for (int j = 0; j < N_PORTS; j++) {
+            learn(conn, j);
+        }
+        path_del(&priv[0], 1);
+    }
+    nic_set("set proxy all");
+    ports_learn(conn);
+}
+
 /* No packet evades policing, or QoS. */
 static void
 test_limited(void)
@@ -674,6 +803,9 @@ test_paths(const struct conn *conn)
     test_unable();
     learn(conn, 1);
     test_stop(conn);
+    test_profiles(conn);
+    test_switches(conn);
+    test_proxy(conn);
     ovs_assert(!nic_stale());
 }
 
