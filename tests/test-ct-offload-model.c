@@ -58,18 +58,17 @@
 #include "packets.h"
 #include "random.h"
 #include "smap.h"
+#include "test-ct-offload-model.h"
 #include "timeval.h"
 #include "util.h"
 #include "vswitch-idl.h"
 
 enum {
     N_ZONES = 3,
-    N_NETDEVS = 4,
     N_PROVIDERS = 3,
     N_CLIENTS = 5,
     MAX_PACKETS = NETDEV_MAX_BURST,
     N_TRACE = 50,
-    CANARY_ZONE = 4096,
 };
 
 /* Ports with a meaning. */
@@ -102,10 +101,10 @@ static const struct {
 };
 
 /* Ports.  Only their addresses and names matter. */
-static struct netdev netdevs[N_NETDEVS];
+struct netdev netdevs[N_NETDEVS];
 
 /* Are there several threads? */
-static bool threaded;
+bool threaded;
 
 /* Failure, and what led to it. */
 
@@ -113,11 +112,12 @@ static struct {
     unsigned int step;
     char text[1600];
 } trace[N_TRACE];
-static unsigned int seed, step;
+static unsigned int seed;
+unsigned int step;
 static unsigned int n_run;      /* Steps that were not left out. */
 static unsigned int *failed;    /* Instead of a message, if nonnull. */
 
-static void OVS_PRINTF_FORMAT(1, 2)
+void
 note(const char *format, ...)
 {
     char *text = trace[n_run % N_TRACE].text;
@@ -132,7 +132,7 @@ note(const char *format, ...)
     va_end(args);
 }
 
-OVS_NO_RETURN static void OVS_PRINTF_FORMAT(1, 2)
+void
 fail(const char *format, ...)
 {
     va_list args;
@@ -164,7 +164,7 @@ rng_start(uint64_t s)
     *rng_get() = s * UINT64_C(0x9e3779b97f4a7c15) + 0x1234567;
 }
 
-static uint32_t
+uint32_t
 rng_next(void)
 {
     uint64_t z = *rng_get() += UINT64_C(0x9e3779b97f4a7c15);
@@ -175,13 +175,13 @@ rng_next(void)
 }
 
 /* Returns a number from 0 to n - 1. */
-static uint32_t
+uint32_t
 pick(uint32_t n)
 {
     return rng_next() % n;
 }
 
-static bool
+bool
 percent(uint32_t n)
 {
     return pick(100) < n;
@@ -836,7 +836,7 @@ clean(void)
     ct_offload_barrier();
 }
 
-static long long int timeout_ms[N_CT_TM];
+long long int timeout_ms[N_CT_TM];
 
 static void
 set_timeouts(void)
@@ -885,15 +885,15 @@ stop_time(void)
 }
 
 /* Without limits, until a step changes them. */
-static unsigned int limit = UINT_MAX;
-static bool enabled = true;
-static bool config_bypass = false;
+unsigned int limit = UINT_MAX;
+bool enabled = true;
+bool config_bypass = false;
 
 /* By default providers are called at once, so that after each step everything
  * is as it should be. */
-static unsigned int n_offload_threads = 0;
+unsigned int n_offload_threads = 0;
 
-static void
+void
 configure(void)
 {
     struct smap config = SMAP_INITIALIZER(&config);
@@ -924,7 +924,10 @@ enable_offload(void)
     configure();
 }
 
-/* Prepares everything that does not depend on the kind of test. */
+/* The kind of test. */
+static const struct model *model;
+
+/* Prepares everything that does not depend on it. */
 static void
 start(void)
 {
@@ -936,7 +939,7 @@ start(void)
     for (int i = 0; i < N_NETDEVS; i++) {
         netdevs[i].name = xasprintf("port%d", i);
     }
-    providers_init();
+    model->start();
     enable_offload();
     ct = conntrack_init();
 }
@@ -2806,6 +2809,24 @@ pass(long long int ms)
     check(true);
 }
 
+bool
+model_pass(long long int ms)
+{
+    now += ms;
+    if (now < next_sweep) {
+        timeval_warp(ms);
+        return false;
+    }
+    clean();
+    return true;
+}
+
+long long int
+model_next_sweep(void)
+{
+    return next_sweep;
+}
+
 static void
 step_time(void)
 {
@@ -3270,7 +3291,7 @@ static const struct {
 };
 
 static void
-run_step(void)
+random_step(void)
 {
     unsigned int total = 0;
     unsigned int r, i;
@@ -3278,9 +3299,6 @@ run_step(void)
     for (i = 0; i < ARRAY_SIZE(steps); i++) {
         total += steps[i].weight;
     }
-    trace[n_run % N_TRACE].step = step;
-    trace[n_run % N_TRACE].text[0] = '\0';
-    rng_start(((uint64_t) seed << 32) + step);
     r = pick(total);
     for (i = 0; r >= steps[i].weight; i++) {
         r -= steps[i].weight;
@@ -3290,7 +3308,6 @@ run_step(void)
         check_stats();
         check_dump();
     }
-    ovsrcu_quiesce();
 }
 
 /* Does a connection that is like 'key', or that is translated to 'to', wait
@@ -3387,13 +3404,18 @@ run(unsigned int n, const bool *skip)
     start();
     stop_time();
     set_timeouts();
+    model->begin(ct);
     for (step = 0; step < n; step++) {
         if (!skip || !skip[step]) {
-            run_step();
+            trace[n_run % N_TRACE].step = step;
+            trace[n_run % N_TRACE].text[0] = '\0';
+            rng_start(((uint64_t) seed << 32) + step);
+            model->step();
+            ovsrcu_quiesce();
             n_run++;
         }
     }
-    finish();
+    model->finish();
 }
 
 static void
@@ -3427,16 +3449,22 @@ cmd_run(struct ovs_cmdl_context *ctx)
 
     parse_seed(ctx->argv[1]);
     run(n, NULL);
-    printf("%u steps, %lld ms, %llu packets, connections: %llu created, "
-           "%llu related, %llu forced to expire, %llu retired, %llu evicted, "
-           "%llu moved, %llu without room, %llu wild packets, %llu extended, "
-           "%llu lapsed, %llu added when established, %llu errors then, "
-           "%llu not modelled, %llu settled, %llu flooded\n",
-           n, time_wall_msec() - started, sum.packets, sum.created,
-           sum.related, sum.forced, sum.retired, sum.evicted, sum.moved,
-           sum.no_room, sum.bypassed, sum.extended, sum.lapsed,
-           sum.established_only, sum.est_errors, sum.adopted, sum.settled,
-           sum.flooded);
+    printf("%u steps, %lld ms, ", n, time_wall_msec() - started);
+    model->report();
+}
+
+static void
+random_report(void)
+{
+    printf("%llu packets, connections: %llu created, %llu related, %llu "
+           "forced to expire, %llu retired, %llu evicted, %llu moved, %llu "
+           "without room, %llu wild packets, %llu extended, %llu lapsed, "
+           "%llu added when established, %llu errors then, %llu not "
+           "modelled, %llu settled, %llu flooded\n",
+           sum.packets, sum.created, sum.related, sum.forced, sum.retired,
+           sum.evicted, sum.moved, sum.no_room, sum.bypassed, sum.extended,
+           sum.lapsed, sum.established_only, sum.est_errors, sum.adopted,
+           sum.settled, sum.flooded);
 }
 
 /* Does a process that runs steps 0 to 'n' - 1, without those in 'skip', fail?
@@ -3519,8 +3547,8 @@ is_stopping(void)
     return stop;
 }
 
-static void
-thread_start(void *seed_)
+void
+rng_start_thread(void *seed_)
 {
     rng_start(((uint64_t) seed << 32) + (uintptr_t) seed_);
 }
@@ -3607,7 +3635,7 @@ packet_thread(void *seed_)
 {
     uint64_t n, orig;
 
-    thread_start(seed_);
+    rng_start_thread(seed_);
     for (n = 0; !is_stopping(); n++) {
         thread_burst();
         ovsrcu_quiesce();
@@ -3619,7 +3647,7 @@ packet_thread(void *seed_)
 static void *
 flush_thread(void *seed_)
 {
-    thread_start(seed_);
+    rng_start_thread(seed_);
     while (!is_stopping()) {
         uint16_t zone = pick(N_ZONES);
         struct ct_dpif_tuple tuple;
@@ -3645,7 +3673,7 @@ flush_thread(void *seed_)
 static void *
 port_thread(void *seed_)
 {
-    thread_start(seed_);
+    rng_start_thread(seed_);
     while (!is_stopping()) {
         if (percent(90)) {
             int i = pick(N_NETDEVS);
@@ -3744,7 +3772,7 @@ static void *
 api_thread(void *seed_)
     OVS_NO_THREAD_SAFETY_ANALYSIS /* It may have no port to lock. */
 {
-    thread_start(seed_);
+    rng_start_thread(seed_);
     while (!is_stopping()) {
         struct sample sample = { .n = 0 };
         int i = pick(2 * N_NETDEVS);
@@ -3805,8 +3833,30 @@ thread_configure(void)
     xnanosleep(pick(2000) * 1000);
 }
 
+/* Like start(), for several threads, for which time goes on. */
+struct conntrack *
+model_start_threads(void)
+{
+    threaded = true;
+    start();
+    set_timeouts();
+    conntrack_set_tcp_seq_chk(ct, false);
+    conntrack_set_sweep_interval(ct, 2);
+
+    /* The thread that cleans up may sleep the default interval first. */
+    now = time_msec();
+    canary_create();
+    while (!canary_is_gone()) {
+        timeval_warp(1000);
+        pthread_kill(ct->clean_thread, SIGUSR1);
+        xnanosleep(1000 * 1000);
+    }
+    rng_start_thread(NULL);
+    return ct;
+}
+
 static void
-cmd_run_threads(struct ovs_cmdl_context *ctx)
+random_run_threads(unsigned int seconds)
 {
     static const struct {
         const char *name;
@@ -3820,37 +3870,19 @@ cmd_run_threads(struct ovs_cmdl_context *ctx)
         { "api", api_thread },
         { "api", api_thread },
     };
-    unsigned int seconds = parse_number(ctx->argv[2]);
     unsigned long long int n_add = 0, n_est = 0, n_upd = 0;
     pthread_t threads[ARRAY_SIZE(kinds)];
     long long int deadline;
     uint64_t n;
 
-    parse_seed(ctx->argv[1]);
-    n_offload_threads = ctx->argc > 3 ? parse_number(ctx->argv[3]) : 0;
-    threaded = true;
-    start();
-    set_timeouts();
-    conntrack_set_tcp_seq_chk(ct, false);
-    conntrack_set_sweep_interval(ct, 2);
+    model_start_threads();
     for (int i = 0; i < N_NETDEVS; i++) {
         ovs_rwlock_init(&netdev_locks[i]);
     }
-
-    /* The thread that cleans up may sleep the default interval first. */
-    now = time_msec();
-    canary_create();
-    while (!canary_is_gone()) {
-        timeval_warp(1000);
-        pthread_kill(ct->clean_thread, SIGUSR1);
-        xnanosleep(1000 * 1000);
-    }
-
     for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
         threads[i] = ovs_thread_create(kinds[i].name, kinds[i].start,
                                        (void *) (uintptr_t) (i + 1));
     }
-    thread_start(NULL);
     deadline = time_wall_msec() + seconds * 1000LL;
     while (time_wall_msec() < deadline) {
         thread_configure();
@@ -3885,6 +3917,14 @@ cmd_run_threads(struct ovs_cmdl_context *ctx)
            n_est, n_upd);
 }
 
+static void
+cmd_run_threads(struct ovs_cmdl_context *ctx)
+{
+    parse_seed(ctx->argv[1]);
+    n_offload_threads = ctx->argc > 3 ? parse_number(ctx->argv[3]) : 0;
+    model->run_threads(parse_number(ctx->argv[2]));
+}
+
 static const struct ovs_cmdl_command commands[] = {
     {"run", "SEED STEPS", 2, 2, cmd_run, OVS_RO},
     {"shrink", "SEED STEPS", 2, 2, cmd_shrink, OVS_RO},
@@ -3893,16 +3933,37 @@ static const struct ovs_cmdl_command commands[] = {
     {NULL, NULL, 0, 0, NULL, OVS_RO},
 };
 
-static void
-test_ct_offload_model_main(int argc, char *argv[])
+void
+model_main(int argc, char *argv[], const struct model *model_)
 {
     struct ovs_cmdl_context ctx = {
         .argc = argc - 1,
         .argv = argv + 1,
     };
 
+    model = model_;
     set_program_name(argv[0]);
     ovs_cmdl_run_command(&ctx, commands);
+}
+
+static void
+random_begin(struct conntrack *ct_ OVS_UNUSED)
+{
+}
+
+static void
+test_ct_offload_model_main(int argc, char *argv[])
+{
+    static const struct model random_model = {
+        .start = providers_init,
+        .begin = random_begin,
+        .step = random_step,
+        .finish = finish,
+        .report = random_report,
+        .run_threads = random_run_threads,
+    };
+
+    model_main(argc, argv, &random_model);
 }
 
 OVSTEST_REGISTER("test-ct-offload-model", test_ct_offload_model_main);
