@@ -640,7 +640,7 @@ struct held {
 struct mpath {
     struct hmap_node node;      /* In 'paths' of its provider. */
     struct match match;
-    struct netdev *netdevs[2];
+    struct netdev *model_netdevs[2];
     odp_port_t out_port;
     unsigned int pipe, dir;
     uint64_t n_packets, n_bytes; /* What hardware has forwarded... */
@@ -840,7 +840,7 @@ provider_forwards(struct provider *p, const struct netdev *netdev)
     unsigned int ports;
 
     atomic_read_relaxed(&p->ports, &ports);
-    return ports & (1u << (netdev - netdevs));
+    return ports & (1u << (netdev - model_netdevs));
 }
 
 /* Is a packet with 'flow' one that 'match' takes? */
@@ -995,10 +995,10 @@ provider_path_add(struct provider *p, const struct ct_offload_path *path,
         fail("%s: path_add with a pointer", p->class.name);
     }
     if (!path->netdev_in || (!path->netdev_out && path->out_port != ODPP_NONE)
-        || path->netdev_in != &netdevs[odp_to_u32(path->in_port) - 1]
+        || path->netdev_in != &model_netdevs[odp_to_u32(path->in_port) - 1]
         || (path->netdev_out
             && (path->netdev_out
-                != &netdevs[odp_to_u32(path->out_port) - 1]))) {
+                != &model_netdevs[odp_to_u32(path->out_port) - 1]))) {
         fail("%s: path of wrong ports", p->class.name);
     }
     if (!threaded && !provider_forwards(p, path->netdev_in)) {
@@ -1015,8 +1015,8 @@ provider_path_add(struct provider *p, const struct ct_offload_path *path,
 
     m = xzalloc(sizeof *m);
     m->match = *path->match;
-    m->netdevs[0] = path->netdev_in;
-    m->netdevs[1] = path->netdev_out;
+    m->model_netdevs[0] = path->netdev_in;
+    m->model_netdevs[1] = path->netdev_out;
     m->out_port = path->out_port;
     m->pipe = ntohl(flow->nw_src) >> 8 & 0xff;
     m->dir = (ntohl(flow->nw_src) & 0xff) == HOST_SERVER;
@@ -1175,7 +1175,7 @@ provider_netdev_flush(struct provider *p, struct netdev *netdev)
 
     ovs_mutex_lock(&p->mutex);
     HMAP_FOR_EACH (m, node, &p->paths) {
-        if (m->netdevs[0] == netdev || m->netdevs[1] == netdev) {
+        if (m->model_netdevs[0] == netdev || m->model_netdevs[1] == netdev) {
             fail("%s: has a path of a port that is flushed", p->class.name);
         }
     }
@@ -1719,7 +1719,7 @@ burst_add(struct burst *b, unsigned int pipe, unsigned int dir,
     }
     p->pkt = dp_packet_new(0);
     flow_compose(p->pkt, &flow, NULL, 0, false);
-    pkt_metadata_init(&p->pkt->md, u32_to_odp(1 + (b->netdev - netdevs)));
+    pkt_metadata_init(&p->pkt->md, u32_to_odp(1 + (b->netdev - model_netdevs)));
     ct_offload_wire_receive(p->pkt, true);
     dp_packet_ol_send_prepare(p->pkt, 0);
     p->orig = dp_packet_clone(p->pkt);
@@ -1800,7 +1800,7 @@ send_one(unsigned int pipe, unsigned int dir, unsigned int client, bool tcp,
     struct burst b;
 
     b.n = 0;
-    b.netdev = &netdevs[pipes[pipe].ports[dir]];
+    b.netdev = &model_netdevs[pipes[pipe].ports[dir]];
     burst_add(&b, pipe, dir, client, tcp, tcp_flags);
     send_burst(&b);
     burst_destroy(&b);
@@ -1840,14 +1840,14 @@ burst_make(struct burst *b, size_t max)
     }
     ovs_mutex_unlock(&policy_mutex);
     b->n = 0;
-    b->netdev = &netdevs[percent(96) ? ports[pipe] : pick(N_NETDEVS)];
+    b->netdev = &model_netdevs[percent(96) ? ports[pipe] : pick(N_NETDEVS)];
     while (b->n < n) {
         burst_add(b, pipe, dir, pick_client(), percent(50),
                   pick_tcp_flags(dir));
         if (percent(30)) {
             unsigned int other = pick(N_PIPES);
 
-            if (ports[other] == b->netdev - netdevs) {
+            if (ports[other] == b->netdev - model_netdevs) {
                 pipe = other;
             }
         }
@@ -2120,7 +2120,7 @@ step_commit(void)
     struct burst b;
 
     b.n = 0;
-    b.netdev = &netdevs[pipes[pipe].ports[0]];
+    b.netdev = &model_netdevs[pipes[pipe].ports[0]];
     burst_add(&b, pipe, force && percent(50), pick_client(), percent(50),
               TCP_ACK);
     HMAP_FOR_EACH (m, node, &mconns) {
@@ -2166,7 +2166,7 @@ step_config(void)
     } else {
         enabled = percent(80);
         note(" enable %d", enabled);
-        configure();
+        model_configure();
         forwarding = true;
     }
     check(false);
@@ -2181,7 +2181,7 @@ check_port_is_free(const struct netdev *netdev)
 
         ovs_mutex_lock(&p->mutex);
         HMAP_FOR_EACH (path, node, &p->paths) {
-            if (path->netdevs[0] == netdev || path->netdevs[1] == netdev) {
+            if (path->model_netdevs[0] == netdev || path->model_netdevs[1] == netdev) {
                 fail("%s: has a path of a port that was flushed",
                      p->class.name);
             }
@@ -2193,7 +2193,7 @@ check_port_is_free(const struct netdev *netdev)
 static void
 step_port(void)
 {
-    struct netdev *netdev = &netdevs[pick(N_NETDEVS)];
+    struct netdev *netdev = &model_netdevs[pick(N_NETDEVS)];
 
     note(" netdev-flush %s", netdev->name);
     ct_offload_netdev_flush(netdev);
@@ -2224,7 +2224,7 @@ should_have_path(const struct packet *packet, int dir,
                  const struct packet *reverse)
 {
     const int *ports = pipes[packet->pipe].ports;
-    const struct netdev *netdev = &netdevs[ports[dir]];
+    const struct netdev *netdev = &model_netdevs[ports[dir]];
     bool any = false;
 
     if (packet->upcall || packet->broken || !forwarding || !enabled
@@ -2311,9 +2311,9 @@ step_settle(void)
         if (!ok[dir]) {
             struct ds ds = DS_EMPTY_INITIALIZER;
 
-            ct_path_format(&ds);
-            ct_path_format_chains(&ds, true);
-            ct_path_format_paths(&ds, NULL);
+            ct_path_show(&ds, NULL);
+            ct_path_show_chains(NULL, &ds, NULL);
+            ct_path_show_paths(NULL, &ds, NULL);
             fail("no path in direction %d, state %"PRIx32"\n%s", dir,
                  conn_offload_state(last[dir].conns[0]), ds_cstr(&ds));
         }
@@ -2371,11 +2371,11 @@ check_nothing_left(void)
 {
     struct ds ds = DS_EMPTY_INITIALIZER;
 
-    ct_path_format_paths(&ds, NULL);
+    ct_path_show_paths(NULL, &ds, NULL);
     if (ds.length) {
         fail("there are paths at the end: %s", ds_cstr(&ds));
     }
-    ct_path_format_chains(&ds, true);
+    ct_path_show_chains(NULL, &ds, NULL);
     if (ds.length) {
         fail("there are chains at the end: %s", ds_cstr(&ds));
     }
@@ -2433,7 +2433,7 @@ paths_report(void)
 {
     struct ds ds = DS_EMPTY_INITIALIZER;
 
-    ct_path_format(&ds);
+    ct_path_show(&ds, NULL);
     printf("%s%llu packets, %llu connections, %llu settled", ds_cstr(&ds),
            sum.packets, sum.created, sum.settled);
     ds_destroy(&ds);
@@ -2494,7 +2494,7 @@ work_end(void)
 static void
 thread_send(struct burst *b, struct table *table)
 {
-    struct ovs_rwlock *lock = &netdev_locks[b->netdev - netdevs];
+    struct ovs_rwlock *lock = &netdev_locks[b->netdev - model_netdevs];
     uint64_t orig;
 
     if (!ovs_rwlock_tryrdlock(lock)) {
@@ -2521,7 +2521,7 @@ thread_talk(struct table *table)
 
         b.n = 0;
         ovs_mutex_lock(&policy_mutex);
-        b.netdev = &netdevs[pipes[pipe].ports[i & 1]];
+        b.netdev = &model_netdevs[pipes[pipe].ports[i & 1]];
         ovs_mutex_unlock(&policy_mutex);
         burst_add(&b, pipe, i & 1, client, tcp,
                   i == 0 ? TCP_SYN : i == 1 ? TCP_SYN | TCP_ACK : TCP_ACK);
@@ -2597,10 +2597,10 @@ port_thread(void *i_)
 {
     rng_start_thread(i_);
     while (work_begin()) {
-        struct netdev *netdev = &netdevs[pick(N_NETDEVS)];
+        struct netdev *netdev = &model_netdevs[pick(N_NETDEVS)];
 
         if (percent(80)) {
-            struct ovs_rwlock *lock = &netdev_locks[netdev - netdevs];
+            struct ovs_rwlock *lock = &netdev_locks[netdev - model_netdevs];
 
             ovs_rwlock_wrlock(lock);
             ct_offload_netdev_flush(netdev);
@@ -2905,7 +2905,7 @@ thread_configure(void)
         p->registered = !p->registered;
     } else if (r < 15) {
         enabled = percent(80);
-        configure();
+        model_configure();
         forwarding = true;
     } else if (r < 25) {
         forwarding = percent(70);
@@ -2951,7 +2951,7 @@ paths_run_threads(unsigned int seconds)
         ovs_assert(!ct_offload_register(&providers[i].class));
         providers[i].registered = true;
     }
-    configure();                /* Starts the offload threads. */
+    model_configure();                /* Starts the offload threads. */
     for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
         threads[i] = ovs_thread_create(kinds[i].name, kinds[i].start,
                                        (void *) (uintptr_t) (i + 1));

@@ -101,7 +101,7 @@ static const struct {
 };
 
 /* Ports.  Only their addresses and names matter. */
-struct netdev netdevs[N_NETDEVS];
+struct netdev model_netdevs[N_NETDEVS];
 
 /* Are there several threads? */
 bool threaded;
@@ -894,7 +894,7 @@ bool config_bypass = false;
 unsigned int n_offload_threads = 0;
 
 void
-configure(void)
+model_configure(void)
 {
     struct smap config = SMAP_INITIALIZER(&config);
 
@@ -921,7 +921,7 @@ enable_offload(void)
     dpif_offload_set_global_cfg(&cfg);
     ovs_assert(dpif_offload_enabled());
     smap_destroy(&cfg.other_config);
-    configure();
+    model_configure();
 }
 
 /* The kind of test. */
@@ -937,7 +937,7 @@ start(void)
     sigaction(SIGUSR1, &action, NULL);
     random_set_seed(seed ? seed : 1);
     for (int i = 0; i < N_NETDEVS; i++) {
-        netdevs[i].name = xasprintf("port%d", i);
+        model_netdevs[i].name = xasprintf("port%d", i);
     }
     model->start();
     enable_offload();
@@ -2503,7 +2503,7 @@ add_known(struct burst *b)
 static struct netdev *
 pick_netdev(void)
 {
-    return percent(10) ? NULL : &netdevs[pick(N_NETDEVS)];
+    return percent(10) ? NULL : &model_netdevs[pick(N_NETDEVS)];
 }
 
 static void
@@ -3045,7 +3045,7 @@ step_api(void)
 static void
 step_netdev_flush(void)
 {
-    struct netdev *netdev = &netdevs[pick(N_NETDEVS)];
+    struct netdev *netdev = &model_netdevs[pick(N_NETDEVS)];
     unsigned long long int n[N_PROVIDERS];
 
     note(" netdev-flush %s", netdev->name);
@@ -3090,7 +3090,7 @@ step_config(void)
     if (was_active && (!active() || config_bypass != was_bypass)) {
         evict_all();
     }
-    configure();
+    model_configure();
     check(true);
 }
 
@@ -3179,7 +3179,7 @@ step_settle(void)
     conn = m->conn;
     for (int i = 0; i < 2; i++) {
         side[i] = (struct side) {
-            .netdev = &netdevs[pick(N_NETDEVS)],
+            .netdev = &model_netdevs[pick(N_NETDEVS)],
             .on_wire = true,
             .vlan = pick(3),
         };
@@ -3362,16 +3362,16 @@ check_nothing_left(void)
         struct conn **conns;
         size_t n;
 
-        n = ct_offload_port_get_conns(ct_offload_port_get(&netdevs[i]),
+        n = ct_offload_port_get_conns(ct_offload_port_get(&model_netdevs[i]),
                                       &conns);
         if (n) {
             fail("%s has %"PRIuSIZE" connections that are gone",
-                 netdevs[i].name, n);
+                 model_netdevs[i].name, n);
         }
         free(conns);
     }
     limit = 1;
-    configure();
+    model_configure();
     if (!ct_offload_room_is_left()) {
         fail("connections that are gone take room");
     }
@@ -3601,7 +3601,7 @@ thread_burst(void)
     burst_init(&b);
     if (b.netdev) {
         /* A port that is about to go receives nothing. */
-        lock = &netdev_locks[b.netdev - netdevs];
+        lock = &netdev_locks[b.netdev - model_netdevs];
         if (ovs_rwlock_tryrdlock(lock)) {
             return;
         }
@@ -3679,15 +3679,15 @@ port_thread(void *seed_)
             int i = pick(N_NETDEVS);
 
             ovs_rwlock_wrlock(&netdev_locks[i]);
-            ct_offload_netdev_flush(&netdevs[i]);
+            ct_offload_netdev_flush(&model_netdevs[i]);
             for (int j = 0; j < N_PROVIDERS; j++) {
                 struct provider *p = &providers[j];
                 struct held *h;
 
                 ovs_mutex_lock(&p->mutex);
                 HMAP_FOR_EACH (h, node, &p->held) {
-                    if (h->side[0].netdev == &netdevs[i]
-                        || h->side[1].netdev == &netdevs[i]) {
+                    if (h->side[0].netdev == &model_netdevs[i]
+                        || h->side[1].netdev == &model_netdevs[i]) {
                         fail("%s: holds a connection of a port that was "
                              "flushed", p->class.name);
                     }
@@ -3782,7 +3782,7 @@ api_thread(void *seed_)
         }
         conntrack_offload_for_each(sample_one, &sample);
         if (sample.n) {
-            thread_submit(&sample, i < N_NETDEVS ? &netdevs[i] : NULL);
+            thread_submit(&sample, i < N_NETDEVS ? &model_netdevs[i] : NULL);
         }
         if (i < N_NETDEVS) {
             ovs_rwlock_unlock(&netdev_locks[i]);
@@ -3817,7 +3817,7 @@ thread_configure(void)
         enabled = percent(80);
         limit = percent(50) ? UINT_MAX : pick(100);
         config_bypass = percent(30);
-        configure();
+        model_configure();
     } else if (r < 50) {
         ovs_mutex_lock(&p->mutex);
         p->refuse = percent(50) ? 0 : pick(8);

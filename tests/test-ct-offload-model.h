@@ -55,7 +55,7 @@ bool percent(uint32_t n);
 
 /* Ports, and a zone that is not for tests. */
 enum { N_NETDEVS = 4, CANARY_ZONE = 4096 };
-extern struct netdev netdevs[N_NETDEVS];
+extern struct netdev model_netdevs[N_NETDEVS];
 
 /* Virtual time.  model_pass() returns true if connections were cleaned up. */
 extern long long int timeout_ms[N_CT_TM];
@@ -65,6 +65,6 @@ long long int model_next_sweep(void);
 /* Configuration. */
 extern unsigned int limit, n_offload_threads;
 extern bool enabled, config_bypass;
-void configure(void);
+void model_configure(void);
 
 #endif /* test-ct-offload-model.h */
