@@ -640,7 +640,7 @@ struct held {
 struct mpath {
     struct hmap_node node;      /* In 'paths' of its provider. */
     struct match match;
-    struct netdev *model_netdevs[2];
+    struct netdev *netdevs[2];
     odp_port_t out_port;
     unsigned int pipe, dir;
     uint64_t n_packets, n_bytes; /* What hardware has forwarded... */
@@ -1015,8 +1015,8 @@ provider_path_add(struct provider *p, const struct ct_offload_path *path,
 
     m = xzalloc(sizeof *m);
     m->match = *path->match;
-    m->model_netdevs[0] = path->netdev_in;
-    m->model_netdevs[1] = path->netdev_out;
+    m->netdevs[0] = path->netdev_in;
+    m->netdevs[1] = path->netdev_out;
     m->out_port = path->out_port;
     m->pipe = ntohl(flow->nw_src) >> 8 & 0xff;
     m->dir = (ntohl(flow->nw_src) & 0xff) == HOST_SERVER;
@@ -1175,7 +1175,7 @@ provider_netdev_flush(struct provider *p, struct netdev *netdev)
 
     ovs_mutex_lock(&p->mutex);
     HMAP_FOR_EACH (m, node, &p->paths) {
-        if (m->model_netdevs[0] == netdev || m->model_netdevs[1] == netdev) {
+        if (m->netdevs[0] == netdev || m->netdevs[1] == netdev) {
             fail("%s: has a path of a port that is flushed", p->class.name);
         }
     }
@@ -1719,7 +1719,8 @@ burst_add(struct burst *b, unsigned int pipe, unsigned int dir,
     }
     p->pkt = dp_packet_new(0);
     flow_compose(p->pkt, &flow, NULL, 0, false);
-    pkt_metadata_init(&p->pkt->md, u32_to_odp(1 + (b->netdev - model_netdevs)));
+    pkt_metadata_init(&p->pkt->md,
+                      u32_to_odp(1 + (b->netdev - model_netdevs)));
     ct_offload_wire_receive(p->pkt, true);
     dp_packet_ol_send_prepare(p->pkt, 0);
     p->orig = dp_packet_clone(p->pkt);
@@ -2181,7 +2182,7 @@ check_port_is_free(const struct netdev *netdev)
 
         ovs_mutex_lock(&p->mutex);
         HMAP_FOR_EACH (path, node, &p->paths) {
-            if (path->model_netdevs[0] == netdev || path->model_netdevs[1] == netdev) {
+            if (path->netdevs[0] == netdev || path->netdevs[1] == netdev) {
                 fail("%s: has a path of a port that was flushed",
                      p->class.name);
             }

@@ -42,6 +42,7 @@
 #include "ct-offload-port.h"
 #include "ct-offload-room.h"
 #include "ct-offload-wire.h"
+#include "ct-offload-thread.h"
 #include "ct-offload.h"
 #include "dp-packet.h"
 #include "dpif-offload.h"
@@ -906,6 +907,11 @@ model_configure(void)
     smap_add_format(&config, "hw-offload-ct-size", "%u", limit);
     ct_offload_set_config(&config);
     smap_destroy(&config);
+
+    if (!threaded) {
+        /* Nothing is to happen between two steps. */
+        ct_offload_threads_stop();
+    }
 }
 
 static void
