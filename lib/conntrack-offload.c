@@ -321,7 +321,9 @@ conntrack_offload_conn_seen__(struct conntrack *ct, struct conn *conn,
     if (state & path && res == CT_UPDATE_VALID && !fin) {
         if (!(state & (*reply ? CONN_OFFLOAD_PATH_REPLY
                        : CONN_OFFLOAD_PATH_ORIG))) {
-            ct_trace_begin(pkt, conn, path);
+            if (!(state & CONN_OFFLOAD_BUSY)) {
+                ct_trace_begin(pkt, conn, path);
+            }                           /* Else the next one. */
         } else if (ct_offload_wire_is_known(pkt)) {
             /* See ct-offload-path-sample.c. */
             conn_set_state(conn, path, 0);

@@ -972,8 +972,6 @@ trace_complete(struct ct_trace *trace)
         return CT_TRACE_LATE;
     }
     if (!trace_has_all_flows(trace)) {
-        /* The next packet meets them. */
-        conn_set_state(trace->conn, 0, trace->await);
         return CT_TRACE_UPCALL;
     }
     if (!ct_offload_threads_have_room()) {

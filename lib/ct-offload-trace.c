@@ -78,18 +78,23 @@ ct_trace_count(enum ct_trace_result result)
     return n;
 }
 
-/* Ends 'trace'.  Unless it has led nowhere, its connection waits for none any
- * more. */
+/* Ends 'trace'.  Its connection waits for none any more, unless the next
+ * packet may do better. */
 static void
 trace_end(struct ct_trace *trace)
 {
     unsigned long long int orig;
 
-    if (trace->result != CT_TRACE_UPCALL) {
-        conn_set_state(trace->conn, trace->await, 0);
-    }
     if (trace->result == CT_TRACE_COMPLETE) {
-        trace->result = complete_cb ? complete_cb(trace) : CT_TRACE_BUSY;
+        conn_set_state(trace->conn, trace->await, 0);
+        trace->result = complete_cb ? complete_cb(trace) : CT_TRACE_QUEUE;
+        if (trace->result == CT_TRACE_UPCALL
+            || trace->result == CT_TRACE_BUSY) {
+            conn_set_state(trace->conn, 0, trace->await);
+        }
+    } else if (trace->result != CT_TRACE_UPCALL
+               && trace->result != CT_TRACE_BUSY) {
+        conn_set_state(trace->conn, trace->await, 0);
     }
     if (trace->result == CT_TRACE_COMPLETE) {
         COVERAGE_INC(ct_path_trace);
