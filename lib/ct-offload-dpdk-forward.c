@@ -187,9 +187,7 @@ path_make(const struct ct_offload_path *p, struct dpdk_port *in,
     struct dpdk_pair *pair;
     int error;
 
-    if (in->gone || !netdev_dpdk_get_started_port(in->netdev, &options.from)) {
-        return refuse(in, DPDK_REFUSED_STATE);
-    }
+    options.from = in->forward_id;
     if (p->netdev_out && (!out || port_is_closed(out))) {
         return refuse(in, DPDK_REFUSED_PORT);
     }
@@ -241,7 +239,7 @@ dpdk_path_add(const struct ct_offload_path *p, void **priv)
         ovs_mutex_unlock(&in->mutex);
         dpdk_ports_lock(in, home);
     }
-    error = (in->home != home ? refuse(in, DPDK_REFUSED_STATE)
+    error = (in->gone || in->home != home ? refuse(in, DPDK_REFUSED_STATE)
              : path_make(p, in, home, out, &flow));
     if (!error) {
         path = xzalloc(sizeof *path);

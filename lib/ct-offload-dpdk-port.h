@@ -123,7 +123,8 @@ struct dpdk_port {
     long long int forward_retry_at; /* When to look whether it does. */
     struct dpdk_port *home;         /* Where its paths have their rules: itself
                                      * or its proxy; NULL unless it does. */
-    uint16_t forward_id;            /* Its DPDK port number, if it is home. */
+    uint16_t forward_id;            /* Its DPDK port number, if it forwards or
+                                     * is home of others. */
     struct hmap pairs;              /* Of struct dpdk_pair, by where to. */
     long long int full_until;       /* No new rules before that. */
     struct ovs_list dead_paths;     /* Of struct dead_path. */

@@ -223,6 +223,7 @@ port_probe(struct dpdk_port *port, struct dpdk_port *home, uint16_t port_id)
     }
     if (!retval) {
         port_set_words(port, NULL);
+        port->forward_id = port_id;
         port->home = home;
         atomic_store_relaxed(&port->forward, (tcp ? DPDK_FORWARD_READY
                                               : DPDK_FORWARD_UDP_ONLY));
