@@ -127,6 +127,7 @@ host_addr(unsigned int pipe, unsigned int host)
 /* A megaflow. */
 struct mflow {
     struct dp_netdev_flow *flow; /* With a reference. */
+    const struct flow_wildcards *wc; /* Its mask. */
     unsigned int pipe, dir, stage;
     unsigned int change;        /* So often it was modified. */
     bool dead;
@@ -142,33 +143,39 @@ struct table {
 };
 
 /* Masks are there to stay. */
-static struct netdev_flow_key *masks[16];
+struct mask {
+    struct netdev_flow_key key; /* Without the port: see
+                                 * dp_netdev_flow_add(). */
+    struct flow_wildcards wc;
+};
+static struct mask *masks[16];
 static struct ovs_mutex masks_mutex = OVS_MUTEX_INITIALIZER;
 
-static struct netdev_flow_key *
-mask_get(const struct flow_wildcards *wc_)
+static struct mask *
+mask_get(const struct flow_wildcards *wc)
 {
-    struct flow_wildcards wc = *wc_;
-    struct netdev_flow_key *key;
+    struct mask *mask = NULL;
     size_t i;
 
-    /* As in dp_netdev_flow_add(). */
-    wc.masks.in_port.odp_port = 0;
-    key = xzalloc(sizeof *key);
-    miniflow_map_init(&key->mf, &wc.masks);
-    miniflow_init(&key->mf, &wc.masks);
     ovs_mutex_lock(&masks_mutex);
     for (i = 0; i < ARRAY_SIZE(masks) && masks[i]; i++) {
-        if (miniflow_equal(&masks[i]->mf, &key->mf)) {
-            free(key);
-            key = masks[i];
+        if (flow_wildcards_equal(&masks[i]->wc, wc)) {
+            mask = masks[i];
             break;
         }
     }
-    ovs_assert(i < ARRAY_SIZE(masks));
-    masks[i] = key;
+    if (!mask) {
+        struct flow_wildcards no_port = *wc;
+
+        ovs_assert(i < ARRAY_SIZE(masks));
+        mask = masks[i] = xzalloc(sizeof *mask);
+        mask->wc = *wc;
+        no_port.masks.in_port.odp_port = 0;
+        miniflow_map_init(&mask->key.mf, &no_port.masks);
+        miniflow_init(&mask->key.mf, &no_port.masks);
+    }
     ovs_mutex_unlock(&masks_mutex);
-    return key;
+    return mask;
 }
 
 #define CS_MASK (CS_TRACKED | CS_NEW | CS_ESTABLISHED | CS_INVALID \
@@ -309,22 +316,30 @@ make_megaflow(const struct flow *flow, struct flow_wildcards *wc,
     ovs_mutex_unlock(&policy_mutex);
 }
 
-/* Does 'flow' match the megaflow of 'm'? */
+/* Is 'value' like 'key', as far as 'mask' says? */
 static bool
-mflow_matches(const struct mflow *m, const struct flow *flow)
+flow_matches(const struct flow *key, const struct flow *mask,
+             const struct flow *value)
 {
-    struct flow_wildcards wc;
-    uint64_t *key = (uint64_t *) &m->flow->flow;
-    uint64_t *value = (uint64_t *) flow;
-    uint64_t *mask = (uint64_t *) &wc.masks;
+    const uint64_t *key_u64 = (const uint64_t *) key;
+    const uint64_t *mask_u64 = (const uint64_t *) mask;
+    const uint64_t *value_u64 = (const uint64_t *) value;
 
-    dp_netdev_flow_get_mask(m->flow, &wc);
     for (size_t i = 0; i < FLOW_U64S; i++) {
-        if ((key[i] ^ value[i]) & mask[i]) {
+        if ((key_u64[i] ^ value_u64[i]) & mask_u64[i]) {
             return false;
         }
     }
     return true;
+}
+
+/* Does 'flow' match the megaflow of 'm'? */
+static bool
+mflow_matches(const struct mflow *m, const struct flow *flow)
+{
+    return (m->flow->flow.recirc_id == flow->recirc_id
+            && m->flow->flow.in_port.odp_port == flow->in_port.odp_port
+            && flow_matches(&m->flow->flow, &m->wc->masks, flow));
 }
 
 static struct mflow *
@@ -360,9 +375,11 @@ table_add(struct table *t, const struct mflow *like, const struct flow *key,
 {
     struct mflow *m = xmemdup(like, sizeof *like);
     struct dp_netdev_flow *flow = xzalloc(sizeof *flow);
+    struct mask *mask = mask_get(wc);
 
     *CONST_CAST(struct flow *, &flow->flow) = *key;
-    flow->cr.mask = mask_get(wc);
+    flow->cr.mask = &mask->key;
+    m->wc = &mask->wc;
     ovs_refcount_init(&flow->ref_cnt);
     atomic_init(&flow->ct_path, NULL);
     ovsrcu_init(&flow->actions, actions_create(actions));
@@ -399,14 +416,13 @@ mflow_revalidate(struct mflow *m, bool anyway)
 {
     struct dp_netdev_actions *old
         = ovsrcu_get_protected(struct dp_netdev_actions *, &m->flow->actions);
-    struct flow_wildcards wc, old_wc;
+    struct flow_wildcards wc;
     struct ofpbuf actions;
     struct mflow new;
 
     ofpbuf_init(&actions, 0);
     make_megaflow(&m->flow->flow, &wc, &actions, &new);
-    dp_netdev_flow_get_mask(m->flow, &old_wc);
-    if (memcmp(&wc, &old_wc, sizeof wc)) {
+    if (!flow_wildcards_equal(&wc, m->wc)) {
         mflow_kill(m);
     } else if (anyway || old->size != actions.size
                || memcmp(old->actions, actions.data, actions.size)) {
@@ -847,16 +863,7 @@ provider_forwards(struct provider *p, const struct netdev *netdev)
 static bool
 match_takes(const struct match *match, const struct flow *flow)
 {
-    const uint64_t *key = (const uint64_t *) &match->flow;
-    const uint64_t *mask = (const uint64_t *) &match->wc.masks;
-    const uint64_t *value = (const uint64_t *) flow;
-
-    for (size_t i = 0; i < FLOW_U64S; i++) {
-        if ((key[i] ^ value[i]) & mask[i]) {
-            return false;
-        }
-    }
-    return true;
+    return flow_matches(&match->flow, &match->wc.masks, flow);
 }
 
 static void
@@ -2913,7 +2920,7 @@ thread_configure(void)
         ct_path_configure(forwarding);
     } else if (r < 50) {
         change_behaviour(&providers[pick(N_PROVIDERS)]);
-    } else if (r < 70) {
+    } else if (r < 53) {
         pause_world();
     } else {
         timeval_warp(pick(30));
