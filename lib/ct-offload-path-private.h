@@ -53,9 +53,14 @@ enum path_state {
 /* What ties a path to a connection. */
 struct path_conn {
     struct hmap_node node;      /* In a table of connections. */
-    uintptr_t conn;             /* And in the lowest bits, which of the path's
-                                 * connections it is. */
+    uintptr_t conn;             /* And in the lowest bits, which are 0 in the
+                                 * pointer: */
 };
+
+#define PATH_CONN_INDEX 7       /* Which of the path's connections it is. */
+#define PATH_CONN_REPLY 8       /* Is the path its reply direction? */
+#define PATH_CONN_MASK 15
+
 
 /* What ties a path to a ct() that found no connection. */
 struct path_miss {
@@ -72,10 +77,8 @@ struct path {
     uint64_t n_packets, n_bytes; /* As last sampled. */
     long long int used;         /* When that has changed, in ms. */
     uint32_t asked;             /* When the provider was asked last, in ms. */
-    uint8_t state : 4;          /* enum path_state. */
-    uint8_t n_conns : 4;
-    uint8_t replies;            /* A bit for each connection: is the path its
-                                 * reply direction? */
+    uint8_t state;              /* enum path_state. */
+    uint8_t n_conns;
     uint8_t n_holds;            /* It must not be freed. */
     bool made : 1;              /* Does the provider have it? */
     bool querying : 1;          /* The provider is being asked. */

@@ -131,15 +131,15 @@ path_get_conn(const struct path *path, size_t i, bool *reply)
     uintptr_t conn = path->conns[i].conn;
 
     if (reply) {
-        *reply = path->replies & 1u << i;
+        *reply = conn & PATH_CONN_REPLY;
     }
-    return (struct conn *) (conn & ~(uintptr_t) 7);
+    return (struct conn *) (conn & ~(uintptr_t) PATH_CONN_MASK);
 }
 
 static struct path *
 path_conn_get_path(const struct path_conn *pc)
 {
-    const struct path_conn *first = pc - (pc->conn & 7);
+    const struct path_conn *first = pc - (pc->conn & PATH_CONN_INDEX);
 
     return CONTAINER_OF(CONST_CAST(struct path_conn *, first), struct path,
                         conns[0]);
@@ -156,7 +156,7 @@ conn_next_path(const struct conn *conn, const struct path *last)
     HMAP_FOR_EACH_WITH_HASH (pc, node, hash, part_of(path_conns, hash)) {
         struct path *path = path_conn_get_path(pc);
 
-        if (path_get_conn(path, pc->conn & 7, NULL) != conn) {
+        if (path_get_conn(path, pc->conn & PATH_CONN_INDEX, NULL) != conn) {
             continue;
         } else if (!last) {
             return path;
@@ -780,12 +780,14 @@ path_create(const struct trace_job *job, struct ct_chain *chain)
     path = xzalloc(sizeof *path + job->n_conns * sizeof *path->conns
                    + n_misses * sizeof(struct path_miss));
     path->chain = chain;
-    path->replies = job->replies;
     path->n_conns = job->n_conns;
     path->used = job->used;
     for (size_t i = 0; i < job->n_conns; i++) {
-        ovs_assert(!((uintptr_t) job->conns[i] & 7));
-        path->conns[i].conn = (uintptr_t) job->conns[i] | i;
+        uintptr_t conn = (uintptr_t) job->conns[i];
+
+        ovs_assert(!(conn & PATH_CONN_MASK));
+        path->conns[i].conn = (conn | i | (job->replies & 1u << i
+                                           ? PATH_CONN_REPLY : 0));
     }
     return path;
 }
