@@ -174,7 +174,8 @@ ct_path_show(struct ds *ds, struct json *json)
 /* Appends what 'path', which is held, matches to 'match', and what it does to
  * 'actions'.  Returns false if it is about to end. */
 static bool
-path_format_rule(const struct path *path, struct ds *match_, struct ds *actions_)
+path_format_rule(const struct path *path, struct ds *match_,
+                 struct ds *actions_)
     OVS_EXCLUDED(ct_chains_mutex)
 {
     const struct ct_merge *merge = path->chain->merge;

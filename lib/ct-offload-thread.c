@@ -146,7 +146,7 @@ ct_offload_thread_post(unsigned int index, struct ct_offload_work *work)
 }
 
 /* Has 'job->run' called for 'job' by offload thread 'index', after what is
- * queued now. */
+ * queued now, and wakes that up. */
 void
 ct_offload_thread_post_job(unsigned int index, struct ct_offload_job *job)
 {
@@ -155,6 +155,7 @@ ct_offload_thread_post_job(unsigned int index, struct ct_offload_job *job)
     job->work.queued = 0;
     ct_offload_thread_expect(index, 1);
     mpsc_queue_insert(&thread->queue, &job->work.node);
+    latch_set(&thread->wake);
 }
 
 /* May more connections be offloaded, or is any queue full?  True if there are
@@ -252,7 +253,6 @@ barrier_pass(unsigned int n_threads, bool quiesce)
         atomic_init(&barriers[i].passed, false);
         barriers[i].job.run = barrier_run;
         ct_offload_thread_post_job(i, &barriers[i].job);
-        latch_set(&threads[i]->wake);
     }
     for (size_t i = 0; i < n_threads; i++) {
         barrier_wait(&barriers[i], threads[i], quiesce);
