@@ -48,7 +48,8 @@ emu_random(void)
 }
 
 /* Sets what a profile decides, and leaves latency, faults, the eSwitch, the
- * switch domain, the proxy and the transmit lock alone.  Returns false if there is no such profile. */
+ * switch domain, the proxy and the transmit lock alone.  Returns false if
+ * there is no such profile. */
 static bool
 set_profile(struct emu_config *c, const char *name)
 {

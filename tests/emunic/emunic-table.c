@@ -280,8 +280,8 @@ emu_rule_free(struct emu_rule *rule)
     free(rule);
 }
 
-/* Removes all rules that were created on 'port' and returns how many there were.  The caller
- * holds the port's lock for writing. */
+/* Removes all rules that were created on 'port' and returns how many there
+ * were.  The caller holds the port's lock for writing. */
 size_t
 emu_rules_flush(struct emu_port *port)
 {
@@ -300,9 +300,9 @@ emu_rules_flush(struct emu_port *port)
 
 /* Returns the rule that a packet with 'key' hits in a group, or NULL.  Says in
  * '*ambiguous' whether another rule of the same priority matches too: which of
- * them hardware takes is undefined.  Says in '*overlap' whether it is a transfer
- * rule that hides one of another priority.  The caller holds the port's lock, and for
- * transfer rules that of the switch. */
+ * them hardware takes is undefined.  Says in '*overlap' whether it is a
+ * transfer rule that hides one of another priority.  The caller holds the
+ * port's lock, and for transfer rules that of the switch. */
 struct emu_rule *
 emu_rule_lookup(struct emu_port *port, bool transfer, uint32_t group_number,
                 const union emu_key *key, bool *ambiguous, bool *overlap)
