@@ -96,7 +96,7 @@ BUILD_ASSERT_DECL(sizeof(struct path) + 2 * sizeof(struct path_conn) <= 128);
 #define PATH_N_PARTS (1u << PATH_PART_BITS)
 
 /* What has happened to paths so far. */
-struct path_counts {
+struct ct_path_counts {
     unsigned long long int made, failed;
     unsigned long long int ended[PATH_N_ENDS];
 
@@ -107,24 +107,25 @@ struct path_counts {
     unsigned long long int refused; /* By the compiler. */
     unsigned long long int changed; /* A megaflow has just changed. */
 };
-extern struct path_counts path_counts OVS_GUARDED_BY(ct_chains_mutex);
+extern struct ct_path_counts ct_path_counts OVS_GUARDED_BY(ct_chains_mutex);
 
-size_t path_count(void);
-void path_for_each(size_t part, bool (*cb)(struct path *, void *aux),
+size_t ct_path_count(void);
+void ct_path_for_each(size_t part, bool (*cb)(struct path *, void *aux),
                    void *aux)
     OVS_REQUIRES(ct_chains_mutex);
-struct path *path_of_conn(const struct conn *, bool reply)
+struct path *ct_path_of_conn(const struct conn *, bool reply)
     OVS_REQUIRES(ct_chains_mutex);
-struct conn *path_get_conn(const struct path *, size_t i, bool *reply);
-void path_hold(struct path *) OVS_REQUIRES(ct_chains_mutex);
-void path_unhold(struct path *) OVS_REQUIRES(ct_chains_mutex);
-bool path_describe(const struct path *, struct ct_merge_path *)
+struct conn *ct_path_get_conn(const struct path *, size_t i, bool *reply);
+void ct_path_hold(struct path *) OVS_REQUIRES(ct_chains_mutex);
+void ct_path_unhold(struct path *) OVS_REQUIRES(ct_chains_mutex);
+bool ct_path_describe(const struct path *, struct ct_merge_path *)
     OVS_EXCLUDED(ct_chains_mutex);
-int path_query(struct path *) OVS_REQUIRES(ct_chains_mutex);
-void path_finish(struct path *, enum path_end) OVS_REQUIRES(ct_chains_mutex);
+int ct_path_query(struct path *) OVS_REQUIRES(ct_chains_mutex);
+void ct_path_finish(struct path *, enum path_end)
+    OVS_REQUIRES(ct_chains_mutex);
 
 /* Told by ct-offload-path-sample.c: how long a pass takes, from one reading of
  * a path to the next, in ms. */
-extern atomic_llong path_pass_ms;
+extern atomic_llong ct_path_pass_ms;
 
 #endif /* ct-offload-path-private.h */

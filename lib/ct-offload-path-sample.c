@@ -69,7 +69,7 @@ path_idle_ms(const struct path *path)
 
     for (size_t i = 0; i < path->n_conns; i++) {
         ms = MIN(ms, conn_get_timeout(path->chain->key.ct,
-                                      path_get_conn(path, i, NULL)));
+                                      ct_path_get_conn(path, i, NULL)));
     }
     return ms;
 }
@@ -100,7 +100,7 @@ static bool
 path_was_passed_by(const struct path *path)
 {
     bool reply;
-    struct conn *conn = path_get_conn(path, 0, &reply);
+    struct conn *conn = ct_path_get_conn(path, 0, &reply);
     uint32_t await = (reply ? CONN_OFFLOAD_AWAIT_PATH_REPLY
                       : CONN_OFFLOAD_AWAIT_PATH_ORIG);
     bool seen = !(conn_offload_state(conn) & await);
@@ -122,8 +122,8 @@ path_sample(struct path *path, void *aux OVS_UNUSED)
     if (path->state != PATH_LIVE || path->querying) {
         return false;
     }
-    path_hold(path);
-    error = path_query(path);
+    ct_path_hold(path);
+    error = ct_path_query(path);
     if (path->moved) {
         path_judge_port(path, true);
         path->moved = false;
@@ -131,17 +131,17 @@ path_sample(struct path *path, void *aux OVS_UNUSED)
     } else {
         path->n_unseen += path_was_passed_by(path);
     }
-    path_unhold(path);
+    ct_path_unhold(path);
 
     if (path->state != PATH_LIVE) {
         return false;
     } else if (error && error != EAGAIN) {
-        path_finish(path, PATH_END_HARDWARE);
+        ct_path_finish(path, PATH_END_HARDWARE);
     } else if (path->n_unseen >= UNSEEN_PASSES) {
         path_judge_port(path, false);
-        path_finish(path, PATH_END_UNSEEN);
+        ct_path_finish(path, PATH_END_UNSEEN);
     } else if (time_msec() > path->used + path_idle_ms(path)) {
-        path_finish(path, PATH_END_IDLE);
+        ct_path_finish(path, PATH_END_IDLE);
     } else {
         return false;
     }
@@ -156,9 +156,9 @@ sampler_end_pass(struct sampler *s)
     long long int ms = MAX(now - s->start, PASS_MS);
     long long int old;
 
-    atomic_read_relaxed(&path_pass_ms, &old);
+    atomic_read_relaxed(&ct_path_pass_ms, &old);
     if (ms > old || s == samplers) {
-        atomic_store_relaxed(&path_pass_ms, ms);
+        atomic_store_relaxed(&ct_path_pass_ms, ms);
     }
     s->running = false;
     s->due = MAX(s->start + PASS_MS, now);
@@ -178,7 +178,7 @@ tick(unsigned int index, unsigned int n)
         return s->running;
     }
     if (!s->running) {
-        if (!path_count()) {
+        if (!ct_path_count()) {
             s->due = now + PASS_MS;
             return false;
         }
@@ -188,7 +188,7 @@ tick(unsigned int index, unsigned int n)
     }
     do {
         ovs_mutex_lock(&ct_chains_mutex);
-        path_for_each(s->part, path_sample, NULL);
+        ct_path_for_each(s->part, path_sample, NULL);
         ovs_mutex_unlock(&ct_chains_mutex);
         s->part += n;
         took = time_usec() - start;

@@ -83,7 +83,8 @@ show_traces(struct ds *ds, struct json *json)
 }
 
 static void
-show_ends(const struct path_counts *counts, struct ds *ds, struct json *json)
+show_ends(const struct ct_path_counts *counts, struct ds *ds,
+          struct json *json)
 {
     static const char *names[PATH_N_ENDS] = {
         [PATH_END_MEGAFLOW] = "megaflows",
@@ -122,9 +123,9 @@ void
 ct_path_show(struct ds *ds, struct json *json)
 {
     unsigned long long int n_refused = 0, n_chains = 0, n_traces = 0;
-    struct path_counts counts;
+    struct ct_path_counts counts;
     struct ct_chain *chain;
-    size_t n = path_count();
+    size_t n = ct_path_count();
     long long int pass;
 
     for (int i = 0; i < CT_TRACE_N_RESULTS; i++) {
@@ -133,9 +134,9 @@ ct_path_show(struct ds *ds, struct json *json)
     if (!n_traces && !json) {
         return;
     }
-    atomic_read_relaxed(&path_pass_ms, &pass);
+    atomic_read_relaxed(&ct_path_pass_ms, &pass);
     ovs_mutex_lock(&ct_chains_mutex);
-    counts = path_counts;
+    counts = ct_path_counts;
     HMAP_FOR_EACH (chain, node, &ct_chains) {
         n_refused += chain->refused != CT_MERGE_OK;
         n_chains += chain->refused == CT_MERGE_OK;
@@ -183,7 +184,7 @@ path_format_rule(const struct path *path, struct ds *match_,
     struct ofpbuf actions;
     struct match match;
 
-    if (!path_describe(path, &values)) {
+    if (!ct_path_describe(path, &values)) {
         return false;
     }
     ct_merge_get_match(merge, &values, &match);
@@ -218,7 +219,7 @@ path_show(struct path *path, void *aux_)
     if (path->state != PATH_LIVE) {
         return false;
     }
-    path_hold(path);
+    ct_path_hold(path);
     ovs_mutex_unlock(&ct_chains_mutex);
 
     found = path_format_rule(path, &match, &actions);
@@ -243,7 +244,7 @@ path_show(struct path *path, void *aux_)
     ds_destroy(&actions);
 
     ovs_mutex_lock(&ct_chains_mutex);
-    path_unhold(path);
+    ct_path_unhold(path);
     return false;
 }
 
@@ -256,7 +257,7 @@ ct_path_show_paths(const char *part, struct ds *ds, struct json *array)
 
     for (size_t i = 0; i < PATH_N_PARTS; i++) {
         ovs_mutex_lock(&ct_chains_mutex);
-        path_for_each(i, path_show, &aux);
+        ct_path_for_each(i, path_show, &aux);
         ovs_mutex_unlock(&ct_chains_mutex);
     }
 }
@@ -383,7 +384,7 @@ ct_path_explain(const struct conn *conn, struct ds *ds)
 
         ds_put_format(ds, "  %s direction: ", dirs[reply]);
         ovs_mutex_lock(&ct_chains_mutex);
-        path = path_of_conn(conn, reply);
+        path = ct_path_of_conn(conn, reply);
         if (path) {
             ds_put_format(ds, "forwarded by hardware, packets:%"PRIu64
                           ", bytes:%"PRIu64"\n",

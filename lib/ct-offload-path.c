@@ -63,8 +63,8 @@ static struct cmap path_misses = CMAP_INITIALIZER;
 /* A path is not held any more, was asked, or was destroyed. */
 static pthread_cond_t paths_cond = PTHREAD_COND_INITIALIZER;
 
-struct path_counts path_counts;
-atomic_llong path_pass_ms = 0;
+struct ct_path_counts ct_path_counts;
+atomic_llong ct_path_pass_ms = 0;
 
 static const uint32_t path_bits[] = {
     [false] = CONN_OFFLOAD_PATH_ORIG, [true] = CONN_OFFLOAD_PATH_REPLY,
@@ -97,7 +97,7 @@ tuple_hash(const struct ct_dpif_tuple *t, uint32_t basis)
 
 /* Returns the number of paths. */
 size_t
-path_count(void)
+ct_path_count(void)
 {
     size_t n;
 
@@ -111,7 +111,7 @@ path_count(void)
  * may release the mutex, and must return true if it has ended the path.  What
  * other threads make or end meanwhile may be left out. */
 void
-path_for_each(size_t part, bool (*cb)(struct path *, void *aux), void *aux)
+ct_path_for_each(size_t part, bool (*cb)(struct path *, void *aux), void *aux)
 {
     struct hmap_position pos = { 0, 0 };
     struct hmap_node *node;
@@ -126,7 +126,7 @@ path_for_each(size_t part, bool (*cb)(struct path *, void *aux), void *aux)
 /* Returns connection number 'i' of 'path', and in '*reply', if that is
  * nonnull, its direction. */
 struct conn *
-path_get_conn(const struct path *path, size_t i, bool *reply)
+ct_path_get_conn(const struct path *path, size_t i, bool *reply)
 {
     uintptr_t conn = path->conns[i].conn;
 
@@ -156,7 +156,7 @@ conn_next_path(const struct conn *conn, const struct path *last)
     HMAP_FOR_EACH_WITH_HASH (pc, node, hash, part_of(path_conns, hash)) {
         struct path *path = path_conn_get_path(pc);
 
-        if (path_get_conn(path, pc->conn & PATH_CONN_INDEX, NULL) != conn) {
+        if (ct_path_get_conn(path, pc->conn & PATH_CONN_INDEX, NULL) != conn) {
             continue;
         } else if (!last) {
             return path;
@@ -170,7 +170,7 @@ conn_next_path(const struct conn *conn, const struct path *last)
 /* Returns a path that is the original, or the reply, direction of 'conn', or
  * NULL. */
 struct path *
-path_of_conn(const struct conn *conn, bool reply)
+ct_path_of_conn(const struct conn *conn, bool reply)
 {
     struct path *path = NULL;
 
@@ -178,7 +178,7 @@ path_of_conn(const struct conn *conn, bool reply)
         for (size_t i = 0; i < path->n_conns; i++) {
             bool r;
 
-            if (path_get_conn(path, i, &r) == conn && r == reply) {
+            if (ct_path_get_conn(path, i, &r) == conn && r == reply) {
                 return path;
             }
         }
@@ -186,15 +186,15 @@ path_of_conn(const struct conn *conn, bool reply)
     return NULL;
 }
 
-/* 'path' is there, with its connections, until path_unhold(). */
+/* 'path' is there, with its connections, until ct_path_unhold(). */
 void
-path_hold(struct path *path)
+ct_path_hold(struct path *path)
 {
     path->n_holds++;
 }
 
 void
-path_unhold(struct path *path)
+ct_path_unhold(struct path *path)
 {
     if (!--path->n_holds) {
         xpthread_cond_broadcast(&paths_cond);
@@ -254,14 +254,15 @@ describe_conn_locked(const struct conn *conn, bool reply,
 /* Computes '*values' of 'path' again, which is held.  Returns false if its
  * connections have just changed, and it is about to end. */
 bool
-path_describe(const struct path *path, struct ct_merge_path *values)
+ct_path_describe(const struct path *path, struct ct_merge_path *values)
 {
     const struct ct_chain_key *key = &path->chain->key;
     struct ct_merge_conn conns[CT_MERGE_MAX_CONNS];
 
     for (size_t i = 0; i < key->n_cts; i++) {
-        const struct conn *conn = (key->cts[i] == CT_CHAIN_MISS ? NULL
-                                   : path_get_conn(path, key->cts[i], NULL));
+        const struct conn *conn
+            = (key->cts[i] == CT_CHAIN_MISS ? NULL
+               : ct_path_get_conn(path, key->cts[i], NULL));
 
         describe_conn_locked(conn, key->replies & 1u << i, &conns[i]);
     }
@@ -277,7 +278,7 @@ path_get_wire(const struct path *path, struct ct_dpif_tuple *wire)
 
     for (size_t i = 0; i < key->n_cts; i++) {
         describe_conn(key->cts[i] == CT_CHAIN_MISS ? NULL
-                      : path_get_conn(path, key->cts[i], NULL),
+                      : ct_path_get_conn(path, key->cts[i], NULL),
                       key->replies & 1u << i, &conns[i]);
     }
     ct_merge_get_wire(path->chain->merge, conns, wire);
@@ -333,7 +334,7 @@ path_link(struct path *path, const struct ct_merge_path *values)
     for (size_t i = 0; i < path->n_conns; i++) {
         struct path_conn *pc = &path->conns[i];
         bool reply;
-        struct conn *conn = path_get_conn(path, i, &reply);
+        struct conn *conn = ct_path_get_conn(path, i, &reply);
 
         hash = hash_pointer(conn, 0);
         hmap_insert(part_of(path_conns, hash), &pc->node, hash);
@@ -366,7 +367,7 @@ path_unlink(struct path *path, enum path_end end)
     while (path->n_holds) {
         ovs_mutex_cond_wait(&paths_cond, &ct_chains_mutex);
     }
-    path_counts.ended[end]++;
+    ct_path_counts.ended[end]++;
 }
 
 /* Takes 'path' from all tables. */
@@ -416,12 +417,12 @@ path_release_conns(struct path *path, enum path_end end)
 
     for (size_t i = 0; i < path->n_conns; i++) {
         bool reply;
-        struct conn *conn = path_get_conn(path, i, &reply);
+        struct conn *conn = ct_path_get_conn(path, i, &reply);
         uint32_t state = conn_offload_state(conn);
         uint32_t clear;
 
         /* Packets may reach a connection by more ways than one. */
-        clear = path_of_conn(conn, reply) ? 0 : path_bits[reply];
+        clear = ct_path_of_conn(conn, reply) ? 0 : path_bits[reply];
         if (!(state & CONN_OFFLOAD_PATH_MASK & ~clear)
             && !ct_offload_may_bypass(state_est(state))) {
             clear |= CONN_OFFLOAD_BYPASS;
@@ -451,7 +452,8 @@ path_destroy(struct path *path, enum path_end end)
     ovs_mutex_lock(&ct_chains_mutex);
     path_credit(path, &last);
     for (size_t i = 0; i < path->n_conns; i++) {
-        conn_extend(chain->key.ct, path_get_conn(path, i, NULL), path->used);
+        conn_extend(chain->key.ct, ct_path_get_conn(path, i, NULL),
+                    path->used);
     }
     path_remove(path);
     path_release_conns(path, end);
@@ -468,7 +470,7 @@ path_destroy(struct path *path, enum path_end end)
 /* Ends 'path', which is live, for reason 'end'.  Releases the mutex
  * meanwhile. */
 void
-path_finish(struct path *path, enum path_end end)
+ct_path_finish(struct path *path, enum path_end end)
 {
     path_unlink(path, end);
     ovs_mutex_unlock(&ct_chains_mutex);
@@ -488,7 +490,7 @@ conn_end_paths(struct conn *conn)
         if (path->state == PATH_ENDING) {
             ovs_mutex_cond_wait(&paths_cond, &ct_chains_mutex);
         } else {
-            path_finish(path, PATH_END_CONN);
+            ct_path_finish(path, PATH_END_CONN);
         }
     }
     ovs_mutex_unlock(&ct_chains_mutex);
@@ -499,14 +501,14 @@ conn_end_paths(struct conn *conn)
  * this returns, but somebody may wait to end it.  Returns 0 or a positive
  * errno value. */
 int
-path_query(struct path *path)
+ct_path_query(struct path *path)
 {
     struct dpif_flow_stats stats;
     int error;
 
     path->querying = true;
     path->asked = time_msec();
-    path_hold(path);
+    ct_path_hold(path);
     ovs_mutex_unlock(&ct_chains_mutex);
 
     memset(&stats, 0, sizeof stats);
@@ -518,7 +520,7 @@ path_query(struct path *path)
     if (!error) {
         path_credit(path, &stats);
     }
-    path_unhold(path);
+    ct_path_unhold(path);
     return error;
 }
 
@@ -539,7 +541,7 @@ again:
             if (path->querying) {
                 ovs_mutex_cond_wait(&paths_cond, &ct_chains_mutex);
             } else {
-                path_query(path);
+                ct_path_query(path);
             }
             goto again;                 /* Paths may have come and gone. */
         }
@@ -740,14 +742,14 @@ job_find_chain(struct trace_job *job, uint8_t slots,
     }
     chain = ct_chain_get(&job->key, conns);
     if (!chain) {
-        path_counts.changed++;
+        ct_path_counts.changed++;
         return NULL;
     }
     /* With the mutex, which ct_chain_get() may have released, so that
      * ct_path_configure() finds the path. */
     slot = job_find_provider(job, slots);
     if (slot < 0) {
-        path_counts.not_held++;
+        ct_path_counts.not_held++;
         job_note(job, slots ? CONN_PATH_NOT_HELD : CONN_PATH_UNABLE);
         return NULL;
     }
@@ -756,13 +758,13 @@ job_find_chain(struct trace_job *job, uint8_t slots,
                                      job->rss_valid ? &job->rss_hash : NULL,
                                      values));
     if (reason) {
-        path_counts.refused++;
+        ct_path_counts.refused++;
         job_note(job, CONN_PATH_REFUSED + reason);
         return NULL;
     }
     if (!job_find_ports(job, chain->merge, ports)
         || !chain_bind(chain, ports, slot)) {
-        path_counts.no_port++;
+        ct_path_counts.no_port++;
         job_note(job, CONN_PATH_NO_PORT);
         return NULL;
     }
@@ -814,7 +816,7 @@ job_link(struct trace_job *job, uint8_t slots,
     if (rival) {
         /* This may wait, and nothing but 'path' keeps 'chain' from being freed
          * meanwhile. */
-        path_finish(rival, PATH_END_KEY);
+        ct_path_finish(rival, PATH_END_KEY);
     }
     return path;
 }
@@ -888,16 +890,16 @@ job_make(const struct trace_job *job, struct path *path,
     path->made = !error;
     if (!error) {
         COVERAGE_INC(ct_path_add);
-        path_counts.made++;
+        ct_path_counts.made++;
         end = PATH_END_MEGAFLOW;
     } else {
         COVERAGE_INC(ct_path_add_fail);
-        path_counts.failed++;
+        ct_path_counts.failed++;
         job_note(job, outdated ? CONN_PATH_NOT_HELD : CONN_PATH_HARDWARE);
         VLOG_DBG_RL(&rl, "a path cannot be made: %s", ovs_strerror(error));
     }
     if (error || path->state == PATH_CANCEL || !path->chain->valid) {
-        path_finish(path, end);
+        ct_path_finish(path, end);
     } else {
         path->state = PATH_LIVE;
     }
@@ -1041,7 +1043,7 @@ dying_run(void)
 
     ovs_mutex_lock(&ct_chains_mutex);
     while ((path = dying_find())) {
-        path_finish(path, (ct_offload_forwarding() ? PATH_END_MEGAFLOW
+        ct_path_finish(path, (ct_offload_forwarding() ? PATH_END_MEGAFLOW
                            : PATH_END_CONFIG));
     }
     ovs_mutex_unlock(&ct_chains_mutex);
@@ -1121,7 +1123,7 @@ ct_path_flow_stats__(const struct dp_netdev_flow *flow,
 {
     long long int pass_ms;
 
-    atomic_read_relaxed(&path_pass_ms, &pass_ms);
+    atomic_read_relaxed(&ct_path_pass_ms, &pass_ms);
     ovs_mutex_lock(&ct_chains_mutex);
     ct_chains_get_flow_stats(flow, time_msec() - 2 * pass_ms, stats, attrs);
     ovs_mutex_unlock(&ct_chains_mutex);
@@ -1148,7 +1150,7 @@ conn_end_misses(struct conn_offload_batch *batch, const struct conn *conn)
         }
         ovs_mutex_lock(&ct_chains_mutex);
         CMAP_FOR_EACH_WITH_HASH (miss, node, hash, &path_misses) {
-            conn_batch_raise(batch, path_get_conn(miss->path, 0, NULL),
+            conn_batch_raise(batch, ct_path_get_conn(miss->path, 0, NULL),
                              CONN_OFFLOAD_PENDING_DEL, 0, 0);
         }
         ovs_mutex_unlock(&ct_chains_mutex);

@@ -19,7 +19,7 @@
 // Expect: path_put lib/dpif-netdev.c 1 ct_path_flow_changed(netdev_flow)
 // Expect: path_remove lib/dpif-netdev.c 1 ct_path_flow_changed(flow)
 // Expect: path_stats lib/dpif-netdev.c 1 ct_path_flow_stats(
-// Expect: path_sync lib/dpif-netdev.c 1 ct_path_flow_sync(
+// Expect: path_sync lib/dpif-netdev.c 1 flow_del_sync(pmd
 // Expect: path_committed lib/conntrack.c 1 conntrack_offload_conn_committed(
 // Expect: path_include lib/dpif-netdev.c 1 #include "ct-offload-path.h"
 
@@ -113,17 +113,17 @@ statement S1, S2;
  }
 
 @path_sync@
-expression list args;
+identifier pmd, stats, del;
 expression mutex;
-identifier flow;
 @@
- flow_del_on_pmd(...)
+ flow_del_on_pmd(struct dp_netdev_pmd_thread *pmd,
+                 struct dpif_flow_stats *stats,
+                 const struct dpif_flow_del *del)
  {
  ...
-+ct_path_flow_sync(dp_netdev_pmd_find_flow(args));
++flow_del_sync(pmd, del);
 +
  ovs_mutex_lock(mutex);
- flow = dp_netdev_pmd_find_flow(args);
  ...
  }
 
