@@ -6,13 +6,9 @@
 // any more.  Where no packet is traced, and no megaflow is in a chain, that
 // costs next to nothing.
 //
-// Overlay: lib/ct-offload-chain.c lib/ct-offload-chain.h
 // Overlay: lib/ct-offload-path.c lib/ct-offload-path.h
-// Overlay: lib/ct-offload-path-private.h lib/ct-offload-path-sample.c
-// Overlay: lib/ct-offload-path-show.c
+// Overlay: lib/ct-offload-path-private.h
 //
-// Expect: path_new lib/dpif-netdev.c 1 atomic_init(&flow->ct_path, NULL);
-// Expect: path_free lib/dpif-netdev.c 1 ct_path_flow_free(
 // Expect: path_execute lib/dpif-netdev.c 1 ct_trace_enter(
 // Expect: path_packet_out lib/dpif-netdev.c 1 ct_trace_abandon();
 // Expect: path_ct lib/dpif-netdev.c 1 ct_trace_ct(
@@ -22,28 +18,6 @@
 // Expect: path_sync lib/dpif-netdev.c 1 flow_del_sync(pmd
 // Expect: path_committed lib/conntrack.c 1 conntrack_offload_conn_committed(
 // Expect: path_include lib/dpif-netdev.c 1 #include "ct-offload-path.h"
-
-@path_new@
-identifier flow;
-@@
- dp_netdev_flow_add(...)
- {
- ...
- flow->batch = NULL;
-+atomic_init(&flow->ct_path, NULL);
- ...
- }
-
-@path_free@
-identifier flow;
-@@
- dp_netdev_flow_free(struct dp_netdev_flow *flow)
- {
- ...
-+ct_path_flow_free(dp_netdev_flow_get_ct_path(flow));
- free(flow->dp_extra_info);
- ...
- }
 
 @path_execute@
 identifier batch, pmd, flow;
