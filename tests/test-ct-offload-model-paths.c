@@ -37,8 +37,10 @@
 #include <netinet/in.h>
 
 #include "conntrack-offload.h"
+#include "conntrack-offload-run.h"
 #include "conntrack-offload-state.h"
 #include "conntrack.h"
+#include "ct-offload-path-private.h"
 #include "ct-offload-path.h"
 #include "ct-offload-private.h"
 #include "ct-offload-trace.h"
@@ -108,10 +110,6 @@ static struct pipe pipes[N_PIPES] = {
     { .n_zones = 2, .zones = { 2, 2 }, .ports = { 1, 3 } },
     { .n_zones = 2, .zones = { 3, 0 }, .look = { true }, .ports = { 0, 3 } },
 };
-
-/* Does the layer make paths of packets for which a ct() has found nothing?
- * (Not yet.) */
-static const bool misses_forwarded = false;
 
 /* For what may change, of all of them.  The last one to be locked. */
 static struct ovs_mutex policy_mutex = OVS_MUTEX_INITIALIZER;
@@ -433,6 +431,14 @@ mflow_revalidate(struct mflow *m, bool anyway)
 
 /* Packets. */
 
+/* What a ct() has found for a packet. */
+struct found {
+    struct conn *conn;          /* NULL if nothing. */
+    bool reply;
+    bool one_way;               /* It had no reply before. */
+    struct conn_key key;        /* Where nothing was found. */
+};
+
 /* A packet on its way. */
 struct packet {
     struct dp_packet *pkt;
@@ -444,13 +450,11 @@ struct packet {
     struct mflow *route[MAX_STAGES]; /* What it has met... */
     unsigned int changes[MAX_STAGES]; /* ...as it was then. */
     size_t n_route;
-    struct conn *conns[MAX_CTS]; /* What each ct() has found. */
-    bool reply[MAX_CTS];
-    size_t n_conns;
+    struct found found[MAX_CTS]; /* By each ct(). */
+    size_t n_found;
     bool upcall;                /* It has met no megaflow somewhere. */
-    bool missed;                /* A ct() has found nothing, as it should. */
-    bool broken;                /* Another one has found nothing that is
-                                 * established. */
+    bool broken;                /* A ct() has found it invalid, or has
+                                 * committed a connection, or would have. */
 };
 
 struct burst {
@@ -482,6 +486,43 @@ worker_packet(const struct worker *w, const struct dp_packet *pkt)
 
 static void process(struct worker *, const struct dp_packet_batch *);
 
+static void mpaths_replied(const struct conn *);
+
+/* ct() was executed for 'p'. */
+static void
+packet_found(struct packet *p, bool commit)
+{
+    uint8_t state = p->pkt->md.ct_state;
+    uint16_t zone = p->pkt->md.ct_zone;
+    struct found *found = &p->found[p->n_found];
+
+    ovs_assert(p->n_found < MAX_CTS);
+    found->reply = (state & CS_REPLY_DIR) != 0;
+    found->conn = conntrack_find_traced(ct, p->pkt);
+    found->one_way = found->conn && !conn_is_established(found->conn);
+    p->broken |= (!(state & CS_TRACKED) || state & (CS_INVALID | CS_RELATED)
+                  || (!found->conn && (commit || state & CS_ESTABLISHED)));
+    if (!found->conn) {
+        struct flow flow;
+
+        flow_extract(p->pkt, &flow);
+        memset(&found->key, 0, sizeof found->key);
+        found->key.zone = zone;
+        found->key.nw_proto = flow.nw_proto;
+        found->key.src.addr.ipv4 = flow.nw_src;
+        found->key.dst.addr.ipv4 = flow.nw_dst;
+        found->key.src.port = flow.tp_src;
+        found->key.dst.port = flow.tp_dst;
+    } else if (commit && p->n_found && !found[-1].conn
+               && found[-1].key.zone == zone) {
+        p->broken = true;               /* It is new. */
+    }
+    if (!threaded && found->conn && found->reply && !(state & CS_INVALID)) {
+        mpaths_replied(found->conn);
+    }
+    p->n_found++;
+}
+
 /* See dp_execute_cb(). */
 static void
 execute_ct(struct worker *w, struct dp_packet_batch *batch,
@@ -509,22 +550,7 @@ execute_ct(struct worker *w, struct dp_packet_batch *batch,
     ct_trace_ct(batch, ct, w->at, commit);
 
     DP_PACKET_BATCH_FOR_EACH (i, pkt, batch) {
-        struct packet *p = worker_packet(w, pkt);
-        const struct pipe *pp = &pipes[p->pipe];
-
-        ovs_assert(p->n_conns < MAX_CTS);
-        p->reply[p->n_conns] = (pkt->md.ct_state & CS_REPLY_DIR) != 0;
-        p->conns[p->n_conns] = conntrack_find_traced(ct, pkt);
-        if (pp->look[0] && pp->zones[0] == pkt->md.ct_zone
-            && pkt->md.ct_state == (CS_TRACKED | CS_NEW)
-            && !p->conns[p->n_conns]) {
-            p->missed = true;
-        } else {
-            p->broken |= (!p->conns[p->n_conns]
-                          || pkt->md.ct_state & CS_INVALID
-                          || !(pkt->md.ct_state & CS_ESTABLISHED));
-        }
-        p->n_conns++;
+        packet_found(worker_packet(w, pkt), commit);
     }
 }
 
@@ -669,21 +695,19 @@ struct mpath {
     struct mflow *route[MAX_STAGES];
     unsigned int changes[MAX_STAGES];
     size_t n_route;
-    struct conn *conns[MAX_CTS];
-    bool reply[MAX_CTS];
+    struct found found[MAX_CTS];
     uint32_t marks[MAX_CTS];
-    size_t n_conns;
+    size_t n_found;
     bool used;                  /* No sweep may end it. */
+    bool replied;               /* What had no reply before has one. */
 };
 
 /* With one thread: paths that have ended during a step in which no packets
  * were sent. */
 static struct {
     struct provider *p;
-    struct conn *conns[MAX_CTS];
-    size_t n_conns;
-    struct conn *conn;          /* The first one... */
-    bool reply;                 /* ...and its direction. */
+    struct found found[MAX_CTS];
+    size_t n_found;
 } ended[64];
 static size_t n_ended;
 
@@ -711,7 +735,7 @@ static struct burst *current;
 
 /* What a run has done, to show that it was worth it. */
 static struct {
-    unsigned long long int packets, created, settled;
+    unsigned long long int packets, created, settled, missed, one_way;
 } sum;
 
 static void
@@ -911,6 +935,7 @@ mpath_learn(struct provider *p, const struct ct_offload_path *path,
 {
     const struct packet *packet = NULL;
     bool changed = false;
+    size_t n_conns = 0;
 
     for (size_t i = 0; current && i < current->n; i++) {
         /* Others of the same connection may not have been traced, or not to
@@ -923,12 +948,21 @@ mpath_learn(struct provider *p, const struct ct_offload_path *path,
     if (!packet) {
         fail("%s: a path that no packet has passed", p->class.name);
     }
-    if (packet->upcall || packet->broken
-        || path->n_conns > packet->n_conns) {
+    for (size_t i = 0; i < packet->n_found; i++) {
+        const struct conn *conn = packet->found[i].conn;
+        bool new = conn != NULL;
+
+        for (size_t j = 0; j < i; j++) {
+            new &= packet->found[j].conn != conn;
+        }
+        n_conns += new;
+    }
+    if (packet->upcall || packet->broken || path->n_conns != n_conns
+        || !packet->found[0].conn || packet->found[0].one_way) {
         fail("%s: a path of a packet that cannot be traced: number %"PRIdPTR
              ", upcall %d, broken %d, %u of %"PRIuSIZE" connections",
              p->class.name, packet - current->packets, packet->upcall,
-             packet->broken, path->n_conns, packet->n_conns);
+             packet->broken, path->n_conns, n_conns);
     }
     memcpy(m->route, packet->route, sizeof m->route);
     m->n_route = packet->n_route;
@@ -940,12 +974,14 @@ mpath_learn(struct provider *p, const struct ct_offload_path *path,
     if (!changed) {
         check_actions(p, path, packet);
     }
-    memcpy(m->conns, packet->conns, sizeof m->conns);
-    memcpy(m->reply, packet->reply, sizeof m->reply);
-    m->n_conns = packet->n_conns;
-    for (size_t i = 0; i < m->n_conns; i++) {
-        m->marks[i] = (m->conns[i] ? ct_offload_conn_get_mark(m->conns[i])
-                       : 0);
+    memcpy(m->found, packet->found, sizeof m->found);
+    m->n_found = packet->n_found;
+    for (size_t i = 0; i < m->n_found; i++) {
+        const struct conn *conn = m->found[i].conn;
+
+        m->marks[i] = conn ? ct_offload_conn_get_mark(conn) : 0;
+        sum.missed += !conn;
+        sum.one_way += m->found[i].one_way;
     }
 }
 
@@ -972,7 +1008,7 @@ interfere(const struct mpath *path)
 {
     uint32_t r = hash_2words(path_hash(&path->match), step);
     struct mflow *f = path->route[r / 256 % path->n_route];
-    struct conn *conn = path->conns[r / 256 % path->n_conns];
+    struct conn *conn = path->found[r / 256 % path->n_found].conn;
 
     if (r % 256 < 10) {
         note("(kill)");
@@ -1113,7 +1149,6 @@ static void
 provider_path_del(struct provider *p, void **priv,
                   struct dpif_flow_stats *last)
 {
-    size_t first = 0;
     struct mpath *m;
 
     ovs_mutex_lock(&p->mutex);
@@ -1123,13 +1158,8 @@ provider_path_del(struct provider *p, void **priv,
     }
     if (!threaded && n_ended < ARRAY_SIZE(ended)) {
         ended[n_ended].p = p;
-        memcpy(ended[n_ended].conns, m->conns, sizeof m->conns);
-        ended[n_ended].n_conns = m->n_conns;
-        while (!m->conns[first]) {
-            first++;
-        }
-        ended[n_ended].conn = m->conns[first];
-        ended[n_ended++].reply = m->reply[first];
+        memcpy(ended[n_ended].found, m->found, sizeof m->found);
+        ended[n_ended++].n_found = m->n_found;
     }
     mpath_tell(m, last);
     hmap_remove(&p->paths, &m->node);
@@ -1370,13 +1400,32 @@ conn_expiration(const struct conn *conn)
 static void
 mpath_noticed(const struct mpath *path)
 {
-    for (size_t i = 0; i < path->n_conns; i++) {
-        struct mconn *m = mconn_find(path->conns[i]);
+    for (size_t i = 0; i < path->n_found; i++) {
+        struct mconn *m = mconn_find(path->found[i].conn);
 
         if (m) {
             m->may_live = MAX(m->may_live,
                               time_msec() + conn_timeout_ms(m->conn));
         }
+    }
+}
+
+/* A reply has met 'conn': paths that depend on its having had none go. */
+static void
+mpaths_replied(const struct conn *conn)
+{
+    for (int i = 0; i < N_PROVIDERS; i++) {
+        struct provider *p = &providers[i];
+        struct mpath *path;
+
+        ovs_mutex_lock(&p->mutex);
+        HMAP_FOR_EACH (path, node, &p->paths) {
+            for (size_t j = 0; j < path->n_found; j++) {
+                path->replied |= (path->found[j].conn == conn
+                                  && path->found[j].one_way);
+            }
+        }
+        ovs_mutex_unlock(&p->mutex);
     }
 }
 
@@ -1417,23 +1466,27 @@ has_met(const struct mpath *path, const struct mflow *f)
     return false;
 }
 
-/* There is no connection where packets of 'path', of 'p', found none. */
-static void
-check_miss(const struct provider *p, const struct mpath *path)
+static bool
+same_key(const struct conn_key *a, const struct conn_key *b)
 {
-    const struct flow *flow = &path->match.flow;
+    return (a->zone == b->zone && a->nw_proto == b->nw_proto
+            && a->src.addr.ipv4 == b->src.addr.ipv4
+            && a->dst.addr.ipv4 == b->dst.addr.ipv4
+            && a->src.port == b->src.port && a->dst.port == b->dst.port);
+}
+
+/* There is no connection where packets of a path of 'p' found none, with
+ * 'wanted'. */
+static void
+check_miss(const struct provider *p, const struct conn_key *wanted)
+{
     const struct mconn *m;
 
     HMAP_FOR_EACH (m, node, &mconns) {
         for (int dir = 0; m->seen && dir < CT_DIRS; dir++) {
             const struct conn_key *key = &m->conn->key_node[dir].key;
 
-            if (key->zone == pipes[path->pipe].zones[0]
-                && key->nw_proto == flow->nw_proto
-                && key->src.addr.ipv4 == flow->nw_src
-                && key->dst.addr.ipv4 == flow->nw_dst
-                && key->src.port == flow->tp_src
-                && key->dst.port == flow->tp_dst) {
+            if (same_key(key, wanted)) {
                 fail("%s: has a path of packets for which there is a "
                      "connection now", p->class.name);
             }
@@ -1446,6 +1499,8 @@ static void
 check_path(struct provider *p, const struct mpath *path, bool swept)
     OVS_REQUIRES(p->mutex)
 {
+    long long int idle_ms = IDLE_MS;
+
     if (!p->registered || !forwarding || !enabled || !limit) {
         fail("%s: has a path, though nothing is forwarded", p->class.name);
     }
@@ -1458,19 +1513,31 @@ check_path(struct provider *p, const struct mpath *path, bool swept)
                  p->class.name);
         }
     }
-    for (size_t i = 0; i < path->n_conns; i++) {
-        const struct mconn *m = mconn_find(path->conns[i]);
-        struct held *h = held_find(p, path->conns[i]);
+    if (path->replied) {
+        fail("%s: has a path of a connection that has a reply now",
+             p->class.name);
+    }
+    for (size_t i = 0; i < path->n_found; i++) {
+        const struct found *found = &path->found[i];
+        const struct mconn *m = mconn_find(found->conn);
+        struct held *h = held_find(p, found->conn);
 
-        if (!path->conns[i]) {
-            check_miss(p, path);
+        if (!found->conn) {
+            check_miss(p, &found->key);
             continue;
         }
         if (!m || !m->seen) {
             fail("%s: has a path of a connection that is gone",
                  p->class.name);
         }
-        if (!h || !h->est) {
+        if (found->one_way) {
+            /* What ct() says of TCP is the same before and after that. */
+            if (conn_is_established(found->conn)
+                && path->match.flow.nw_proto != IPPROTO_TCP) {
+                fail("%s: has a path of a connection that is established now",
+                     p->class.name);
+            }
+        } else if (!h || !h->est) {
             fail("%s: has a path of a connection that it does not hold",
                  p->class.name);
         }
@@ -1478,16 +1545,17 @@ check_path(struct provider *p, const struct mpath *path, bool swept)
             fail("%s: has a path of a connection that is closed",
                  p->class.name);
         }
-        if (ct_offload_conn_get_mark(path->conns[i]) != path->marks[i]) {
+        if (ct_offload_conn_get_mark(found->conn) != path->marks[i]) {
             fail("%s: has a path of a connection the mark of which has "
                  "changed", p->class.name);
         }
+        idle_ms = MIN(idle_ms, conn_timeout_ms(found->conn));
     }
     if (swept) {
         unsigned int errors;
 
         atomic_read_relaxed(&p->stats_errors, &errors);
-        if (path->noticed + IDLE_MS < sweep_before) {
+        if (path->noticed + idle_ms < sweep_before) {
             fail("%s: has a path that is idle", p->class.name);
         }
         if (path->n_packets != path->told && path->hit < sweep_before
@@ -1511,9 +1579,9 @@ check_state(const struct conn *conn)
 
         ovs_mutex_lock(&p->mutex);
         HMAP_FOR_EACH (path, node, &p->paths) {
-            for (size_t j = 0; j < path->n_conns; j++) {
-                if (path->conns[j] == conn) {
-                    any[path->reply[j]] = true;
+            for (size_t j = 0; j < path->n_found; j++) {
+                if (path->found[j].conn == conn) {
+                    any[path->found[j].reply] = true;
                 }
             }
         }
@@ -1579,10 +1647,13 @@ check_ended(void)
         struct provider *p = ended[i].p;
         bool all = p->registered && forwarding && enabled;
 
-        for (size_t j = 0; j < ended[i].n_conns && all; j++) {
-            const struct mconn *m = mconn_find(ended[i].conns[j]);
+        const struct found *first = &ended[i].found[0];
 
-            if (!ended[i].conns[j]) {
+        for (size_t j = 0; j < ended[i].n_found && all; j++) {
+            const struct found *found = &ended[i].found[j];
+            const struct mconn *m = mconn_find(found->conn);
+
+            if (!found->conn) {
                 continue;
             }
             if (m && m->seen && !m->closed) {
@@ -1591,20 +1662,32 @@ check_ended(void)
 
                 ovs_mutex_lock(&p->mutex);
                 h = held_find(p, m->conn);
-                all &= h && h->est && state_is_established(state);
+                all &= (found->one_way
+                        || (h && h->est && state_is_established(state)));
                 ovs_mutex_unlock(&p->mutex);
             } else {
                 all = false;
             }
         }
-        if (all && !(conn_offload_state(ended[i].conn)
-                     & (ended[i].reply ? CONN_OFFLOAD_AWAIT_PATH_REPLY
+        if (all && !(conn_offload_state(first->conn)
+                     & (first->reply ? CONN_OFFLOAD_AWAIT_PATH_REPLY
                         : CONN_OFFLOAD_AWAIT_PATH_ORIG))) {
             fail("connection %p had a path in direction %d, and does not wait "
-                 "for another one", ended[i].conn, ended[i].reply);
+                 "for another one", first->conn, first->reply);
         }
     }
     n_ended = 0;
+}
+
+/* Returns 'used' as it should be told of something that was used at time
+ * 'used': it may be long until it is known that it was used again. */
+static long long int
+tell_used(long long int used)
+{
+    long long int pass_ms;
+
+    atomic_read_relaxed(&ct_path_pass_ms, &pass_ms);
+    return used && used >= time_msec() - 2 * pass_ms ? time_msec() : used;
 }
 
 static void
@@ -1628,11 +1711,11 @@ check_flow(struct mflow *f)
     memset(&attrs, 0, sizeof attrs);
     ct_path_flow_stats(f->flow, &stats, &attrs);
     if (stats.n_packets != f->n_packets || stats.n_bytes != f->n_bytes
-        || stats.used != f->used) {
+        || stats.used != tell_used(f->used)) {
         fail("megaflow %u/%u/%u: %"PRIu64" packets instead of %"PRIu64", "
              "%"PRIu64" bytes instead of %"PRIu64", used %lld instead of "
              "%lld", f->pipe, f->dir, f->stage, stats.n_packets, f->n_packets,
-             stats.n_bytes, f->n_bytes, stats.used, f->used);
+             stats.n_bytes, f->n_bytes, stats.used, tell_used(f->used));
     }
     if (attrs.offloaded != any) {
         fail("megaflow %u/%u/%u: offloaded is %d instead of %d", f->pipe,
@@ -1780,9 +1863,9 @@ send_burst(struct burst *b)
 
         syn |= (p->tcp_flags & TCP_SYN) != 0;
         fin |= (p->tcp_flags & (TCP_FIN | TCP_RST)) != 0;
-        for (size_t j = 0; j < p->n_conns; j++) {
-            if (p->conns[j]) {
-                mconn_met(p->conns[j], p);
+        for (size_t j = 0; j < p->n_found; j++) {
+            if (p->found[j].conn) {
+                mconn_met(p->found[j].conn, p);
             }
         }
     }
@@ -1973,8 +2056,8 @@ hit(struct provider *p)
         path->n_bytes += n * (60 + pick(1400));
         path->hit = time_msec();
         p->n_hits += n;
-        for (size_t i = 0; i < path->n_conns; i++) {
-            struct mconn *m = mconn_find(path->conns[i]);
+        for (size_t i = 0; i < path->n_found; i++) {
+            struct mconn *m = mconn_find(path->found[i].conn);
 
             /* With several threads there are none of either. */
             if (m) {
@@ -2114,8 +2197,32 @@ commit_packet(struct burst *b, bool force)
                       pp->zones[0], mark, NULL, NULL, NULL, time_msec(), 0,
                       b->netdev);
     conn = conntrack_find_traced(ct, p->pkt);
+    if (!threaded && conn && p->pkt->md.ct_state & CS_REPLY_DIR
+        && !(p->pkt->md.ct_state & CS_INVALID)) {
+        mpaths_replied(conn);
+    }
     ct_trace_abandon();
     return conn;
+}
+
+/* A connection was committed, or has another mark: paths of packets that have
+ * met it, which nobody need hold, may have ended for that. */
+static void
+ended_forget_partial(void)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < n_ended; i++) {
+        bool partial = false;
+
+        for (size_t j = 0; j < ended[i].n_found; j++) {
+            partial |= !ended[i].found[j].conn || ended[i].found[j].one_way;
+        }
+        if (!partial) {
+            ended[n++] = ended[i];
+        }
+    }
+    n_ended = n;
 }
 
 static void
@@ -2140,6 +2247,7 @@ step_commit(void)
         mconn_met(conn, &b.packets[0]);
     }
     burst_destroy(&b);
+    ended_forget_partial();
     check(false);
 }
 
@@ -2236,7 +2344,9 @@ should_have_path(const struct packet *packet, int dir,
     bool any = false;
 
     if (packet->upcall || packet->broken || !forwarding || !enabled
-        || !packet->n_conns || (packet->missed && !misses_forwarded)) {
+        || !packet->n_found || !packet->found[0].conn
+        || packet->found[0].one_way) {
+        /* The connection that is found first waits for a trace. */
         return false;
     }
     if (odp_to_u32(packet->out_port) != 1 + ports[!dir]
@@ -2258,10 +2368,11 @@ should_have_path(const struct packet *packet, int dir,
             return false;
         }
         ovs_mutex_lock(&p->mutex);
-        for (size_t j = 0; j < packet->n_conns; j++) {
-            struct held *h = held_find(p, packet->conns[j]);
+        for (size_t j = 0; j < packet->n_found; j++) {
+            const struct found *found = &packet->found[j];
+            struct held *h = held_find(p, found->conn);
 
-            all &= !packet->conns[j] || (h && h->est);
+            all &= !found->conn || found->one_way || (h && h->est);
         }
         ovs_mutex_unlock(&p->mutex);
         any |= all;
@@ -2306,7 +2417,10 @@ step_settle(void)
     /* The first sweep may find what is held by some providers only, and so
      * on. */
     for (int i = 0; i < 8 && !(ok[0] && ok[1]); i++) {
-        pass(model_next_sweep() - time_msec());
+        /* Sweeps are rare here, see FORGET_MS in conntrack-offload-run.c. */
+        pass(model_next_sweep() - time_msec() - 1);
+        conn_forget_refusals();
+        pass(1);
         for (int j = 0; j < 6; j++) {
             last[j & 1] = send_one(pipe, j & 1, client, tcp, TCP_ACK);
         }
@@ -2323,7 +2437,7 @@ step_settle(void)
             ct_path_show_chains(NULL, &ds, NULL);
             ct_path_show_paths(NULL, &ds, NULL);
             fail("no path in direction %d, state %"PRIx32"\n%s", dir,
-                 conn_offload_state(last[dir].conns[0]), ds_cstr(&ds));
+                 conn_offload_state(last[dir].found[0].conn), ds_cstr(&ds));
         }
         sum.settled += path_exists(&last[dir]);
     }
@@ -2442,8 +2556,9 @@ paths_report(void)
     struct ds ds = DS_EMPTY_INITIALIZER;
 
     ct_path_show(&ds, NULL);
-    printf("%s%llu packets, %llu connections, %llu settled", ds_cstr(&ds),
-           sum.packets, sum.created, sum.settled);
+    printf("%s%llu packets, %llu connections, %llu settled, paths with "
+           "%llu misses, %llu one-way", ds_cstr(&ds), sum.packets,
+           sum.created, sum.settled, sum.missed, sum.one_way);
     ds_destroy(&ds);
     for (int i = 0; i < 2; i++) {
         struct provider *p = &providers[i];
@@ -2659,13 +2774,7 @@ pause_find(const struct conn_key *key, int *dir)
 {
     for (size_t i = 0; i < n_pause_conns; i++) {
         for (int d = 0; d < CT_DIRS; d++) {
-            const struct conn_key *k = &pause_conns[i]->key_node[d].key;
-
-            if (k->zone == key->zone && k->nw_proto == key->nw_proto
-                && k->src.addr.ipv4 == key->src.addr.ipv4
-                && k->dst.addr.ipv4 == key->dst.addr.ipv4
-                && k->src.port == key->src.port
-                && k->dst.port == key->dst.port) {
+            if (same_key(&pause_conns[i]->key_node[d].key, key)) {
                 *dir = d;
                 return pause_conns[i];
             }
@@ -2674,15 +2783,24 @@ pause_find(const struct conn_key *key, int *dir)
     return NULL;
 }
 
-/* Are all connections that packets of 'path' meet held by 'p'? */
-static bool
-path_has_conns(struct provider *p, const struct mpath *path)
+/* What packets of a path meet. */
+struct walk {
+    uint32_t ct_states[MAX_ZONES]; /* After each ct(). */
+    size_t n;                   /* How many ct() actions there can be... */
+    bool held;                  /* ...and are these as they have to be? */
+};
+
+/* Finds out which connections packets of 'path' meet, and whether 'p' holds
+ * them. */
+static void
+path_walk(struct provider *p, const struct mpath *path, struct walk *walk)
     OVS_REQUIRES(p->mutex)
 {
     const struct pipe *pp = &pipes[path->pipe];
     const struct flow *flow = &path->match.flow;
     struct conn_key key;
 
+    memset(walk, 0, sizeof *walk);
     memset(&key, 0, sizeof key);
     key.nw_proto = flow->nw_proto;
     key.src.addr.ipv4 = flow->nw_src;
@@ -2690,22 +2808,31 @@ path_has_conns(struct provider *p, const struct mpath *path)
     key.src.port = flow->tp_src;
     key.dst.port = flow->tp_dst;
     for (size_t i = 0; i < pp->n_zones; i++) {
+        uint32_t *state = &walk->ct_states[walk->n++];
         const struct conn_key *other;
         struct conn *conn;
         struct held *h;
         int dir;
 
+        *state = CS_TRACKED;
         key.zone = pp->zones[path->dir ? pp->n_zones - 1 - i : i];
         conn = pause_find(&key, &dir);
-        if (!conn && pp->look[path->dir ? pp->n_zones - 1 - i : i]) {
+        if (!conn) {
+            *state |= CS_NEW;
             continue;
         }
-        if (!conn) {
-            return false;
+        if (conn_is_established(conn)) {
+            h = held_find(p, conn);
+            if (!h || !h->est) {
+                walk->held = false;
+                return;
+            }
+            walk->held = true;
         }
-        h = held_find(p, conn);
-        if (!h || !h->est) {
-            return false;
+        if (conn_is_established(conn) || key.nw_proto == IPPROTO_TCP) {
+            *state |= CS_ESTABLISHED | (dir == CT_DIR_REV ? CS_REPLY_DIR : 0);
+        } else {
+            *state |= CS_NEW;
         }
         other = &conn->key_node[!dir].key;
         if (pp->dnat[0] || pp->dnat[1] || pp->snat[0] || pp->snat[1]) {
@@ -2713,51 +2840,44 @@ path_has_conns(struct provider *p, const struct mpath *path)
             key.dst = other->src;
         }
     }
-    return true;
 }
 
-/* Do megaflows of 't' lead to what 'path' does? */
+/* Do megaflows of 't' lead packets that meet what 'walk' says to where 'path'
+ * sends them? */
 static bool
-path_has_flows(struct table *t, const struct mpath *path)
+path_has_flows(struct table *t, const struct mpath *path,
+               const struct walk *walk)
     OVS_NO_THREAD_SAFETY_ANALYSIS /* pause_check() has locked it. */
 {
-    const struct pipe *pp = &pipes[path->pipe];
     struct flow flow = path->match.flow;
-    const struct nlattr *actions, *a;
-    const struct mflow *f;
-    size_t len, left;
+    odp_port_t out_port = ODPP_NONE;
+    bool recirc = true;
 
     flow.packet_type = htonl(PT_ETH);
-    f = table_find(t, &flow);
-    for (size_t i = 1; f && i <= pp->n_zones; i++) {
-        memset(flow.vlans, 0, sizeof flow.vlans);
-        flow.recirc_id = stage_recirc_id(path->pipe, path->dir, i);
-        flow.ct_state = CS_TRACKED | CS_ESTABLISHED;
+    for (size_t i = 0; i <= walk->n && recirc; i++) {
+        const struct nlattr *actions, *a;
+        const struct mflow *f;
+        size_t len, left;
+
+        if (i) {
+            memset(flow.vlans, 0, sizeof flow.vlans);
+            flow.recirc_id = stage_recirc_id(path->pipe, path->dir, i);
+            flow.ct_state = walk->ct_states[i - 1];
+        }
         f = table_find(t, &flow);
         if (!f) {
-            flow.ct_state |= CS_REPLY_DIR;
-            f = table_find(t, &flow);
+            return false;
         }
-        if (f && i == pp->n_zones) {
-            bool found = false;
-
-            /* There may be one for each direction of the connection. */
-            for (int rpl = 0; rpl < 2; rpl++) {
-                flow.ct_state ^= CS_REPLY_DIR;
-                f = table_find(t, &flow);
-                if (!f) {
-                    continue;
-                }
-                actions = dp_netdev_flow_get_nlattrs(f->flow, &len);
-                NL_ATTR_FOR_EACH (a, left, actions, len) {
-                    found |= (nl_attr_type(a) == OVS_ACTION_ATTR_OUTPUT
-                              && nl_attr_get_odp_port(a) == path->out_port);
-                }
+        recirc = false;
+        actions = dp_netdev_flow_get_nlattrs(f->flow, &len);
+        NL_ATTR_FOR_EACH (a, left, actions, len) {
+            if (nl_attr_type(a) == OVS_ACTION_ATTR_OUTPUT) {
+                out_port = nl_attr_get_odp_port(a);
             }
-            return found;
+            recirc |= nl_attr_type(a) == OVS_ACTION_ATTR_RECIRC;
         }
     }
-    return false;
+    return !recirc && out_port == path->out_port;
 }
 
 /* Returns what is wrong with the paths of 'p', or NULL. */
@@ -2769,15 +2889,17 @@ pause_check_paths(struct provider *p)
 
     HMAP_FOR_EACH (path, node, &p->paths) {
         bool found = false;
+        struct walk walk;
 
         if (!forwarding || !enabled || !p->registered) {
             return "a path though nothing is forwarded";
         }
-        if (!path_has_conns(p, path)) {
+        path_walk(p, path, &walk);
+        if (!walk.held) {
             return "a path without its connections";
         }
         for (int i = 0; i < N_WORKERS; i++) {
-            found |= path_has_flows(&tables[i], path);
+            found |= path_has_flows(&tables[i], path, &walk);
         }
         if (!found) {
             return "a path without its megaflows";
