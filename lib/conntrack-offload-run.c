@@ -235,20 +235,29 @@ conn_await_reply(const struct conn *conn)
 }
 
 /* 'conn', which the calling thread owns, is not held any more, for 'reason'.
- */
+ * It may have paths all the same, if it has had no reply. */
 static void
 conn_release(struct conn *conn, enum ct_offload_reason reason)
 {
     struct conn_offload *offload;
+    bool wait, paths_left;
     uint32_t state;
-    bool wait;
 
     conn_note_reason(conn, reason);
     wait = (!(conn_offload_state(conn) & CONN_OFFLOAD_GONE)
             && !conn_is_closed(conn)
             && ct_offload_accepting(true) && !conn_is_established(conn));
-    conn_set_state(conn, CONN_OFFLOAD_AWAIT_MASK | CONN_OFFLOAD_BYPASS,
-                   wait ? CONN_OFFLOAD_AWAIT_REPLY : 0);
+    paths_left = conn_offload_state(conn) & CONN_OFFLOAD_PATH_MASK;
+    if (paths_left) {
+        /* Packets bypass software, and what has had no reply waits for it: see
+         * path_link() in ct-offload-path.c. */
+        conn_set_state(conn, CONN_OFFLOAD_AWAIT_MASK,
+                       (conn_is_established(conn) ? 0
+                        : conn_await_reply(conn)));
+    } else {
+        conn_set_state(conn, CONN_OFFLOAD_AWAIT_MASK | CONN_OFFLOAD_BYPASS,
+                       wait ? CONN_OFFLOAD_AWAIT_REPLY : 0);
+    }
     offload = conn_detach_offload(conn);
     if (offload) {
         for (int dir = 0; dir < CT_DIRS; dir++) {
@@ -263,7 +272,9 @@ conn_release(struct conn *conn, enum ct_offload_reason reason)
         }
         offload_free(offload);
     }
-    conn_undoom(conn);
+    if (!paths_left) {
+        conn_undoom(conn);
+    }
 }
 
 /* Expiration. */

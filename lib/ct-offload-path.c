@@ -340,11 +340,11 @@ path_link(struct path *path, const struct ct_merge_path *values)
         hmap_insert(part_of(path_conns, hash), &pc->node, hash);
 
         /* Packets may bypass software before the provider returns.  A reply to
-         * what has had none ends the path. */
+         * what has had none ends the path, and so does its end. */
         conn_set_paths(conn, 0, (path_bits[reply] | CONN_OFFLOAD_BYPASS
                                  | CONN_OFFLOAD_NO_SEQ_CHK
                                  | (conn_is_established(conn) ? 0
-                                    : CONN_OFFLOAD_AWAIT_REPLY)));
+                                    : conn_await_reply(conn))));
         conn_note_path(conn, reply, CONN_PATH_OK);
     }
     for (size_t i = 0; i < chain->key.n_cts; i++) {
@@ -856,21 +856,31 @@ path_add(struct path *path, const struct ct_merge_path *values)
     return error;
 }
 
-/* Was a connection committed, since it was traced, that packets of 'path' find
- * where they found none? */
+/* Do packets of 'path' not find any more what they found in 'conns': was a
+ * connection committed where there was none, or has one that had no reply
+ * changed? */
 static bool
-path_is_outdated(const struct path *path, const struct ct_merge_path *values)
+path_is_outdated(const struct path *path, const struct ct_merge_conn conns[],
+                 const struct ct_merge_path *values)
     OVS_EXCLUDED(ct_chains_mutex)
 {
     const struct ct_chain_key *key = &path->chain->key;
 
-    /* Either this finds a connection, or conn_end_misses() the path. */
+    /* Either this sees it, or conn_end_misses() or conn_seen() the path. */
     atomic_thread_fence(memory_order_seq_cst);
     for (size_t i = 0; i < key->n_cts; i++) {
-        if (key->cts[i] == CT_CHAIN_MISS
-            && conntrack_has_tuple(key->ct, key->zones[i],
-                                   &values->seen[i])) {
-            return true;
+        const struct conn *conn;
+
+        if (conns[i].kind == CT_MERGE_MISS) {
+            if (conntrack_has_tuple(key->ct, key->zones[i],
+                                    &values->seen[i])) {
+                return true;
+            }
+        } else if (conns[i].kind == CT_MERGE_ONE_WAY) {
+            conn = ct_path_get_conn(path, key->cts[i], NULL);
+            if (conn_is_closing(conn) || conn_is_established(conn)) {
+                return true;
+            }
         }
     }
     return false;
@@ -879,10 +889,11 @@ path_is_outdated(const struct path *path, const struct ct_merge_path *values)
 /* Makes 'path' of 'job', which is linked. */
 static void
 job_make(const struct trace_job *job, struct path *path,
+         const struct ct_merge_conn conns[],
          const struct ct_merge_path *values)
     OVS_EXCLUDED(ct_chains_mutex)
 {
-    bool outdated = path_is_outdated(path, values);
+    bool outdated = path_is_outdated(path, conns, values);
     enum path_end end = PATH_END_ERROR;
     int error = outdated ? EAGAIN : path_add(path, values);
 
@@ -926,7 +937,7 @@ job_run(struct ct_offload_job *job_)
     path = job_link(job, slots, conns, &values);
     ovs_mutex_unlock(&ct_chains_mutex);
     if (path) {
-        job_make(job, path, &values);
+        job_make(job, path, conns, &values);
     }
     job_free(job, true);
 }
