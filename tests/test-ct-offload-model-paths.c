@@ -68,7 +68,7 @@
 
 enum {
     N_PROVIDERS = 3,
-    N_PIPES = 7,
+    N_PIPES = 8,
     N_ZONES = 4,
     N_CLIENTS = 3,              /* Of each of them... */
     N_THREAD_CLIENTS = 15,      /* ...if there are several threads. */
@@ -94,6 +94,7 @@ struct pipe {
     uint16_t zones[MAX_ZONES];  /* As packets of clients pass them. */
     bool dnat[MAX_ZONES], snat[MAX_ZONES];
     bool look[MAX_ZONES];       /* Nothing is committed there. */
+    bool one_way;               /* Do replies not pass the last one? */
     bool vlan;                  /* Do clients use a tag? */
 
     /* May change. */
@@ -109,7 +110,22 @@ static struct pipe pipes[N_PIPES] = {
     { .n_zones = 1, .zones = { 1 }, .vlan = true, .ports = { 0, 2 } },
     { .n_zones = 2, .zones = { 2, 2 }, .ports = { 1, 3 } },
     { .n_zones = 2, .zones = { 3, 0 }, .look = { true }, .ports = { 0, 3 } },
+    { .n_zones = 2, .zones = { 0, 3 }, .one_way = true, .ports = { 1, 2 } },
 };
+
+/* Returns the number of zones that packets of direction 'dir' pass. */
+static size_t
+pipe_n_zones(const struct pipe *p, unsigned int dir)
+{
+    return p->n_zones - (dir && p->one_way);
+}
+
+/* Returns the index in 'p->zones' of the one that they pass as number 'i'. */
+static size_t
+pipe_zone(const struct pipe *p, unsigned int dir, size_t i)
+{
+    return dir ? pipe_n_zones(p, dir) - 1 - i : i;
+}
 
 /* For what may change, of all of them.  The last one to be locked. */
 static struct ovs_mutex policy_mutex = OVS_MUTEX_INITIALIZER;
@@ -247,7 +263,7 @@ make_megaflow__(const struct flow *flow, struct flow_wildcards *wc,
     p = &pipes[m->pipe];
 
     if (stage) {
-        unsigned int zone = m->dir ? p->n_zones - stage : stage - 1;
+        unsigned int zone = pipe_zone(p, m->dir, stage - 1);
 
         if (!(flow->ct_state & CS_TRACKED) || flow->ct_state & CS_INVALID
             || (flow->ct_state & CS_NEW && m->dir && !p->look[zone])) {
@@ -262,9 +278,8 @@ make_megaflow__(const struct flow *flow, struct flow_wildcards *wc,
     } else if (p->vlan && !m->dir) {
         nl_msg_put_flag(actions, OVS_ACTION_ATTR_POP_VLAN);
     }
-    if (stage < p->n_zones) {
-        put_ct(actions, p, m->pipe,
-               m->dir ? p->n_zones - 1 - stage : stage, false);
+    if (stage < pipe_n_zones(p, m->dir)) {
+        put_ct(actions, p, m->pipe, pipe_zone(p, m->dir, stage), false);
         nl_msg_put_u32(actions, OVS_ACTION_ATTR_RECIRC,
                        stage_recirc_id(m->pipe, m->dir, stage + 1));
         return;
@@ -513,8 +528,8 @@ packet_found(struct packet *p, bool commit)
         found->key.dst.addr.ipv4 = flow.nw_dst;
         found->key.src.port = flow.tp_src;
         found->key.dst.port = flow.tp_dst;
-    } else if (commit && p->n_found && !found[-1].conn
-               && found[-1].key.zone == zone) {
+    } else if (commit && p->n_found && !(found - 1)->conn
+               && (found - 1)->key.zone == zone) {
         p->broken = true;               /* It is new. */
     }
     if (!threaded && found->conn && found->reply && !(state & CS_INVALID)) {
@@ -919,7 +934,9 @@ check_actions(const struct provider *p, const struct ct_offload_path *path,
     }
     dp_packet_ol_send_prepare(pkt, 0);
     dp_packet_ol_send_prepare(packet->pkt, 0);
-    if (dp_packet_size(pkt) != dp_packet_size(packet->pkt)
+    if (port == ODPP_NONE) {
+        /* Nobody sees what has happened to it before. */
+    } else if (dp_packet_size(pkt) != dp_packet_size(packet->pkt)
         || memcmp(dp_packet_data(pkt), dp_packet_data(packet->pkt),
                   dp_packet_size(pkt))) {
         fail("%s: the path changes a packet in another way than software",
@@ -934,7 +951,7 @@ mpath_learn(struct provider *p, const struct ct_offload_path *path,
             struct mpath *m)
 {
     const struct packet *packet = NULL;
-    bool changed = false;
+    bool changed = false, established = false;
     size_t n_conns = 0;
 
     for (size_t i = 0; current && i < current->n; i++) {
@@ -956,9 +973,10 @@ mpath_learn(struct provider *p, const struct ct_offload_path *path,
             new &= packet->found[j].conn != conn;
         }
         n_conns += new;
+        established |= conn && !packet->found[i].one_way;
     }
     if (packet->upcall || packet->broken || path->n_conns != n_conns
-        || !packet->found[0].conn || packet->found[0].one_way) {
+        || !packet->found[0].conn || !established) {
         fail("%s: a path of a packet that cannot be traced: number %"PRIdPTR
              ", upcall %d, broken %d, %u of %"PRIuSIZE" connections",
              p->class.name, packet - current->packets, packet->upcall,
@@ -1410,10 +1428,14 @@ mpath_noticed(const struct mpath *path)
     }
 }
 
-/* A reply has met 'conn': paths that depend on its having had none go. */
+/* A reply has met 'conn': paths that depend on its having had none go.  (What
+ * ct() says of TCP is the same before and after that.) */
 static void
 mpaths_replied(const struct conn *conn)
 {
+    if (conn->key_node[CT_DIR_FWD].key.nw_proto == IPPROTO_TCP) {
+        return;
+    }
     for (int i = 0; i < N_PROVIDERS; i++) {
         struct provider *p = &providers[i];
         struct mpath *path;
@@ -1531,7 +1553,6 @@ check_path(struct provider *p, const struct mpath *path, bool swept)
                  p->class.name);
         }
         if (found->one_way) {
-            /* What ct() says of TCP is the same before and after that. */
             if (conn_is_established(found->conn)
                 && path->match.flow.nw_proto != IPPROTO_TCP) {
                 fail("%s: has a path of a connection that is established now",
@@ -2179,22 +2200,22 @@ step_flush_one(void)
     check(false);
 }
 
-/* Has the first packet of 'b', as if it came from the controller, meet
- * ct(commit) with a mark, and perhaps with 'force', and returns what that
- * finds. */
+/* Has the first packet of 'b', as if it came from the controller, meet ct() in
+ * 'zone', perhaps with 'commit' and a mark, and with 'force', and returns what
+ * that finds. */
 static struct conn *
-commit_packet(struct burst *b, bool force)
+commit_packet(struct burst *b, uint16_t zone, bool commit, bool force)
 {
     struct packet *p = &b->packets[0];
-    const struct pipe *pp = &pipes[p->pipe];
     uint32_t mark[2] = { 1 + pick(3), UINT32_MAX };
     struct dp_packet_batch batch;
     struct conn *conn;
 
-    note(" commit force=%d mark=%d pipe=%u", force, mark[0], p->pipe);
+    note(" ct zone=%u commit=%d force=%d mark=%d pipe=%u.%u", zone, commit,
+         force, mark[0], p->pipe, p->dir);
     dp_packet_batch_init_packet(&batch, p->pkt);
-    conntrack_execute(ct, &batch, htons(ETH_TYPE_IP), force, true,
-                      pp->zones[0], mark, NULL, NULL, NULL, time_msec(), 0,
+    conntrack_execute(ct, &batch, htons(ETH_TYPE_IP), force, commit, zone,
+                      commit ? mark : NULL, NULL, NULL, NULL, time_msec(), 0,
                       b->netdev);
     conn = conntrack_find_traced(ct, p->pkt);
     if (!threaded && conn && p->pkt->md.ct_state & CS_REPLY_DIR
@@ -2229,20 +2250,21 @@ static void
 step_commit(void)
 {
     unsigned int pipe = pick(N_PIPES);
-    bool force = percent(30);
+    uint16_t zone = pipes[pipe].zones[pick(pipes[pipe].n_zones)];
+    bool commit = percent(70);
+    bool force = commit && percent(30);
     struct conn *conn;
     struct mconn *m;
     struct burst b;
 
     b.n = 0;
     b.netdev = &model_netdevs[pipes[pipe].ports[0]];
-    burst_add(&b, pipe, force && percent(50), pick_client(), percent(50),
-              TCP_ACK);
+    burst_add(&b, pipe, (!commit || force) && percent(50), pick_client(),
+              percent(50), TCP_ACK);
     HMAP_FOR_EACH (m, node, &mconns) {
-        m->may_go |= (force && (ct_offload_conn_get_zone(m->conn)
-                                == pipes[pipe].zones[0]));
+        m->may_go |= force && ct_offload_conn_get_zone(m->conn) == zone;
     }
-    conn = commit_packet(&b, force);
+    conn = commit_packet(&b, zone, commit, force);
     if (conn) {
         mconn_met(conn, &b.packets[0]);
     }
@@ -2346,7 +2368,7 @@ should_have_path(const struct packet *packet, int dir,
     if (packet->upcall || packet->broken || !forwarding || !enabled
         || !packet->n_found || !packet->found[0].conn
         || packet->found[0].one_way) {
-        /* The connection that is found first waits for a trace. */
+        /* It is the first connection that waits for a trace. */
         return false;
     }
     if (odp_to_u32(packet->out_port) != 1 + ports[!dir]
@@ -2621,8 +2643,12 @@ thread_send(struct burst *b, struct table *table)
     uint64_t orig;
 
     if (!ovs_rwlock_tryrdlock(lock)) {
-        if (percent(1)) {
-            commit_packet(b, percent(30));
+        if (percent(2)) {
+            const struct pipe *p = &pipes[b->packets[0].pipe];
+            bool commit = percent(70);
+
+            commit_packet(b, p->zones[pick(p->n_zones)], commit,
+                          commit && percent(30));
         } else {
             burst_send(b, table);
         }
@@ -2807,7 +2833,7 @@ path_walk(struct provider *p, const struct mpath *path, struct walk *walk)
     key.dst.addr.ipv4 = flow->nw_dst;
     key.src.port = flow->tp_src;
     key.dst.port = flow->tp_dst;
-    for (size_t i = 0; i < pp->n_zones; i++) {
+    for (size_t i = 0; i < pipe_n_zones(pp, path->dir); i++) {
         uint32_t *state = &walk->ct_states[walk->n++];
         const struct conn_key *other;
         struct conn *conn;
@@ -2815,7 +2841,7 @@ path_walk(struct provider *p, const struct mpath *path, struct walk *walk)
         int dir;
 
         *state = CS_TRACKED;
-        key.zone = pp->zones[path->dir ? pp->n_zones - 1 - i : i];
+        key.zone = pp->zones[pipe_zone(pp, path->dir, i)];
         conn = pause_find(&key, &dir);
         if (!conn) {
             *state |= CS_NEW;
@@ -2936,7 +2962,7 @@ pause_check(void)
     ovs_mutex_lock(&told_mutex);
     for (int i = 0; i < N_PIPES; i++) {
         for (int dir = 0; dir < 2; dir++) {
-            for (size_t s = 0; s <= pipes[i].n_zones; s++) {
+            for (size_t s = 0; s <= pipe_n_zones(&pipes[i], dir); s++) {
                 if (credited[i][dir][s] != told[i][dir]) {
                     result = "wrong credit";
                 }
