@@ -636,20 +636,40 @@ job_note(const struct trace_job *job, uint8_t why)
     }
 }
 
+/* Do packets of connection number 'i' of 'job' come from 'in_port', as far as
+ * is known? */
+static bool
+job_conn_is_from(const struct trace_job *job, size_t i, odp_port_t in_port)
+{
+    struct conn_offload *offload = conn_get_offload(job->conns[i]);
+    struct ct_offload_ctx ctx;
+    uint32_t port;
+
+    return (offload
+            && conn_side_get(offload, (job->replies & 1u << i
+                                       ? CT_DIR_REV : CT_DIR_FWD),
+                             &ctx, &port)
+            && ctx.input_port_id == in_port);
+}
+
 /* Returns the providers that make paths where the packets of 'job' come from,
  * as a bit for each slot. */
 static uint8_t
 job_get_slots(const struct trace_job *job)
     OVS_EXCLUDED(ct_chains_mutex)
 {
+    odp_port_t in_port
+        = dp_netdev_flow_get_key(job->key.flows[0])->in_port.odp_port;
     uint8_t slots = 0;
 
     for (unsigned int s = ct_offload_forwarding(); s;
          s = zero_rightmost_1bit(s)) {
         for (size_t i = 0; i < job->n_conns; i++) {
-            if (conn_can_forward(job->conns[i], rightmost_1bit(s),
-                                 (job->replies & 1u << i
-                                  ? CT_DIR_REV : CT_DIR_FWD))) {
+            /* Others have moved, which is about to be noticed. */
+            if (job_conn_is_from(job, i, in_port)
+                && conn_can_forward(job->conns[i], rightmost_1bit(s),
+                                    (job->replies & 1u << i
+                                     ? CT_DIR_REV : CT_DIR_FWD))) {
                 slots |= rightmost_1bit(s);
                 break;
             }
