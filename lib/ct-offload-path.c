@@ -804,6 +804,7 @@ path_create(const struct trace_job *job, struct ct_chain *chain)
     path->chain = chain;
     path->n_conns = job->n_conns;
     path->used = job->used;
+    path->asked = job->used - 1;        /* So that it is before now. */
     for (size_t i = 0; i < job->n_conns; i++) {
         uintptr_t conn = (uintptr_t) job->conns[i];
 

@@ -2507,6 +2507,9 @@ paths_begin(struct conntrack *ct_)
 {
     ct = ct_;
     conntrack_set_tcp_seq_chk(ct, false);
+
+    /* Of some times the layer has the lower half only. */
+    model_pass(rng_next());
 }
 
 /* No chain and no path is left. */
