@@ -78,6 +78,7 @@ static struct ovs_list paths OVS_GUARDED_BY(mutex)
     = OVS_LIST_INITIALIZER(&paths);
 static int add_error OVS_GUARDED_BY(mutex);
 static int est_error OVS_GUARDED_BY(mutex);
+static int stats_error OVS_GUARDED_BY(mutex); /* Of paths. */
 
 /* How long the next operations take, by "ct-offload-dummy/set-delay". */
 static unsigned int delay_us OVS_GUARDED_BY(mutex);
@@ -357,12 +358,16 @@ static int
 dummy_path_stats(void **priv, struct dpif_flow_stats *total)
 {
     struct dummy_path *dp = *priv;
+    int error;
 
     ovs_mutex_lock(&mutex);
-    total->n_packets = dp->n_packets;
-    total->n_bytes = dp->n_bytes;
+    error = stats_error;
+    if (!error) {
+        total->n_packets = dp->n_packets;
+        total->n_bytes = dp->n_bytes;
+    }
     ovs_mutex_unlock(&mutex);
-    return 0;
+    return error;
 }
 
 /* Appends to 'ds' what there is to say of 'dc', but for its name. */
@@ -815,6 +820,8 @@ ct_offload_dummy_enable(void)
                              dummy_unixctl_set_error, &add_error);
     unixctl_command_register("ct-offload-dummy/set-est-error", "ERRNO", 1, 1,
                              dummy_unixctl_set_error, &est_error);
+    unixctl_command_register("ct-offload-dummy/set-stats-error", "ERRNO", 1,
+                             1, dummy_unixctl_set_error, &stats_error);
     unixctl_command_register("ct-offload-dummy/bypass", "on|off", 1, 1,
                              dummy_unixctl_flag,
                              &ct_offload_dummy_class.may_bypass);

@@ -128,7 +128,7 @@ path_sample(struct path *path, void *aux OVS_UNUSED)
         path_judge_port(path, true);
         path->moved = false;
         path->n_unseen = 0;
-    } else {
+    } else if (!error) {
         path->n_unseen += path_was_passed_by(path);
     }
     ct_path_unhold(path);
