@@ -122,6 +122,34 @@ conn_batch_thread(const struct conn *conn)
     return n_threads > 1 ? conn_hash(conn) % n_threads : 0;
 }
 
+/* To have what is pending for a connection without a block, which may have
+ * paths, done by an offload thread. */
+struct conn_job {
+    struct ct_offload_job job;
+    struct conn *conn;          /* The job owns it. */
+};
+
+static void
+conn_job_run(struct ct_offload_job *job_)
+{
+    struct conn_job *job = CONTAINER_OF(job_, struct conn_job, job);
+    struct conn_offload_batch *batch = conn_batch_enter();
+
+    conns_drain_all(&batch->run, &job->conn, 1);
+    conn_batch_leave(batch);
+    free(job);
+}
+
+static void
+post_conn_job(struct conn *conn)
+{
+    struct conn_job *job = xzalloc(sizeof *job);
+
+    job->job.run = conn_job_run;
+    job->conn = conn;
+    ct_offload_thread_post_job(conn_batch_thread(conn), &job->job);
+}
+
 /* Gives the connections in 'batch', which the calling thread owns, to the
  * offload threads, those with the same tuple always to the same one. */
 static void
@@ -136,6 +164,8 @@ batch_hand_over(struct conn_offload_batch *batch)
 
         if (conn_get_offload(conn)) {
             batch->conns.p[n++] = conn;
+        } else if (conn_offload_state(conn) & CONN_OFFLOAD_PATH_MASK) {
+            post_conn_job(conn);
         } else {
             conns_drain_all(&batch->run, &conn, 1);
         }

@@ -43,6 +43,7 @@
 #include "ct-offload-path-private.h"
 #include "ct-offload-path.h"
 #include "ct-offload-private.h"
+#include "ct-offload-thread.h"
 #include "ct-offload-trace.h"
 #include "ct-offload-wire.h"
 #include "ct-offload.h"
@@ -1163,12 +1164,18 @@ mpath_begin(struct provider *p, struct mpath *m, const char *what)
     return m;
 }
 
+/* Does the calling thread process packets? */
+static thread_local bool is_packet_thread;
+
 static void
 provider_path_del(struct provider *p, void **priv,
                   struct dpif_flow_stats *last)
 {
     struct mpath *m;
 
+    if (is_packet_thread && ct_offload_n_threads()) {
+        fail("%s: a packet waits for path_del", p->class.name);
+    }
     ovs_mutex_lock(&p->mutex);
     m = mpath_begin(p, *priv, "path_del");
     if (m->used) {
@@ -2687,6 +2694,7 @@ packet_thread(void *i_)
     struct table *table = &tables[(uintptr_t) i_ % N_WORKERS];
 
     rng_start_thread(i_);
+    is_packet_thread = true;
     while (work_begin()) {
         if (percent(30)) {
             thread_talk(table);
