@@ -110,8 +110,7 @@ struct ct_path_counts {
 extern struct ct_path_counts ct_path_counts OVS_GUARDED_BY(ct_chains_mutex);
 
 size_t ct_path_count(void);
-void ct_path_for_each(size_t part, bool (*cb)(struct path *, void *aux),
-                   void *aux)
+struct path *ct_path_next(size_t part, struct hmap_position *)
     OVS_REQUIRES(ct_chains_mutex);
 struct path *ct_path_of_conn(const struct conn *, bool reply)
     OVS_REQUIRES(ct_chains_mutex);

@@ -19,6 +19,7 @@
 #include "ct-offload-path.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "conntrack-offload-run.h"
 #include "ct-offload-path-private.h"
@@ -56,7 +57,8 @@ VLOG_DEFINE_THIS_MODULE(ct_offload_path_sample);
 struct sampler {
     long long int start;        /* Of the present pass, in ms. */
     long long int due;          /* When to go on, in ms. */
-    size_t part;                /* With what. */
+    size_t part;                /* With what... */
+    struct hmap_position pos;   /* ...and where in it. */
     bool running;               /* In the middle of a pass? */
 };
 static struct sampler samplers[CT_OFFLOAD_MAX_THREADS];
@@ -114,7 +116,7 @@ path_was_passed_by(const struct path *path)
 /* Asks what 'path' has counted, and ends it if that is due, upon which it
  * returns true. */
 static bool
-path_sample(struct path *path, void *aux OVS_UNUSED)
+path_sample(struct path *path)
     OVS_REQUIRES(ct_chains_mutex)
 {
     int error;
@@ -164,6 +166,24 @@ sampler_end_pass(struct sampler *s)
     s->due = MAX(s->start + PASS_MS, now);
 }
 
+/* Looks at the next path of the pass of 's', or goes on to the next part of
+ * the table, of which each 'n'th one is for it. */
+static void
+sampler_next(struct sampler *s, unsigned int n)
+{
+    struct path *path;
+
+    ovs_mutex_lock(&ct_chains_mutex);
+    path = ct_path_next(s->part, &s->pos);
+    if (!path) {
+        s->part += n;
+        memset(&s->pos, 0, sizeof s->pos);
+    } else if (path_sample(path) && s->pos.offset) {
+        s->pos.offset--;        /* Another one is in its place. */
+    }
+    ovs_mutex_unlock(&ct_chains_mutex);
+}
+
 /* Called often by the offload thread with 'index', of 'n'.  Returns true if
  * there is more to do soon. */
 static bool
@@ -187,10 +207,7 @@ tick(unsigned int index, unsigned int n)
         s->part = index;
     }
     do {
-        ovs_mutex_lock(&ct_chains_mutex);
-        ct_path_for_each(s->part, path_sample, NULL);
-        ovs_mutex_unlock(&ct_chains_mutex);
-        s->part += n;
+        sampler_next(s, n);
         took = time_usec() - start;
     } while (s->part < PATH_N_PARTS && took < SLICE_US);
 

@@ -202,8 +202,8 @@ struct show_paths_aux {
     struct json *json;
 };
 
-static bool
-path_show(struct path *path, void *aux_)
+static void
+path_show(struct path *path, const struct show_paths_aux *aux)
     OVS_REQUIRES(ct_chains_mutex)
 {
     const struct row rows[] = {
@@ -213,11 +213,10 @@ path_show(struct path *path, void *aux_)
     };
     struct ds actions = DS_EMPTY_INITIALIZER;
     struct ds match = DS_EMPTY_INITIALIZER;
-    struct show_paths_aux *aux = aux_;
     bool found;
 
     if (path->state != PATH_LIVE) {
-        return false;
+        return;
     }
     ct_path_hold(path);
     ovs_mutex_unlock(&ct_chains_mutex);
@@ -245,7 +244,6 @@ path_show(struct path *path, void *aux_)
 
     ovs_mutex_lock(&ct_chains_mutex);
     ct_path_unhold(path);
-    return false;
 }
 
 /* Shows each path that has 'part', if that is nonnull, in its match or
@@ -256,8 +254,13 @@ ct_path_show_paths(const char *part, struct ds *ds, struct json *array)
     struct show_paths_aux aux = { part, ds, array };
 
     for (size_t i = 0; i < PATH_N_PARTS; i++) {
+        struct hmap_position pos = { 0, 0 };
+        struct path *path;
+
         ovs_mutex_lock(&ct_chains_mutex);
-        ct_path_for_each(i, path_show, &aux);
+        while ((path = ct_path_next(i, &pos))) {
+            path_show(path, &aux);
+        }
         ovs_mutex_unlock(&ct_chains_mutex);
     }
 }

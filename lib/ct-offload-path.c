@@ -51,6 +51,11 @@ static struct vlog_rate_limit rl = VLOG_RATE_LIMIT_INIT(5, 5);
  * within such a time. */
 #define SYNC_MS 10
 #define SYNC_PERIOD_MS 500
+#define SYNC_STEP_US 200
+
+/* An offload thread ends paths for no longer than that, in us, before it
+ * quiesces. */
+#define DYING_US 5000
 
 /* All paths, by what they match; and what ties them to connections. */
 static struct hmap paths[PATH_N_PARTS] OVS_GUARDED_BY(ct_chains_mutex);
@@ -107,20 +112,15 @@ ct_path_count(void)
     return n;
 }
 
-/* Calls 'cb' with 'aux' for each path in part number 'part' of the table.  It
- * may release the mutex, and must return true if it has ended the path.  What
- * other threads make or end meanwhile may be left out. */
-void
-ct_path_for_each(size_t part, bool (*cb)(struct path *, void *aux), void *aux)
+/* Returns the next path in part number 'part' of the table after '*pos', which
+ * is all zeros at first, or NULL.  The mutex may be released between two
+ * calls: what is made or ends meanwhile may be left out. */
+struct path *
+ct_path_next(size_t part, struct hmap_position *pos)
 {
-    struct hmap_position pos = { 0, 0 };
-    struct hmap_node *node;
+    struct hmap_node *node = hmap_at_position(&paths[part], pos);
 
-    while ((node = hmap_at_position(&paths[part], &pos))) {
-        if (cb(CONTAINER_OF(node, struct path, node), aux) && pos.offset) {
-            pos.offset--;           /* Another one is in its place. */
-        }
-    }
+    return node ? CONTAINER_OF(node, struct path, node) : NULL;
 }
 
 /* Returns connection number 'i' of 'path', and in '*reply', if that is
@@ -1066,19 +1066,35 @@ dying_find(void)
     return NULL;
 }
 
-/* Ends paths of chains that are not valid any more. */
-static void
-dying_run(void)
+/* Ends paths of chains that are not valid any more, for a while.  Returns true
+ * if there may be more. */
+static bool
+dying_run_some(void)
     OVS_EXCLUDED(ct_chains_mutex)
 {
+    long long int end = time_usec() + DYING_US;
     struct path *path;
 
     ovs_mutex_lock(&ct_chains_mutex);
     while ((path = dying_find())) {
         ct_path_finish(path, (ct_offload_forwarding() ? PATH_END_MEGAFLOW
-                           : PATH_END_CONFIG));
+                              : PATH_END_CONFIG));
+        if (time_usec() >= end) {
+            break;
+        }
     }
     ovs_mutex_unlock(&ct_chains_mutex);
+    return path != NULL;
+}
+
+/* Ends all of them. */
+static void
+dying_run(void)
+    OVS_EXCLUDED(ct_chains_mutex)
+{
+    while (dying_run_some()) {
+        continue;
+    }
 }
 
 /* Has the paths of chains that are not valid any more ended. */
@@ -1127,8 +1143,7 @@ void
 ct_path_flow_sync__(struct dp_netdev_flow *flow)
 {
     int left = sync_time_left(0);
-    long long int start = time_msec();
-    long long int waited = 0;
+    int waited_us = 0;
     bool any;
 
     ct_path_flow_changed__(flow);
@@ -1136,16 +1151,16 @@ ct_path_flow_sync__(struct dp_netdev_flow *flow)
         ovs_mutex_lock(&ct_chains_mutex);
         any = ct_chains_flow_has_paths(flow);
         ovs_mutex_unlock(&ct_chains_mutex);
-        if (!any || waited >= left) {
+        if (!any || waited_us >= left * 1000) {
             break;
         }
-        xnanosleep_no_quiesce(200 * 1000);
-        waited = time_msec() - start;
+        xnanosleep_no_quiesce(SYNC_STEP_US * 1000);
+        waited_us += SYNC_STEP_US;
     }
     if (any) {
         COVERAGE_INC(ct_path_late);
     }
-    sync_time_left(waited);
+    sync_time_left(DIV_ROUND_UP(waited_us, 1000));
 }
 
 void
@@ -1225,6 +1240,6 @@ ct_path_init(void)
         hmap_init(&path_conns[i]);
     }
     ct_trace_set_complete(trace_complete);
-    ct_offload_threads_set_urgent(dying_run);
+    ct_offload_threads_set_urgent(dying_run_some);
     conn_run_set_paths(&run_paths);
 }

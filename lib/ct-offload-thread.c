@@ -105,7 +105,7 @@ static void (*wait_cb)(bool quiesce);
 
 /* See ct_offload_threads_set_tick() and ct_offload_threads_set_urgent(). */
 static bool (*tick_cb)(unsigned int index, unsigned int n);
-static void (*urgent_cb)(void);
+static bool (*urgent_cb)(void);
 
 static unsigned int
 get_n_running(void)
@@ -404,7 +404,9 @@ thread_run_urgent(struct offload_thread *thread)
     atomic_read_explicit(&thread->urged, &urged, memory_order_acquire);
     if (OVS_UNLIKELY(urged)) {
         atomic_store_explicit(&thread->urged, false, memory_order_seq_cst);
-        urgent_cb();
+        while (urgent_cb()) {
+            ovsrcu_quiesce();
+        }
         ovsrcu_quiesce();
     }
 }
@@ -481,7 +483,7 @@ ct_offload_threads_set_tick(bool (*tick)(unsigned int index, unsigned int n))
 }
 
 void
-ct_offload_threads_set_urgent(void (*run)(void))
+ct_offload_threads_set_urgent(bool (*run)(void))
 {
     urgent_cb = run;
 }

@@ -113,8 +113,9 @@ void ct_offload_threads_set_tick(bool (*tick)(unsigned int index,
                                               unsigned int n));
 void ct_offload_threads_tick(void);
 
-/* At initialisation: 'run' does what is urgent. */
-void ct_offload_threads_set_urgent(void (*run)(void));
+/* At initialisation: 'run' does a part of what is urgent, and returns true if
+ * there may be more. */
+void ct_offload_threads_set_urgent(bool (*run)(void));
 bool ct_offload_threads_urge(void);
 
 /* For the main thread. */
