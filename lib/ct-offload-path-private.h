@@ -115,6 +115,7 @@ struct path *ct_path_next(size_t part, struct hmap_position *)
 struct path *ct_path_of_conn(const struct conn *, bool reply)
     OVS_REQUIRES(ct_chains_mutex);
 struct conn *ct_path_get_conn(const struct path *, size_t i, bool *reply);
+struct conn *ct_path_get_lead(const struct path *, bool *reply);
 void ct_path_hold(struct path *) OVS_REQUIRES(ct_chains_mutex);
 void ct_path_unhold(struct path *) OVS_REQUIRES(ct_chains_mutex);
 bool ct_path_describe(const struct path *, struct ct_merge_path *)

@@ -102,7 +102,7 @@ static bool
 path_was_passed_by(const struct path *path)
 {
     bool reply;
-    struct conn *conn = ct_path_get_conn(path, 0, &reply);
+    struct conn *conn = ct_path_get_lead(path, &reply);
     uint32_t await = (reply ? CONN_OFFLOAD_AWAIT_PATH_REPLY
                       : CONN_OFFLOAD_AWAIT_PATH_ORIG);
     bool seen = !(conn_offload_state(conn) & await);

@@ -136,6 +136,21 @@ ct_path_get_conn(const struct path *path, size_t i, bool *reply)
     return (struct conn *) (conn & ~(uintptr_t) PATH_CONN_MASK);
 }
 
+/* Returns the first connection of 'path' that is established, and in '*reply'
+ * its direction: the one that waits for packets. */
+struct conn *
+ct_path_get_lead(const struct path *path, bool *reply)
+{
+    for (size_t i = 0; i < path->n_conns; i++) {
+        struct conn *conn = ct_path_get_conn(path, i, reply);
+
+        if (conn_is_established(conn)) {
+            return conn;
+        }
+    }
+    return ct_path_get_conn(path, 0, reply);
+}
+
 static struct path *
 path_conn_get_path(const struct path_conn *pc)
 {
@@ -407,13 +422,15 @@ path_credit(struct path *path, const struct dpif_flow_stats *stats)
 }
 
 /* Connections of 'path', which is not in the tables any more, go on without
- * it.  The first one is traced again, if that makes sense. */
+ * it.  One of them is traced again, if that makes sense. */
 static void
 path_release_conns(struct path *path, enum path_end end)
     OVS_REQUIRES(ct_chains_mutex)
 {
     bool again = (end == PATH_END_MEGAFLOW || end == PATH_END_IDLE
                   || end == PATH_END_UNSEEN || end == PATH_END_HARDWARE);
+
+    const struct conn *lead = ct_path_get_lead(path, NULL);
 
     for (size_t i = 0; i < path->n_conns; i++) {
         bool reply;
@@ -428,7 +445,7 @@ path_release_conns(struct path *path, enum path_end end)
             clear |= CONN_OFFLOAD_BYPASS;
         }
         conn_set_paths(conn, clear,
-                       !i && again && clear & path_bits[reply]
+                       conn == lead && again && clear & path_bits[reply]
                        && state_is_established(state)
                        ? await_bits[reply] : 0);
     }

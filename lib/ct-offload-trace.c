@@ -23,6 +23,7 @@
 #include "conntrack-offload-state.h"
 #include "coverage.h"
 #include "dp-packet.h"
+#include "flow.h"
 #include "ovs-atomic.h"
 #include "packets.h"
 #include "util.h"
@@ -32,9 +33,19 @@ COVERAGE_DEFINE(ct_path_trace_abandon);
 
 DEFINE_EXTERN_PER_THREAD_DATA(ct_trace_n, 0);
 
+/* Packets are looked out for in no more than so many batches. */
+#define LOOKOUT_BATCHES 4096
+
+/* A packet that is to be traced from its first ct() on. */
+struct lookout {
+    uint32_t wire;              /* See ct-offload-wire.h; 0 if unused. */
+    unsigned int left;          /* Batches. */
+};
+
 /* Trace number N of this thread is slots[N - 1]. */
 struct slots {
     struct ct_trace slots[CT_TRACE_MAX];
+    struct lookout lookouts[CT_TRACE_MAX];
 };
 DEFINE_STATIC_PER_THREAD_DATA(struct slots, slots, { .slots = { { 0 } } });
 
@@ -78,6 +89,42 @@ ct_trace_count(enum ct_trace_result result)
     return n;
 }
 
+/* Looks out for packets that were like 'wire' when they were received.  Not if
+ * that is not known, or there is too much to look out for. */
+static void
+lookout_begin(struct slots *s, uint32_t wire)
+{
+    struct lookout *free = NULL;
+
+    for (size_t i = 0; i < CT_TRACE_MAX; i++) {
+        if (s->lookouts[i].wire == wire) {
+            return;             /* Also if 'wire' is 0. */
+        } else if (!s->lookouts[i].wire) {
+            free = &s->lookouts[i];
+        }
+    }
+    if (free) {
+        free->wire = wire;
+        free->left = LOOKOUT_BATCHES;
+        *ct_trace_n_get() += 1;
+    }
+}
+
+static void
+lookout_end(struct lookout *lookout)
+{
+    lookout->wire = 0;
+    *ct_trace_n_get() -= 1;
+}
+
+/* Could the next packet do better than 'trace' did? */
+static bool
+trace_is_worth_another(const struct ct_trace *trace)
+{
+    return (trace->result == CT_TRACE_UPCALL
+            || trace->result == CT_TRACE_BUSY);
+}
+
 /* Ends 'trace'.  Its connection waits for none any more, unless the next
  * packet may do better. */
 static void
@@ -85,16 +132,18 @@ trace_end(struct ct_trace *trace)
 {
     unsigned long long int orig;
 
-    if (trace->result == CT_TRACE_COMPLETE) {
+    if (trace->conn && !trace_is_worth_another(trace)) {
         conn_set_state(trace->conn, trace->await, 0);
+    }
+    if (trace->result == CT_TRACE_COMPLETE) {
         trace->result = complete_cb ? complete_cb(trace) : CT_TRACE_QUEUE;
-        if (trace->result == CT_TRACE_UPCALL
-            || trace->result == CT_TRACE_BUSY) {
+        if (trace->conn && trace_is_worth_another(trace)) {
             conn_set_state(trace->conn, 0, trace->await);
         }
-    } else if (trace->result != CT_TRACE_UPCALL
-               && trace->result != CT_TRACE_BUSY) {
-        conn_set_state(trace->conn, trace->await, 0);
+    }
+    if (trace->result == CT_TRACE_LATE
+        || (!trace->conn && trace_is_worth_another(trace))) {
+        lookout_begin(slots_get(), trace->wire);
     }
     if (trace->result == CT_TRACE_COMPLETE) {
         COVERAGE_INC(ct_path_trace);
@@ -133,32 +182,25 @@ packet_get_trace(const struct dp_packet *pkt)
     return trace->in_use && trace->result == CT_TRACE_COMPLETE ? trace : NULL;
 }
 
-/* Has 'pkt', which is in a ct() now, traced for 'conn', which waits for that
- * with the bit 'await' in its state.  Not if it is traced already, or another
- * packet for 'conn', or too many are. */
-void
-ct_trace_begin(const struct dp_packet *pkt, struct conn *conn, uint32_t await)
+/* Has 'pkt' traced, which is in a ct() now, for 'conn', which may be NULL, and
+ * its bit 'await'.  Returns the trace, or NULL if there are too many. */
+static struct ct_trace *
+trace_begin(struct slots *s, const struct dp_packet *pkt, struct conn *conn,
+            uint32_t await)
 {
-    struct slots *s = slots_get();
     struct ct_trace *trace = NULL;
 
-    if (packet_get_trace(pkt)) {
-        return;
-    }
     for (size_t i = 0; i < CT_TRACE_MAX; i++) {
-        struct ct_trace *slot = &s->slots[i];
-
-        if (!slot->in_use) {
-            trace = slot;
-        } else if (slot->conn == conn && slot->await == await) {
-            return;
+        if (!s->slots[i].in_use) {
+            trace = &s->slots[i];
         }
     }
     if (!trace) {
-        return;
+        return NULL;
     }
     memset(trace, 0, sizeof *trace);
     trace->in_use = true;
+    trace->wire = pkt->md.ct_wire;
     trace->conn = conn;
     trace->await = await;
     trace->n_flows = 1;                 /* It is found by ct_trace_leave(). */
@@ -168,6 +210,28 @@ ct_trace_begin(const struct dp_packet *pkt, struct conn *conn, uint32_t await)
     }
     *ct_trace_n_get() += 1;
     CONST_CAST(struct dp_packet *, pkt)->md.ct_trace = trace - s->slots + 1;
+    return trace;
+}
+
+/* Has 'pkt', which is in a ct() now, traced for 'conn', which waits for that
+ * with the bit 'await' in its state.  Not if it is traced already, or another
+ * packet for 'conn', or too many are. */
+void
+ct_trace_begin(const struct dp_packet *pkt, struct conn *conn, uint32_t await)
+{
+    struct slots *s = slots_get();
+
+    if (packet_get_trace(pkt)) {
+        return;
+    }
+    for (size_t i = 0; i < CT_TRACE_MAX; i++) {
+        const struct ct_trace *slot = &s->slots[i];
+
+        if (slot->in_use && slot->conn == conn && slot->await == await) {
+            return;
+        }
+    }
+    trace_begin(s, pkt, conn, await);
 }
 
 void
@@ -254,11 +318,41 @@ trace_ct(struct ct_trace *trace, const struct dp_packet *pkt,
     }
 }
 
+/* The packets in 'batch' have been received and are in their first ct():
+ * begins to trace those that are looked out for. */
+static void
+lookouts_check(struct slots *s, const struct dp_packet_batch *batch)
+{
+    for (size_t i = 0; i < CT_TRACE_MAX; i++) {
+        struct lookout *lookout = &s->lookouts[i];
+        struct dp_packet *pkt;
+
+        if (!lookout->wire) {
+            continue;
+        }
+        DP_PACKET_BATCH_FOR_EACH (j, pkt, batch) {
+            if (pkt->md.ct_wire == lookout->wire) {
+                if (packet_get_trace(pkt) || trace_begin(s, pkt, NULL, 0)) {
+                    lookout->left = 1;
+                }
+                break;
+            }
+        }
+        if (!--lookout->left) {
+            lookout_end(lookout);
+        }
+    }
+}
+
 void
 ct_trace_ct__(const struct dp_packet_batch *batch, struct conntrack *ct,
               const struct flow *at, bool commit)
 {
     struct dp_packet *pkt;
+
+    if (!at->recirc_id) {
+        lookouts_check(slots_get(), batch);
+    }
 
     DP_PACKET_BATCH_FOR_EACH (i, pkt, batch) {
         struct ct_trace *trace = packet_get_trace(pkt);

@@ -53,6 +53,11 @@ struct nlattr;
  * the trace is complete.  Others are abandoned, and a later packet is traced:
  * nothing outlives the burst of packets.
  *
+ * A connection can be met after other ct() actions that find none, or none
+ * that waits.  Its trace begins too late then.  But it knows what the packet
+ * was like when it was received (see ct-offload-wire.h): that is looked out
+ * for, and the next such packet is traced from its first ct() on.
+ *
  * All functions are for the thread that processes the packets.  Where no
  * packet is traced they cost a comparison. */
 
@@ -94,14 +99,15 @@ struct ct_trace {
     struct ct_trace_ct cts[CT_TRACE_MAX_CTS];
     size_t n_cts;
     struct conntrack *ct;
-    struct conn *conn;          /* That has waited for it... */
+    struct conn *conn;          /* That has waited for it, or NULL... */
     uint32_t await;             /* ...with this bit in its state. */
+    uint32_t wire;              /* See ct-offload-wire.h, or 0. */
     uint32_t rss_hash;          /* If 'rss_valid'. */
     bool rss_valid;
     bool in_use;
 };
 
-/* Number of traces of this thread. */
+/* Number of traces of this thread, and of packets that it looks out for. */
 DECLARE_EXTERN_PER_THREAD_DATA(unsigned int, ct_trace_n);
 
 void ct_trace_begin(const struct dp_packet *, struct conn *, uint32_t await);

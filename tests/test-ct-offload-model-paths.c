@@ -977,7 +977,7 @@ mpath_learn(struct provider *p, const struct ct_offload_path *path,
         established |= conn && !packet->found[i].one_way;
     }
     if (packet->upcall || packet->broken || path->n_conns != n_conns
-        || !packet->found[0].conn || !established) {
+        || !established) {
         fail("%s: a path of a packet that cannot be traced: number %"PRIdPTR
              ", upcall %d, broken %d, %u of %"PRIuSIZE" connections",
              p->class.name, packet - current->packets, packet->upcall,
@@ -1675,7 +1675,7 @@ check_ended(void)
         struct provider *p = ended[i].p;
         bool all = p->registered && forwarding && enabled;
 
-        const struct found *first = &ended[i].found[0];
+        const struct found *first = NULL; /* That is established. */
 
         for (size_t j = 0; j < ended[i].n_found && all; j++) {
             const struct found *found = &ended[i].found[j];
@@ -1683,6 +1683,9 @@ check_ended(void)
 
             if (!found->conn) {
                 continue;
+            }
+            if (!first && !found->one_way) {
+                first = found;
             }
             if (m && m->seen && !m->closed) {
                 uint32_t state = conn_offload_state(m->conn);
@@ -1697,7 +1700,7 @@ check_ended(void)
                 all = false;
             }
         }
-        if (all && !(conn_offload_state(first->conn)
+        if (all && first && !(conn_offload_state(first->conn)
                      & (first->reply ? CONN_OFFLOAD_AWAIT_PATH_REPLY
                         : CONN_OFFLOAD_AWAIT_PATH_ORIG))) {
             fail("connection %p had a path in direction %d, and does not wait "
