@@ -1014,6 +1014,24 @@ trace_has_all_flows(const struct ct_trace *trace)
     return true;
 }
 
+/* Has 'trace' all the ct() actions that its megaflows have? */
+static bool
+trace_has_all_cts(const struct ct_trace *trace)
+{
+    size_t n_cts = 0;
+
+    for (size_t i = 0; i < trace->n_flows; i++) {
+        const struct nlattr *actions, *a;
+        size_t len, left;
+
+        actions = dp_netdev_flow_get_nlattrs(trace->flows[i], &len);
+        NL_ATTR_FOR_EACH_UNSAFE (a, left, actions, len) {
+            n_cts += nl_attr_type(a) == OVS_ACTION_ATTR_CT;
+        }
+    }
+    return trace->n_cts >= n_cts;
+}
+
 /* For ct-offload-trace.c. */
 static enum ct_trace_result
 trace_complete(struct ct_trace *trace)
@@ -1026,6 +1044,9 @@ trace_complete(struct ct_trace *trace)
     }
     if (!trace_has_all_flows(trace)) {
         return CT_TRACE_UPCALL;
+    }
+    if (!trace_has_all_cts(trace)) {
+        return CT_TRACE_LATE;
     }
     if (!ct_offload_threads_have_room()) {
         return CT_TRACE_QUEUE;
