@@ -279,6 +279,7 @@ port_find_by_id(const struct netdev_class *class, uint16_t id)
 static void
 port_learn_proxy(struct dpdk_port *port, const struct netdev_class *class,
                  uint16_t id)
+    OVS_NO_THREAD_SAFETY_ANALYSIS
 {
     uint16_t proxy_id, id2, proxy_id2;
     struct dpdk_port *proxy = NULL;
