@@ -719,6 +719,7 @@ ct_offload_module_init(void)
 
     if (ovsthread_once_start(&once)) {
         ct_path_init();
+        ct_path_make_init();
         ct_path_sample_init();
         unixctl_command_register("ct-offload/show", "", 0, 0,
                                  ct_offload_show, NULL);

@@ -118,6 +118,15 @@ struct conn *ct_path_get_conn(const struct path *, size_t i, bool *reply);
 struct conn *ct_path_get_lead(const struct path *, bool *reply);
 void ct_path_hold(struct path *) OVS_REQUIRES(ct_chains_mutex);
 void ct_path_unhold(struct path *) OVS_REQUIRES(ct_chains_mutex);
+void ct_path_describe_conn(const struct conn *, bool reply,
+                           struct ct_merge_conn *)
+    OVS_EXCLUDED(ct_chains_mutex);
+size_t ct_path_count_misses(const struct ct_chain_key *);
+struct path *ct_path_find(const struct ct_chain *,
+                          const struct ct_dpif_tuple *wire)
+    OVS_REQUIRES(ct_chains_mutex);
+void ct_path_link(struct path *, const struct ct_merge_path *)
+    OVS_REQUIRES(ct_chains_mutex);
 bool ct_path_describe(const struct path *, struct ct_merge_path *)
     OVS_EXCLUDED(ct_chains_mutex);
 int ct_path_query(struct path *) OVS_REQUIRES(ct_chains_mutex);

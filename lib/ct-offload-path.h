@@ -116,6 +116,7 @@ ct_path_flow_stats(const struct dp_netdev_flow *flow,
 
 /* Calls from ct-offload-module.c. */
 void ct_path_init(void);
+void ct_path_make_init(void);
 void ct_path_sample_init(void);
 void ct_path_configure(bool enabled);
 
