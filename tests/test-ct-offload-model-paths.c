@@ -377,7 +377,7 @@ actions_create(const struct ofpbuf *actions)
     struct dp_netdev_actions *a = xmalloc(sizeof *a + actions->size);
 
     a->size = actions->size;
-    memcpy(a->actions, actions->data, actions->size);
+    nullable_memcpy(a->actions, actions->data, actions->size);
     return a;
 }
 
