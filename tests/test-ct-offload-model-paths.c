@@ -439,7 +439,8 @@ mflow_revalidate(struct mflow *m, bool anyway)
     if (!flow_wildcards_equal(&wc, m->wc)) {
         mflow_kill(m);
     } else if (anyway || old->size != actions.size
-               || memcmp(old->actions, actions.data, actions.size)) {
+               || (old->size && memcmp(old->actions, actions.data,
+                                       actions.size))) {
         mflow_modify(m, &actions);
     }
     ofpbuf_uninit(&actions);
