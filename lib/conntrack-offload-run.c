@@ -132,12 +132,10 @@ conn_await_path(const struct conn *conn)
     for (int dir = 0; dir < CT_DIRS; dir++) {
         bool reply = dir == CT_DIR_REV;
 
-        if (!(state & (reply ? CONN_OFFLOAD_PATH_REPLY
-                       : CONN_OFFLOAD_PATH_ORIG))
+        if (!(state & state_path_bit(reply))
             && !conn_path_is_refused(conn, reply)
             && conn_can_forward(conn, slots, dir)) {
-            await |= (reply ? CONN_OFFLOAD_AWAIT_PATH_REPLY
-                      : CONN_OFFLOAD_AWAIT_PATH_ORIG);
+            await |= state_await_path_bit(reply);
         }
     }
     return await;

@@ -176,6 +176,21 @@ state_uni(uint32_t state)
     return (state & CONN_OFFLOAD_UNI_MASK) >> CONN_OFFLOAD_UNI_SHIFT;
 }
 
+/* Returns the bit of a path in original or in reply direction... */
+static inline uint32_t
+state_path_bit(bool reply)
+{
+    return reply ? CONN_OFFLOAD_PATH_REPLY : CONN_OFFLOAD_PATH_ORIG;
+}
+
+/* ...and that of the packet which is awaited for it. */
+static inline uint32_t
+state_await_path_bit(bool reply)
+{
+    return (reply ? CONN_OFFLOAD_AWAIT_PATH_REPLY
+            : CONN_OFFLOAD_AWAIT_PATH_ORIG);
+}
+
 /* Are these CONN_OFFLOAD_PENDING_* bits to take a connection from all
  * providers, whatever they say? */
 static inline bool

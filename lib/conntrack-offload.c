@@ -306,8 +306,7 @@ conntrack_offload_conn_seen__(struct conntrack *ct, struct conn *conn,
 {
     uint32_t state = conn_offload_state(conn);
     struct conn_offload_batch *batch;
-    uint32_t path = (*reply ? CONN_OFFLOAD_AWAIT_PATH_REPLY
-                     : CONN_OFFLOAD_AWAIT_PATH_ORIG);
+    uint32_t path = state_await_path_bit(*reply);
     bool fin, await;
 
     /* With CT_UPDATE_NEW, another connection is about to take its place. */
@@ -319,8 +318,7 @@ conntrack_offload_conn_seen__(struct conntrack *ct, struct conn *conn,
              ? state & CONN_OFFLOAD_AWAIT_REPLY && res == CT_UPDATE_VALID
              : state & CONN_OFFLOAD_AWAIT_ORIG);
     if (state & path && res == CT_UPDATE_VALID && !fin) {
-        if (!(state & (*reply ? CONN_OFFLOAD_PATH_REPLY
-                       : CONN_OFFLOAD_PATH_ORIG))) {
+        if (!(state & state_path_bit(*reply))) {
             if (!(state & CONN_OFFLOAD_BUSY)) {
                 ct_trace_begin(pkt, conn, path);
             }                           /* Else the next one. */

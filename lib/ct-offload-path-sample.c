@@ -103,8 +103,7 @@ path_was_passed_by(const struct path *path)
 {
     bool reply;
     struct conn *conn = ct_path_get_lead(path, &reply);
-    uint32_t await = (reply ? CONN_OFFLOAD_AWAIT_PATH_REPLY
-                      : CONN_OFFLOAD_AWAIT_PATH_ORIG);
+    uint32_t await = state_await_path_bit(reply);
     bool seen = !(conn_offload_state(conn) & await);
 
     if (seen) {

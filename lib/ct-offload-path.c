@@ -59,14 +59,6 @@ static pthread_cond_t paths_cond = PTHREAD_COND_INITIALIZER;
 struct ct_path_counts ct_path_counts;
 atomic_llong ct_path_pass_ms = 0;
 
-static const uint32_t path_bits[] = {
-    [false] = CONN_OFFLOAD_PATH_ORIG, [true] = CONN_OFFLOAD_PATH_REPLY,
-};
-static const uint32_t await_bits[] = {
-    [false] = CONN_OFFLOAD_AWAIT_PATH_ORIG,
-    [true] = CONN_OFFLOAD_AWAIT_PATH_REPLY,
-};
-
 /* Tables. */
 
 /* A part uses the lower bits of a hash. */
@@ -344,7 +336,7 @@ ct_path_link(struct path *path, const struct ct_merge_path *values)
 
         /* Packets may bypass software before the provider returns.  A reply to
          * what has had none ends the path, and so does its end. */
-        conn_set_paths(conn, 0, (path_bits[reply] | CONN_OFFLOAD_BYPASS
+        conn_set_paths(conn, 0, (state_path_bit(reply) | CONN_OFFLOAD_BYPASS
                                  | CONN_OFFLOAD_NO_SEQ_CHK
                                  | (conn_is_established(conn) ? 0
                                     : conn_await_reply(conn))));
@@ -427,15 +419,15 @@ path_release_conns(struct path *path, enum path_end end)
         uint32_t clear;
 
         /* Packets may reach a connection by more ways than one. */
-        clear = ct_path_of_conn(conn, reply) ? 0 : path_bits[reply];
+        clear = ct_path_of_conn(conn, reply) ? 0 : state_path_bit(reply);
         if (!(state & CONN_OFFLOAD_PATH_MASK & ~clear)
             && !ct_offload_may_bypass(state_est(state))) {
             clear |= CONN_OFFLOAD_BYPASS;
         }
         conn_set_paths(conn, clear,
-                       conn == lead && again && clear & path_bits[reply]
+                       conn == lead && again && clear & state_path_bit(reply)
                        && state_is_established(state)
-                       ? await_bits[reply] : 0);
+                       ? state_await_path_bit(reply) : 0);
     }
 }
 
