@@ -277,35 +277,6 @@ conn_release(struct conn *conn, enum ct_offload_reason reason)
 
 /* Expiration. */
 
-/* If 'conn' was used at 'last_used', as a provider says, then it expires at
- * that time plus the timeout of its state, unless it expires later anyway or
- * was forced to expire.  Returns true if it has more time now. */
-bool
-conn_extend(struct conntrack *ct, struct conn *conn, long long int last_used)
-{
-    struct conn probe = {
-        .tp_id = conn->tp_id,
-        .key_node[CT_DIR_FWD].key.zone = conn->key_node[CT_DIR_FWD].key.zone,
-    };
-    long long int new, old;
-    int timeout;
-
-    /* The timeout policy is applied to a connection, so have one. */
-    atomic_read_relaxed(&conn->timeout, &timeout);
-    conn_init_expiration(ct, &probe, timeout, MIN(last_used, time_msec()));
-    atomic_read_relaxed(&probe.expiration, &new);
-    atomic_read_relaxed(&conn->expiration, &old);
-    do {
-        if (!old || new <= old) {
-            return false;
-        }
-    } while (!atomic_compare_exchange_weak_explicit(&conn->expiration,
-                                                    &old, new,
-                                                    memory_order_relaxed,
-                                                    memory_order_relaxed));
-    return true;
-}
-
 /* Returns how long 'conn' may be idle in its present state, in ms. */
 long long int
 conn_get_timeout(struct conntrack *ct, const struct conn *conn)
@@ -318,9 +289,32 @@ conn_get_timeout(struct conntrack *ct, const struct conn *conn)
     int timeout;
 
     atomic_read_relaxed(&CONST_CAST(struct conn *, conn)->timeout, &timeout);
+
+    /* The timeout policy is applied to a connection, so have one. */
     conn_init_expiration(ct, &probe, timeout, 0);
     atomic_read_relaxed(&probe.expiration, &ms);
     return ms;
+}
+
+/* If 'conn' was used at 'last_used', as a provider says, then it expires at
+ * that time plus the timeout of its state, unless it expires later anyway or
+ * was forced to expire.  Returns true if it has more time now. */
+bool
+conn_extend(struct conntrack *ct, struct conn *conn, long long int last_used)
+{
+    long long int new, old;
+
+    new = MIN(last_used, time_msec()) + conn_get_timeout(ct, conn);
+    atomic_read_relaxed(&conn->expiration, &old);
+    do {
+        if (!old || new <= old) {
+            return false;
+        }
+    } while (!atomic_compare_exchange_weak_explicit(&conn->expiration,
+                                                    &old, new,
+                                                    memory_order_relaxed,
+                                                    memory_order_relaxed));
+    return true;
 }
 
 /* Operations. */
