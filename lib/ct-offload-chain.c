@@ -83,6 +83,21 @@ chain_add_totals(const struct ct_chain *chain, size_t i, uint64_t *n_packets,
     }
 }
 
+/* Has any chain of 'flow' paths? */
+bool
+ct_chains_flow_has_paths(const struct dp_netdev_flow *flow)
+{
+    const struct flow_block *block = dp_netdev_flow_get_ct_path(flow);
+    struct hmapx_node *node;
+
+    HMAPX_FOR_EACH (node, &block->chains) {
+        if (((const struct ct_chain *) node->data)->n_paths) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Adds to '*stats', and to '*attrs' if that is nonnull, what hardware has done
  * for 'flow'.  Chains that have seen packets since 'recent' are in use now: it
  * may be long until that is known better. */
@@ -96,7 +111,6 @@ ct_chains_get_flow_stats(const struct dp_netdev_flow *flow,
     uint64_t n_bytes = block->n_bytes;
     long long int used = block->used;
     struct hmapx_node *node;
-    bool live = false;
 
     HMAPX_FOR_EACH (node, &block->chains) {
         const struct ct_chain *chain = node->data;
@@ -107,7 +121,6 @@ ct_chains_get_flow_stats(const struct dp_netdev_flow *flow,
             }
         }
         used = MAX(used, chain->used);
-        live |= chain->n_paths > 0;
     }
     stats->n_packets += n_packets;
     stats->n_bytes += n_bytes;
@@ -116,7 +129,7 @@ ct_chains_get_flow_stats(const struct dp_netdev_flow *flow,
     }
     stats->used = MAX(stats->used, used);
     if (attrs) {
-        attrs->offloaded |= live;
+        attrs->offloaded |= ct_chains_flow_has_paths(flow);
     }
 }
 
@@ -212,31 +225,13 @@ bool
 ct_chains_invalidate_flow(struct dp_netdev_flow *flow)
 {
     struct flow_block *block = dp_netdev_flow_get_ct_path(flow);
+    bool any = ct_chains_flow_has_paths(flow);
     struct hmapx_node *node;
-    bool any = false;
 
     HMAPX_FOR_EACH_SAFE (node, &block->chains) {
-        struct ct_chain *chain = node->data;
-
-        any |= chain->n_paths > 0;
-        ct_chain_invalidate(chain);
+        ct_chain_invalidate(node->data);
     }
     return any;
-}
-
-/* Has any chain of 'flow' paths? */
-bool
-ct_chains_flow_has_paths(const struct dp_netdev_flow *flow)
-{
-    const struct flow_block *block = dp_netdev_flow_get_ct_path(flow);
-    struct hmapx_node *node;
-
-    HMAPX_FOR_EACH (node, &block->chains) {
-        if (((const struct ct_chain *) node->data)->n_paths) {
-            return true;
-        }
-    }
-    return false;
 }
 
 static uint32_t

@@ -1117,7 +1117,7 @@ ct_merge_instantiate(const struct ct_merge *m,
 
     memset(&v, 0, sizeof v);
     memset(path, 0, sizeof *path);
-    ct_merge_get_wire(m, conns, &path->wire);
+    ct_merge_get_wire(m, &conns[m->first], &path->wire);
     v.tuple = path->wire;
     if (!masked_matches(&m->matched, &v)) {
         return CT_MERGE_INCONSISTENT;
@@ -1158,16 +1158,17 @@ ct_merge_instantiate(const struct ct_merge *m,
     return CT_MERGE_OK;
 }
 
-/* Stores in '*wire' the tuple that packets have on the wire whose ct() actions
- * find 'conns', of which only their tuples and directions matter. */
+/* Stores in '*wire' the tuple that packets have on the wire for which ct()
+ * number 'm->first' finds 'first', of which only the tuples and the direction
+ * matter. */
 void
-ct_merge_get_wire(const struct ct_merge *m, const struct ct_merge_conn conns[],
+ct_merge_get_wire(const struct ct_merge *m, const struct ct_merge_conn *first,
                   struct ct_dpif_tuple *wire)
 {
     struct ct_merge_values v;
 
     memset(&v, 0, sizeof v);
-    v.tuple = *conn_tuple(&conns[m->first]);
+    v.tuple = *conn_tuple(first);
     masked_apply(&m->wire, &v);
     *wire = v.tuple;
 }

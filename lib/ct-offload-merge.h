@@ -284,7 +284,8 @@ enum ct_merge_reason ct_merge_instantiate(const struct ct_merge *,
                                           const struct ct_merge_conn[],
                                           const uint32_t *rss_hash,
                                           struct ct_merge_path *);
-void ct_merge_get_wire(const struct ct_merge *, const struct ct_merge_conn[],
+void ct_merge_get_wire(const struct ct_merge *,
+                       const struct ct_merge_conn *first,
                        struct ct_dpif_tuple *);
 void ct_merge_get_match(const struct ct_merge *, const struct ct_merge_path *,
                         struct match *);

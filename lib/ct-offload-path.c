@@ -268,24 +268,16 @@ ct_path_describe(const struct path *path, struct ct_merge_path *values)
 static void
 path_get_wire(const struct path *path, struct ct_dpif_tuple *wire)
 {
+    const struct ct_merge *merge = path->chain->merge;
     const struct ct_chain_key *key = &path->chain->key;
-    struct ct_merge_conn conns[CT_MERGE_MAX_CONNS];
+    struct ct_merge_conn first;
 
-    for (size_t i = 0; i < key->n_cts; i++) {
-        describe_conn(key->cts[i] == CT_CHAIN_MISS ? NULL
-                      : ct_path_get_conn(path, key->cts[i], NULL),
-                      key->replies & 1u << i, &conns[i]);
-    }
-    ct_merge_get_wire(path->chain->merge, conns, wire);
+    describe_conn(ct_path_get_conn(path, key->cts[merge->first], NULL),
+                  key->replies & 1u << merge->first, &first);
+    ct_merge_get_wire(merge, &first, wire);
 }
 
 /* Life. */
-
-static uint32_t
-wire_hash(const struct ct_dpif_tuple *wire, uint32_t in_port)
-{
-    return tuple_hash(wire, in_port);
-}
 
 /* Returns a path that matches packets with 'wire' of 'chain', or NULL. */
 struct path *
@@ -293,7 +285,7 @@ ct_path_find(const struct ct_chain *chain, const struct ct_dpif_tuple *wire)
     OVS_REQUIRES(ct_chains_mutex)
 {
     const struct match *match = &chain->merge->match;
-    uint32_t hash = wire_hash(wire, chain->ports[0]);
+    uint32_t hash = tuple_hash(wire, chain->ports[0]);
     struct path *p;
 
     HMAP_FOR_EACH_WITH_HASH (p, node, hash, part_of(paths, hash)) {
@@ -319,7 +311,7 @@ ct_path_link(struct path *path, const struct ct_merge_path *values)
 {
     struct path_miss *miss = path_get_misses(path);
     struct ct_chain *chain = path->chain;
-    uint32_t hash = wire_hash(&values->wire, chain->ports[0]);
+    uint32_t hash = tuple_hash(&values->wire, chain->ports[0]);
 
     path->state = PATH_NEW;
     hmap_insert(part_of(paths, hash), &path->node, hash);
