@@ -23,6 +23,7 @@
 #include <string.h>
 
 #include "ct-offload-dpdk-probe.h"
+#include "ct-offload-rows.h"
 #include "ct-offload.h"
 #include "dpif.h"
 #include "netdev-dpdk.h"
@@ -416,12 +417,7 @@ dpdk_forward_show(struct dpdk_port *port, struct ds *ds, struct json *json)
     n_home = port->n_home;
     ovs_mutex_unlock(&links_mutex);
 
-    const struct {
-        const char *name;
-        const char *before;
-        unsigned int n;
-        const char *after;
-    } rows[] = {
+    const struct ct_offload_row rows[] = {
         { "paths-in", "    paths: ", n_in, " from here" },
         { "paths-out", ", ", n_out, " to here" },
         { "path-rules", ", ", n_home, " with their rule here" },
@@ -454,15 +450,7 @@ dpdk_forward_show(struct dpdk_port *port, struct ds *ds, struct json *json)
                       port->forward_words ? port->forward_words
                       : "not known yet");
     }
-    for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
-        if (json) {
-            json_object_put(json, rows[i].name,
-                            json_integer_create(rows[i].n));
-        } else {
-            ds_put_format(ds, "%s%u%s", rows[i].before, rows[i].n,
-                          rows[i].after);
-        }
-    }
+    ct_offload_rows_show(rows, ARRAY_SIZE(rows), ds, json);
     show_refusals(port, ds, json);
     dpdk_pairs_show(port, ds, json);
 }

@@ -25,6 +25,7 @@
 #include "ct-offload-dpdk-forward.h"
 #include "ct-offload-dpdk-probe.h"
 #include "ct-offload-dpdk-rule.h"
+#include "ct-offload-rows.h"
 #include "ct-offload.h"
 #include "netdev-dpdk.h"
 #include "netdev.h"
@@ -581,15 +582,11 @@ show_track(struct dpdk_port *port, struct ds *ds, struct json *json)
                                 &invalid, &error);
     }
 
-    /* Names for programs, and the text around the numbers for people. */
-    const struct {
-        const char *name;
-        const char *before;
-        unsigned long long int n;
-        const char *after;
-    } rows[] = {
+    const struct ct_offload_row conn_rows[] = {
         { "bi-dir", "    connections: ", port->n_bi_dir, " bi-dir" },
         { "uni-dir", ", ", port->n_uni_dir, " uni-dir\n" },
+    };
+    const struct ct_offload_row rows[] = {
         { "rules", "    rules: ", hmap_count(&port->rules), "" },
         { "rules-shared", ", ", n_rules_shared, " of them shared" },
         { "times-shared", ", ", port->n_shared, " times in all\n" },
@@ -600,15 +597,8 @@ show_track(struct dpdk_port *port, struct ds *ds, struct json *json)
     struct json *conns = json ? json_object_create() : NULL;
 
     show_caps(port, ds, json);
-    for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
-        if (json) {
-            json_object_put(i < 2 ? conns : json, rows[i].name,
-                            json_integer_create(rows[i].n));
-        } else {
-            ds_put_format(ds, "%s%llu%s", rows[i].before, rows[i].n,
-                          rows[i].after);
-        }
-    }
+    ct_offload_rows_show(conn_rows, ARRAY_SIZE(conn_rows), ds, conns);
+    ct_offload_rows_show(rows, ARRAY_SIZE(rows), ds, json);
     if (json) {
         json_object_put(json, "connections", conns);
     }

@@ -30,6 +30,7 @@
 #include "ct-offload-path.h"
 #include "ct-offload-private.h"
 #include "ct-offload-room.h"
+#include "ct-offload-rows.h"
 #include "ct-offload-stats.h"
 #include "ct-offload-thread.h"
 #include "ct-offload.h"
@@ -330,32 +331,6 @@ ct_offload_get_stats(struct netdev_custom_stats *stats)
     return 1;
 }
 
-/* A number that is shown: its name for programs, and its text for people, with
- * which it begins, and what follows it there. */
-struct row {
-    const char *name;
-    const char *before;
-    unsigned long long int n;
-    const char *after;
-};
-
-static void
-rows_put_json(const struct row *rows, size_t n, struct json *json)
-{
-    for (size_t i = 0; i < n; i++) {
-        json_object_put(json, rows[i].name, json_integer_create(rows[i].n));
-    }
-}
-
-static void
-rows_put_text(const struct row *rows, size_t n, struct ds *ds)
-{
-    for (size_t i = 0; i < n; i++) {
-        ds_put_format(ds, "%s%llu%s", rows[i].before, rows[i].n,
-                      rows[i].after);
-    }
-}
-
 /* Shows the numbers of connections in 'ds', or in 'json' if that is
  * nonnull. */
 static void
@@ -368,7 +343,7 @@ show_connections(const struct ct_offload_stats *sum, struct ds *ds,
         n[i] = ct_offload_stats_read(&sum->counters[i]);
     }
 
-    const struct row rows[] = {
+    const struct ct_offload_row rows[] = {
         { "offloaded", "connections: ", n[CT_OFFLOAD_N_OFFLOADED],
           " offloaded" },
         { "bi-dir", ", ", n[CT_OFFLOAD_N_BI_DIR], " bi-dir" },
@@ -384,11 +359,7 @@ show_connections(const struct ct_offload_stats *sum, struct ds *ds,
         { "expiry-lapsed", ", ", n[CT_OFFLOAD_N_LAPSED], " ended\n" },
     };
 
-    if (json) {
-        rows_put_json(rows, ARRAY_SIZE(rows), json);
-    } else {
-        rows_put_text(rows, ARRAY_SIZE(rows), ds);
-    }
+    ct_offload_rows_show(rows, ARRAY_SIZE(rows), ds, json);
 }
 
 /* The same for the connections that stay, or go back, into software. */
@@ -442,7 +413,7 @@ show_provider(size_t slot, const struct ct_offload_class *class, bool leaving,
                       "op", "total", "errors");
     }
     for (size_t i = 0; i < CT_OFFLOAD_N_OPS; i++) {
-        const struct row rows[] = {
+        const struct ct_offload_row rows[] = {
             { "total", "", ct_offload_stats_read(&sum->ops[slot][i].total),
               "" },
             { "errors", "", ct_offload_stats_read(&sum->ops[slot][i].errors),
@@ -452,7 +423,7 @@ show_provider(size_t slot, const struct ct_offload_class *class, bool leaving,
         if (json) {
             struct json *op = json_object_create();
 
-            rows_put_json(rows, ARRAY_SIZE(rows), op);
+            ct_offload_rows_show(rows, ARRAY_SIZE(rows), NULL, op);
             json_object_put(ops, names[i], op);
         } else {
             ds_put_format(ds, "  %-8s %12llu %12llu\n", names[i], rows[0].n,

@@ -24,34 +24,13 @@
 #include "conntrack-offload-state.h"
 #include "ct-offload-path-private.h"
 #include "ct-offload-private.h"
+#include "ct-offload-rows.h"
 #include "ct-offload-trace.h"
 #include "odp-util.h"
 #include "openvswitch/dynamic-string.h"
 #include "openvswitch/json.h"
 #include "openvswitch/match.h"
 #include "openvswitch/ofpbuf.h"
-
-/* Names for programs, and the text around the numbers for people. */
-struct row {
-    const char *name;
-    const char *before;
-    unsigned long long int n;
-    const char *after;
-};
-
-static void
-rows_show(const struct row *rows, size_t n, struct ds *ds, struct json *json)
-{
-    for (size_t i = 0; i < n; i++) {
-        if (json) {
-            json_object_put(json, rows[i].name,
-                            json_integer_create(rows[i].n));
-        } else {
-            ds_put_format(ds, "%s%llu%s", rows[i].before, rows[i].n,
-                          rows[i].after);
-        }
-    }
-}
 
 /* "ct-offload/show". */
 
@@ -143,12 +122,12 @@ ct_path_show(struct ds *ds, struct json *json)
     }
     ovs_mutex_unlock(&ct_chains_mutex);
 
-    const struct row rows[] = {
+    const struct ct_offload_row rows[] = {
         { "paths", ", ", n, " paths" },
         { "chains", " in ", n_chains, " chains" },
         { "chains-refused", ", ", n_refused, " chains refused\n" },
     };
-    const struct row more[] = {
+    const struct ct_offload_row more[] = {
         { "made", "  paths: ", counts.made, " made" },
         { "failed", ", ", counts.failed, " failed" },
         { "refused", ", ", counts.refused, " refused" },
@@ -164,10 +143,10 @@ ct_path_show(struct ds *ds, struct json *json)
     } else {
         ds_put_format(ds, "forwarding: %s", on ? "on" : "off");
     }
-    rows_show(rows, ARRAY_SIZE(rows), ds, json);
+    ct_offload_rows_show(rows, ARRAY_SIZE(rows), ds, json);
     show_traces(ds, json);
     show_ends(&counts, ds, json);
-    rows_show(more, ARRAY_SIZE(more), ds, json);
+    ct_offload_rows_show(more, ARRAY_SIZE(more), ds, json);
 }
 
 /* Paths. */
@@ -206,7 +185,7 @@ static void
 path_show(struct path *path, const struct show_paths_aux *aux)
     OVS_REQUIRES(ct_chains_mutex)
 {
-    const struct row rows[] = {
+    const struct ct_offload_row rows[] = {
         { "packets", ", packets:", path->n_packets, "" },
         { "bytes", ", bytes:", path->n_bytes, "" },
         { "connections", ", connections:", path->n_conns, "" },
@@ -231,12 +210,12 @@ path_show(struct path *path, const struct show_paths_aux *aux)
 
         json_object_put_string(json, "match", ds_cstr(&match));
         json_object_put_string(json, "actions", ds_cstr(&actions));
-        rows_show(rows, ARRAY_SIZE(rows), NULL, json);
+        ct_offload_rows_show(rows, ARRAY_SIZE(rows), NULL, json);
         json_array_add(aux->json, json);
     } else if (found) {
         ds_put_format(aux->ds, "%s, actions:%s", ds_cstr(&match),
                       ds_cstr(&actions));
-        rows_show(rows, ARRAY_SIZE(rows), aux->ds, NULL);
+        ct_offload_rows_show(rows, ARRAY_SIZE(rows), aux->ds, NULL);
         ds_put_char(aux->ds, '\n');
     }
     ds_destroy(&match);
@@ -272,11 +251,11 @@ chain_show(const struct ct_chain *chain, bool more, struct ds *ds,
            struct json *array)
     OVS_REQUIRES(ct_chains_mutex)
 {
-    const struct row rows[] = {
+    const struct ct_offload_row rows[] = {
         { "megaflows", "", chain->key.n_flows, " megaflows" },
         { "cts", ", ", chain->key.n_cts, " ct()" },
     };
-    const struct row counts[] = {
+    const struct ct_offload_row counts[] = {
         { "paths", ", paths:", chain->n_paths, "" },
         { "packets", ", packets:", chain->n_packets, "" },
         { "bytes", ", bytes:", chain->n_bytes, "\n" },
@@ -284,7 +263,7 @@ chain_show(const struct ct_chain *chain, bool more, struct ds *ds,
     struct json *json = array ? json_object_create() : NULL;
     struct json *ufids = array ? json_array_create_empty() : NULL;
 
-    rows_show(rows, ARRAY_SIZE(rows), ds, json);
+    ct_offload_rows_show(rows, ARRAY_SIZE(rows), ds, json);
     if (chain->refused) {
         const char *reason = ct_merge_reason_to_string(chain->refused);
 
@@ -311,7 +290,7 @@ chain_show(const struct ct_chain *chain, bool more, struct ds *ds,
                 ds_put_format(ds, "%"PRIu32, out);
             }
         }
-        rows_show(counts, ARRAY_SIZE(counts), ds, json);
+        ct_offload_rows_show(counts, ARRAY_SIZE(counts), ds, json);
     }
     for (size_t i = 0; i < chain->key.n_flows && (more || json); i++) {
         struct ds ufid = DS_EMPTY_INITIALIZER;
