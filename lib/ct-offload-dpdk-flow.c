@@ -75,9 +75,11 @@ dpdk_flow_wait_to_retry(int error, unsigned int n)
 
 /* Patterns. */
 
-static void
-pattern_add(struct dpdk_flow_pattern *pattern, enum rte_flow_item_type type,
-            const void *spec, const void *mask)
+/* Appends an item to 'pattern', which points to 'spec' and 'mask'. */
+void
+dpdk_flow_pattern_add(struct dpdk_flow_pattern *pattern,
+                      enum rte_flow_item_type type, const void *spec,
+                      const void *mask)
 {
     ovs_assert(pattern->n_items < ARRAY_SIZE(pattern->items));
     pattern->items[pattern->n_items++] = (struct rte_flow_item) {
@@ -93,8 +95,8 @@ pattern_add_l2(struct dpdk_flow_pattern *pattern,
 {
     pattern->eth.has_vlan = key->tagged;
     pattern->eth_mask.has_vlan = 1;
-    pattern_add(pattern, RTE_FLOW_ITEM_TYPE_ETH, &pattern->eth,
-                &pattern->eth_mask);
+    dpdk_flow_pattern_add(pattern, RTE_FLOW_ITEM_TYPE_ETH, &pattern->eth,
+                          &pattern->eth_mask);
     if (key->tagged) {
         /* The type is that of the tag: there are others, with the same ids. */
         pattern->eth.hdr.ether_type = htons(ETH_TYPE_VLAN_8021Q);
@@ -104,8 +106,8 @@ pattern_add_l2(struct dpdk_flow_pattern *pattern,
         pattern->vlan.hdr.vlan_tci = key->vlan_vid;
         pattern->vlan_mask.hdr.vlan_tci = htons(VLAN_VID_MASK);
         pattern->vlan_mask.has_more_vlan = 1;
-        pattern_add(pattern, RTE_FLOW_ITEM_TYPE_VLAN, &pattern->vlan,
-                    &pattern->vlan_mask);
+        dpdk_flow_pattern_add(pattern, RTE_FLOW_ITEM_TYPE_VLAN,
+                              &pattern->vlan, &pattern->vlan_mask);
     }
 }
 
@@ -120,7 +122,7 @@ pattern_add_ipv4(struct dpdk_flow_pattern *pattern,
     spec->hdr.dst_addr = key->dst.ip;
     mask->hdr.src_addr = mask->hdr.dst_addr = OVS_BE32_MAX;
     mask->hdr.fragment_offset = htons(IP_FRAG_OFF_MASK | IP_MORE_FRAGMENTS);
-    pattern_add(pattern, RTE_FLOW_ITEM_TYPE_IPV4, spec, mask);
+    dpdk_flow_pattern_add(pattern, RTE_FLOW_ITEM_TYPE_IPV4, spec, mask);
 }
 
 static void
@@ -137,7 +139,7 @@ pattern_add_ipv6(struct dpdk_flow_pattern *pattern,
     memset(&mask->hdr.src_addr, 0xff, sizeof mask->hdr.src_addr);
     memset(&mask->hdr.dst_addr, 0xff, sizeof mask->hdr.dst_addr);
     mask->has_frag_ext = 1;
-    pattern_add(pattern, RTE_FLOW_ITEM_TYPE_IPV6, spec, mask);
+    dpdk_flow_pattern_add(pattern, RTE_FLOW_ITEM_TYPE_IPV6, spec, mask);
 }
 
 static void
@@ -155,7 +157,7 @@ pattern_add_l4(struct dpdk_flow_pattern *pattern,
         type = RTE_FLOW_ITEM_TYPE_TCP;
         pattern->l4_mask.tcp.hdr.tcp_flags = TCP_NOT_MATCHED;
     }
-    pattern_add(pattern, type, &pattern->l4, &pattern->l4_mask);
+    dpdk_flow_pattern_add(pattern, type, &pattern->l4, &pattern->l4_mask);
 }
 
 /* Makes 'pattern' match the packets of 'key', but for TCP segments that are
@@ -172,7 +174,7 @@ dpdk_flow_pattern_init(struct dpdk_flow_pattern *pattern,
         pattern_add_ipv4(pattern, key);
     }
     pattern_add_l4(pattern, key);
-    pattern_add(pattern, RTE_FLOW_ITEM_TYPE_END, NULL, NULL);
+    dpdk_flow_pattern_add(pattern, RTE_FLOW_ITEM_TYPE_END, NULL, NULL);
 }
 
 /* Rules. */

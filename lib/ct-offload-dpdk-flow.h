@@ -52,9 +52,10 @@ struct dpdk_flow_key {
 };
 BUILD_ASSERT_DECL(sizeof(struct dpdk_flow_key) == 44);
 
-/* The pattern of a rule, and what its items point to. */
+/* The pattern of a rule, and what its items point to.  It must not be moved.
+ */
 struct dpdk_flow_pattern {
-    struct rte_flow_item items[5];
+    struct rte_flow_item items[6]; /* END included. */
     size_t n_items;
     struct rte_flow_item_eth eth, eth_mask;
     struct rte_flow_item_vlan vlan, vlan_mask;
@@ -68,6 +69,9 @@ struct dpdk_flow_pattern {
     } l4, l4_mask;
 };
 
+void dpdk_flow_pattern_add(struct dpdk_flow_pattern *,
+                           enum rte_flow_item_type, const void *spec,
+                           const void *mask);
 void dpdk_flow_pattern_init(struct dpdk_flow_pattern *,
                             const struct dpdk_flow_key *);
 

@@ -61,26 +61,14 @@ dpdk_path_cap_to_string(enum dpdk_path_cap cap)
 #define CLEAR(LEFT, FIELD) memset(&(LEFT)->FIELD, 0, sizeof (LEFT)->FIELD)
 
 static void
-add_item(struct dpdk_path_rule *rule, enum rte_flow_item_type type,
-         const void *spec, const void *mask)
-{
-    ovs_assert(rule->n_items < ARRAY_SIZE(rule->items));
-    rule->items[rule->n_items++] = (struct rte_flow_item) {
-        .type = type,
-        .spec = spec,
-        .mask = mask,
-    };
-}
-
-static void
 match_port(struct dpdk_path_rule *rule, struct flow *left,
            const struct dpdk_path_options *options)
 {
     rule->from.port_id = options->from;
     rule->from_mask.port_id = UINT16_MAX;
-    add_item(rule, RTE_FLOW_ITEM_TYPE_REPRESENTED_PORT, &rule->from,
-             &rule->from_mask);
-    rule->pattern = &rule->items[options->by_proxy ? 0 : 1];
+    dpdk_flow_pattern_add(&rule->match, RTE_FLOW_ITEM_TYPE_REPRESENTED_PORT,
+                          &rule->from, &rule->from_mask);
+    rule->pattern = &rule->match.items[options->by_proxy ? 0 : 1];
     CLEAR(left, in_port);
 }
 
@@ -88,34 +76,38 @@ static void
 match_l2(struct dpdk_path_rule *rule, const struct match *match,
          struct flow *left)
 {
+    struct dpdk_flow_pattern *pattern = &rule->match;
     const struct flow *mask = &match->wc.masks;
     bool tagged = (match->flow.vlans[0].tci & htons(VLAN_CFI)) != 0;
 
-    memcpy(&rule->eth.hdr.src_addr, &match->flow.dl_src, ETH_ADDR_LEN);
-    memcpy(&rule->eth.hdr.dst_addr, &match->flow.dl_dst, ETH_ADDR_LEN);
-    memcpy(&rule->eth_mask.hdr.src_addr, &mask->dl_src, ETH_ADDR_LEN);
-    memcpy(&rule->eth_mask.hdr.dst_addr, &mask->dl_dst, ETH_ADDR_LEN);
+    memcpy(&pattern->eth.hdr.src_addr, &match->flow.dl_src, ETH_ADDR_LEN);
+    memcpy(&pattern->eth.hdr.dst_addr, &match->flow.dl_dst, ETH_ADDR_LEN);
+    memcpy(&pattern->eth_mask.hdr.src_addr, &mask->dl_src, ETH_ADDR_LEN);
+    memcpy(&pattern->eth_mask.hdr.dst_addr, &mask->dl_dst, ETH_ADDR_LEN);
     if (!eth_addr_is_zero(mask->dl_src) || !eth_addr_is_zero(mask->dl_dst)) {
         rule->caps |= DPDK_PATH_MATCH_MAC;
     }
     CLEAR(left, dl_src);
     CLEAR(left, dl_dst);
 
-    rule->eth.has_vlan = tagged;
-    rule->eth_mask.has_vlan = 1;
-    add_item(rule, RTE_FLOW_ITEM_TYPE_ETH, &rule->eth, &rule->eth_mask);
+    pattern->eth.has_vlan = tagged;
+    pattern->eth_mask.has_vlan = 1;
+    dpdk_flow_pattern_add(pattern, RTE_FLOW_ITEM_TYPE_ETH, &pattern->eth,
+                          &pattern->eth_mask);
     if (tagged) {
         rule->caps |= DPDK_PATH_MATCH_VLAN;
         if (mask->vlans[0].tpid == OVS_BE16_MAX) {
-            rule->eth.hdr.ether_type = match->flow.vlans[0].tpid;
-            rule->eth_mask.hdr.ether_type = OVS_BE16_MAX;
+            pattern->eth.hdr.ether_type = match->flow.vlans[0].tpid;
+            pattern->eth_mask.hdr.ether_type = OVS_BE16_MAX;
             left->vlans[0].tpid = 0;
         }
-        rule->vlan.hdr.vlan_tci = match->flow.vlans[0].tci & ~htons(VLAN_CFI);
-        rule->vlan_mask.hdr.vlan_tci = mask->vlans[0].tci & ~htons(VLAN_CFI);
-        rule->vlan_mask.has_more_vlan = 1;
-        add_item(rule, RTE_FLOW_ITEM_TYPE_VLAN, &rule->vlan,
-                 &rule->vlan_mask);
+        pattern->vlan.hdr.vlan_tci
+            = match->flow.vlans[0].tci & ~htons(VLAN_CFI);
+        pattern->vlan_mask.hdr.vlan_tci
+            = mask->vlans[0].tci & ~htons(VLAN_CFI);
+        pattern->vlan_mask.has_more_vlan = 1;
+        dpdk_flow_pattern_add(pattern, RTE_FLOW_ITEM_TYPE_VLAN, &pattern->vlan,
+                              &pattern->vlan_mask);
         left->vlans[0].tci = 0;
         if (!match->flow.vlans[1].tci) {
             left->vlans[1].tci = 0;
@@ -129,8 +121,9 @@ static void
 match_ipv4(struct dpdk_path_rule *rule, const struct match *match,
            struct flow *left)
 {
-    struct rte_ipv4_hdr *spec = &rule->ip.ipv4.hdr;
-    struct rte_ipv4_hdr *mask = &rule->ip_mask.ipv4.hdr;
+    struct dpdk_flow_pattern *pattern = &rule->match;
+    struct rte_ipv4_hdr *spec = &pattern->ip.ipv4.hdr;
+    struct rte_ipv4_hdr *mask = &pattern->ip_mask.ipv4.hdr;
 
     spec->src_addr = match->flow.nw_src;
     spec->dst_addr = match->flow.nw_dst;
@@ -141,8 +134,8 @@ match_ipv4(struct dpdk_path_rule *rule, const struct match *match,
     mask->type_of_service = match->wc.masks.nw_tos;
     mask->time_to_live = match->wc.masks.nw_ttl;
     mask->fragment_offset = htons(IP_FRAG_OFF_MASK | IP_MORE_FRAGMENTS);
-    add_item(rule, RTE_FLOW_ITEM_TYPE_IPV4, &rule->ip.ipv4,
-             &rule->ip_mask.ipv4);
+    dpdk_flow_pattern_add(pattern, RTE_FLOW_ITEM_TYPE_IPV4, &pattern->ip.ipv4,
+                          &pattern->ip_mask.ipv4);
     CLEAR(left, nw_src);
     CLEAR(left, nw_dst);
 }
@@ -151,8 +144,9 @@ static void
 match_ipv6(struct dpdk_path_rule *rule, const struct match *match,
            struct flow *left)
 {
-    struct rte_ipv6_hdr *spec = &rule->ip.ipv6.hdr;
-    struct rte_ipv6_hdr *mask = &rule->ip_mask.ipv6.hdr;
+    struct dpdk_flow_pattern *pattern = &rule->match;
+    struct rte_ipv6_hdr *spec = &pattern->ip.ipv6.hdr;
+    struct rte_ipv6_hdr *mask = &pattern->ip_mask.ipv6.hdr;
 
     /* The type of the addresses depends on the version of DPDK. */
     BUILD_ASSERT_DECL(sizeof spec->src_addr == sizeof match->flow.ipv6_src);
@@ -166,9 +160,9 @@ match_ipv6(struct dpdk_path_rule *rule, const struct match *match,
                            << RTE_IPV6_HDR_TC_SHIFT);
     spec->hop_limits = match->flow.nw_ttl;
     mask->hop_limits = match->wc.masks.nw_ttl;
-    rule->ip_mask.ipv6.has_frag_ext = 1;
-    add_item(rule, RTE_FLOW_ITEM_TYPE_IPV6, &rule->ip.ipv6,
-             &rule->ip_mask.ipv6);
+    pattern->ip_mask.ipv6.has_frag_ext = 1;
+    dpdk_flow_pattern_add(pattern, RTE_FLOW_ITEM_TYPE_IPV6, &pattern->ip.ipv6,
+                          &pattern->ip_mask.ipv6);
     rule->caps |= DPDK_PATH_MATCH_IPV6;
     CLEAR(left, ipv6_src);
     CLEAR(left, ipv6_dst);
@@ -195,26 +189,27 @@ static void
 match_l4(struct dpdk_path_rule *rule, const struct match *match,
          struct flow *left)
 {
+    struct dpdk_flow_pattern *pattern = &rule->match;
     enum rte_flow_item_type type = RTE_FLOW_ITEM_TYPE_UDP;
 
     /* The ports are at the same place in both headers. */
-    rule->l4.udp.hdr.src_port = match->flow.tp_src;
-    rule->l4.udp.hdr.dst_port = match->flow.tp_dst;
-    rule->l4_mask.udp.hdr.src_port = match->wc.masks.tp_src;
-    rule->l4_mask.udp.hdr.dst_port = match->wc.masks.tp_dst;
+    pattern->l4.udp.hdr.src_port = match->flow.tp_src;
+    pattern->l4.udp.hdr.dst_port = match->flow.tp_dst;
+    pattern->l4_mask.udp.hdr.src_port = match->wc.masks.tp_src;
+    pattern->l4_mask.udp.hdr.dst_port = match->wc.masks.tp_dst;
     if (match->flow.nw_proto == IPPROTO_TCP) {
         uint16_t flags = ntohs(match->flow.tcp_flags);
         uint16_t mask = ntohs(match->wc.masks.tcp_flags);
 
         type = RTE_FLOW_ITEM_TYPE_TCP;
-        rule->l4.tcp.hdr.tcp_flags = flags;
-        rule->l4.tcp.hdr.data_off = flags >> 8;
-        rule->l4_mask.tcp.hdr.tcp_flags = mask;
-        rule->l4_mask.tcp.hdr.data_off = mask >> 8;
+        pattern->l4.tcp.hdr.tcp_flags = flags;
+        pattern->l4.tcp.hdr.data_off = flags >> 8;
+        pattern->l4_mask.tcp.hdr.tcp_flags = mask;
+        pattern->l4_mask.tcp.hdr.data_off = mask >> 8;
         rule->caps |= mask ? DPDK_PATH_MATCH_TCP : 0;
         left->tcp_flags = 0;
     }
-    add_item(rule, type, &rule->l4, &rule->l4_mask);
+    dpdk_flow_pattern_add(pattern, type, &pattern->l4, &pattern->l4_mask);
     left->nw_proto = 0;
     left->tp_src = 0;
     left->tp_dst = 0;
@@ -252,7 +247,7 @@ rule_match(struct dpdk_path_rule *rule, const struct match *match,
     match_l2(rule, match, &left);
     match_l3(rule, match, &left);
     match_l4(rule, match, &left);
-    add_item(rule, RTE_FLOW_ITEM_TYPE_END, NULL, NULL);
+    dpdk_flow_pattern_add(&rule->match, RTE_FLOW_ITEM_TYPE_END, NULL, NULL);
     return is_all_zeros(&left, sizeof left);
 }
 

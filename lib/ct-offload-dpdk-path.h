@@ -23,6 +23,8 @@
 
 #include <rte_flow.h>
 
+#include "ct-offload-dpdk-flow.h"
+
 /* What is said to rte_flow of a path
  * ==================================
  *
@@ -96,30 +98,18 @@ enum dpdk_path_result {
     DPDK_PATH_BAD_ACTION,       /* ...or done that there are no words for. */
 };
 
-/* The most of them that a rule can have, END included. */
-#define DPDK_PATH_MAX_ITEMS 6
+/* The most that a rule can have, END included. */
 #define DPDK_PATH_MAX_ACTIONS 14
 
 /* A rule, and what its items and actions point to.  It must not be moved. */
 struct dpdk_path_rule {
     struct rte_flow_attr attr;
-    const struct rte_flow_item *pattern; /* In 'items'. */
+    const struct rte_flow_item *pattern; /* In 'match'. */
     struct rte_flow_action actions[DPDK_PATH_MAX_ACTIONS];
     unsigned int caps;          /* Of enum dpdk_path_cap. */
 
-    struct rte_flow_item items[DPDK_PATH_MAX_ITEMS];
     struct rte_flow_item_ethdev from, from_mask;
-    struct rte_flow_item_eth eth, eth_mask;
-    struct rte_flow_item_vlan vlan, vlan_mask;
-    union {
-        struct rte_flow_item_ipv4 ipv4;
-        struct rte_flow_item_ipv6 ipv6;
-    } ip, ip_mask;
-    union {
-        struct rte_flow_item_tcp tcp;
-        struct rte_flow_item_udp udp;
-    } l4, l4_mask;
-    size_t n_items;
+    struct dpdk_flow_pattern match;
 
     struct rte_flow_action_count count;
     struct rte_flow_action_of_push_vlan push;

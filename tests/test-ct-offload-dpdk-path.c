@@ -390,14 +390,14 @@ test_bits(void)
                                     &options)) {
                 continue;
             }
-            same = (!memcmp(&rule.eth_mask, &base.eth_mask,
-                            sizeof rule.eth_mask)
-                    && !memcmp(&rule.vlan_mask, &base.vlan_mask,
-                               sizeof rule.vlan_mask)
-                    && !memcmp(&rule.ip_mask, &base.ip_mask,
-                               sizeof rule.ip_mask)
-                    && !memcmp(&rule.l4_mask, &base.l4_mask,
-                               sizeof rule.l4_mask));
+            same = (!memcmp(&rule.match.eth_mask, &base.match.eth_mask,
+                            sizeof rule.match.eth_mask)
+                    && !memcmp(&rule.match.vlan_mask, &base.match.vlan_mask,
+                               sizeof rule.match.vlan_mask)
+                    && !memcmp(&rule.match.ip_mask, &base.match.ip_mask,
+                               sizeof rule.match.ip_mask)
+                    && !memcmp(&rule.match.l4_mask, &base.match.l4_mask,
+                               sizeof rule.match.l4_mask));
             if (same) {
                 ovs_fatal(0, "%s: byte %"PRIuSIZE", bit 0x%x is lost",
                           matches[i], byte, mask);
