@@ -75,6 +75,14 @@ struct ct_chain_key {
     uint16_t zones[CT_MERGE_MAX_CONNS]; /* Those of the actions. */
 };
 
+/* Of a chain that is not valid any more: see ct-offload-fence.h. */
+enum ct_chain_fence {
+    CT_CHAIN_FENCE_NONE,
+    CT_CHAIN_FENCE_PENDING,     /* The provider is being told. */
+    CT_CHAIN_FENCE_UP,
+    CT_CHAIN_FENCE_REFUSED,
+};
+
 struct ct_chain {
     struct hmap_node node;      /* In 'ct_chains' while it is valid. */
     struct ct_chain_key key;    /* With references on the megaflows. */
@@ -90,6 +98,9 @@ struct ct_chain {
     struct ovs_list dying_node; /* In 'ct_chains_dying' while it is not. */
     struct ovs_list paths;      /* For ct-offload-path.c... */
     size_t n_paths;             /* ...and how many are not destroyed yet. */
+    enum ct_chain_fence fence;
+    struct ovs_list fence_node; /* While there is one. */
+    void *fence_priv;           /* Of the provider. */
 
     /* As last sampled. */
     uint64_t n_packets, n_bytes; /* Of all its paths, on the wire. */

@@ -183,7 +183,9 @@ path_make(const struct ct_offload_path *p, struct dpdk_port *in,
           struct rte_flow **flow)
     OVS_NO_THREAD_SAFETY_ANALYSIS
 {
-    struct dpdk_path_options options = { .by_proxy = home != in };
+    struct dpdk_path_options options = {
+        .by_proxy = home != in, .fence = p->fence,
+    };
     enum dpdk_refusal refusal;
     struct dpdk_pair *pair;
     int error;
@@ -207,7 +209,7 @@ path_make(const struct ct_offload_path *p, struct dpdk_port *in,
         return refuse(in, DPDK_REFUSED_TCP);
     }
     dpdk_probe_bury_dead(home);
-    if (!ovs_list_is_empty(&home->dead_paths)) {
+    if (!p->fence && !ovs_list_is_empty(&home->dead_paths)) {
         return refuse(in, DPDK_REFUSED_DEAD);
     }
     error = dpdk_pair_create_rule(pair, home, p->match, p->actions,

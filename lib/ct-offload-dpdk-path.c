@@ -29,6 +29,7 @@
 
 /* See the table in the header. */
 #define PRIORITY 1
+#define FENCE_PRIORITY 0
 
 /* Says 'cap' in words that follow "cannot". */
 const char *
@@ -49,6 +50,7 @@ dpdk_path_cap_to_string(enum dpdk_path_cap cap)
     case DPDK_PATH_SET_TP: return "set ports";
     case DPDK_PATH_SET_TTL: return "set TTL";
     case DPDK_PATH_DROP: return "drop";
+    case DPDK_PATH_FENCE: return "send to software";
     default: OVS_NOT_REACHED();
     }
 }
@@ -529,7 +531,11 @@ rule_act(struct dpdk_path_rule *rule, const struct match *match,
         add_action(rule, RTE_FLOW_ACTION_TYPE_OF_SET_VLAN_VID, &rule->vid);
     }
     add_sets(rule, match, options);
-    if (output) {
+    if (options->fence) {
+        rule->caps |= DPDK_PATH_FENCE;
+        rule->to.port_id = options->other_words ? UINT16_MAX : options->from;
+        add_action(rule, RTE_FLOW_ACTION_TYPE_PORT_REPRESENTOR, &rule->to);
+    } else if (output) {
         rule->to.port_id = options->to;
         add_action(rule, RTE_FLOW_ACTION_TYPE_REPRESENTED_PORT, &rule->to);
     } else {
@@ -550,7 +556,7 @@ dpdk_path_rule_init(struct dpdk_path_rule *rule, const struct match *match,
 {
     memset(rule, 0, sizeof *rule);
     rule->attr.transfer = 1;
-    rule->attr.priority = PRIORITY;
+    rule->attr.priority = options->fence ? FENCE_PRIORITY : PRIORITY;
     return (!rule_match(rule, match, options) ? DPDK_PATH_BAD_MATCH
             : !rule_act(rule, match, actions, actions_len, options)
               ? DPDK_PATH_BAD_ACTION
@@ -562,7 +568,8 @@ bool
 dpdk_path_rule_has_other_words(const struct dpdk_path_rule *rule)
 {
     return (rule->caps & (DPDK_PATH_SET_IPV4 | DPDK_PATH_SET_IPV6
-                          | DPDK_PATH_SET_TP | DPDK_PATH_SET_TTL)) != 0;
+                          | DPDK_PATH_SET_TP | DPDK_PATH_SET_TTL
+                          | DPDK_PATH_FENCE)) != 0;
 }
 
 /* Makes 'rule' one that asks the least of a port, for 'ip_proto', and takes no

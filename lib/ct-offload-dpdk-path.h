@@ -64,6 +64,10 @@
  * Each bit that a path matches is matched, and each action done, or there is
  * no rule.
  *
+ * A fence, see ct-offload-fence.h, has priority 0, so that it wins over paths,
+ * and the actions COUNT and PORT_REPRESENTOR: of the port that packets arrive
+ * at or, in other words, of whichever it is.
+ *
  * These functions keep no state, so that any thread may call them. */
 
 struct match;
@@ -86,8 +90,9 @@ enum dpdk_path_cap {
     DPDK_PATH_SET_TP = 1 << 11,
     DPDK_PATH_SET_TTL = 1 << 12,
     DPDK_PATH_DROP = 1 << 13,
+    DPDK_PATH_FENCE = 1 << 14,
 };
-#define DPDK_PATH_N_CAPS 14
+#define DPDK_PATH_N_CAPS 15
 
 const char *dpdk_path_cap_to_string(enum dpdk_path_cap);
 
@@ -133,6 +138,7 @@ struct dpdk_path_options {
     uint16_t to;                /* That they leave by, if not dropped. */
     bool by_proxy;              /* Is the rule to be made on another port? */
     bool other_words;           /* See above. */
+    bool fence;                 /* Is it one? */
 };
 
 enum dpdk_path_result dpdk_path_rule_init(struct dpdk_path_rule *,

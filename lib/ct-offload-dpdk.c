@@ -682,6 +682,7 @@ const struct ct_offload_class ct_offload_dpdk_class = {
     .netdev_flush = dpdk_netdev_flush,
     .conn_format = dpdk_conn_format,
     .get_debug = dpdk_get_debug,
+    .fences = true,
     .can_forward = dpdk_can_forward,
     .path_add = dpdk_path_add,
     .path_del = dpdk_path_del,

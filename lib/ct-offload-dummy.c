@@ -316,9 +316,14 @@ dummy_path_add(const struct ct_offload_path *path, void **priv)
     struct ds ds = DS_EMPTY_INITIALIZER;
     int error;
 
+    if (path->fence) {
+        ds_put_cstr(&ds, "fence ");
+    }
     match_format(path->match, NULL, &ds, OFP_DEFAULT_PRIORITY);
-    ds_put_cstr(&ds, ", actions:");
-    format_odp_actions(&ds, path->actions, path->actions_len, NULL);
+    if (!path->fence) {
+        ds_put_cstr(&ds, ", actions:");
+        format_odp_actions(&ds, path->actions, path->actions_len, NULL);
+    }
     dp->name = ds_steal_cstr(&ds);
 
     dummy_delay();
@@ -440,6 +445,7 @@ struct ct_offload_class ct_offload_dummy_class = {
     .conn_format = dummy_conn_format,
     .get_debug = dummy_get_debug,
     .can_forward = dummy_can_forward,
+    .fences = true,
     .path_add = dummy_path_add,
     .path_del = dummy_path_del,
     .path_stats = dummy_path_stats,

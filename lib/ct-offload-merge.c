@@ -1183,6 +1183,19 @@ ct_merge_get_match(const struct ct_merge *m, const struct ct_merge_path *path,
     tuple_to_flow(&path->wire, &match->flow);
 }
 
+/* Stores in '*match' what all paths of 'm' match. */
+void
+ct_merge_get_common_match(const struct ct_merge *m, struct match *match)
+{
+    struct ct_dpif_tuple mask = m->matched.mask.tuple;
+
+    *match = m->match;
+    mask.l3_type = (match->flow.dl_type == htons(ETH_TYPE_IPV6)
+                    ? AF_INET6 : AF_INET);
+    tuple_to_flow(&mask, &match->wc.masks);
+    match_zero_wildcarded_fields(match);
+}
+
 /* The opposite of set_to_flow().  Returns the size of 'key'. */
 static size_t
 set_from_flow(enum ovs_key_attr type, const struct flow *flow, void *key)

@@ -289,6 +289,7 @@ void ct_merge_get_wire(const struct ct_merge *,
                        struct ct_dpif_tuple *);
 void ct_merge_get_match(const struct ct_merge *, const struct ct_merge_path *,
                         struct match *);
+void ct_merge_get_common_match(const struct ct_merge *, struct match *);
 void ct_merge_put_actions(const struct ct_merge *,
                           const struct ct_merge_path *, struct ofpbuf *);
 

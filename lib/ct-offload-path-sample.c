@@ -22,6 +22,7 @@
 #include <string.h>
 
 #include "conntrack-offload-run.h"
+#include "ct-offload-fence.h"
 #include "ct-offload-path-private.h"
 #include "ct-offload-port.h"
 #include "ct-offload-thread.h"
@@ -129,7 +130,7 @@ path_sample(struct path *path)
         path_judge_port(path, true);
         path->moved = false;
         path->n_unseen = 0;
-    } else if (!error) {
+    } else if (!error && !ct_fence_is_at(path->chain->ports[0])) {
         path->n_unseen += path_was_passed_by(path);
     }
     ct_path_unhold(path);

@@ -22,6 +22,7 @@
 #include <string.h>
 
 #include "conntrack-offload-state.h"
+#include "ct-offload-fence.h"
 #include "ct-offload-path-private.h"
 #include "ct-offload-private.h"
 #include "ct-offload-rows.h"
@@ -102,6 +103,7 @@ void
 ct_path_show(struct ds *ds, struct json *json)
 {
     unsigned long long int n_refused = 0, n_chains = 0, n_traces = 0;
+    struct ct_fence_counts fences;
     struct ct_path_counts counts;
     struct ct_chain *chain;
     size_t n = ct_path_count();
@@ -116,6 +118,7 @@ ct_path_show(struct ds *ds, struct json *json)
     atomic_read_relaxed(&ct_path_pass_ms, &pass);
     ovs_mutex_lock(&ct_chains_mutex);
     counts = ct_path_counts;
+    ct_fence_get_counts(&fences);
     HMAP_FOR_EACH (chain, node, &ct_chains) {
         n_refused += chain->refused != CT_MERGE_OK;
         n_chains += chain->refused == CT_MERGE_OK;
@@ -136,6 +139,11 @@ ct_path_show(struct ds *ds, struct json *json)
         { "changed", ", ", counts.changed, " changed\n" },
         { "pass-ms", "  sampling: a pass takes ", pass, " ms\n" },
     };
+    const struct ct_offload_row fence_rows[] = {
+        { "fences", "  fences: ", fences.n_up, " up" },
+        { "fences-raised", ", ", fences.raised, " raised" },
+        { "fences-refused", ", ", fences.refused, " refused\n" },
+    };
     bool on = ct_offload_forwarding() != 0;
 
     if (json) {
@@ -147,6 +155,9 @@ ct_path_show(struct ds *ds, struct json *json)
     show_traces(ds, json);
     show_ends(&counts, ds, json);
     ct_offload_rows_show(more, ARRAY_SIZE(more), ds, json);
+    if (json || fences.raised || fences.refused) {
+        ct_offload_rows_show(fence_rows, ARRAY_SIZE(fence_rows), ds, json);
+    }
 }
 
 /* Paths. */

@@ -23,6 +23,7 @@
 #include "conntrack-offload-batch.h"
 #include "conntrack-offload.h"
 #include "coverage.h"
+#include "ct-offload-fence.h"
 #include "ct-offload-path-private.h"
 #include "ct-offload-private.h"
 #include "ct-offload-thread.h"
@@ -444,6 +445,9 @@ path_destroy(struct path *path, enum path_end end)
         conn_extend(chain->key.ct, ct_path_get_conn(path, i, NULL),
                     path->used);
     }
+    if (chain->n_paths == 1) {
+        ct_fence_lower(chain);
+    }
     path_remove(path);
     path_release_conns(path, end);
     xpthread_cond_broadcast(&paths_cond);
@@ -567,6 +571,35 @@ dying_find(void)
     return NULL;
 }
 
+/* Raises fences for chains that are not valid any more, where that is due. */
+static void
+dying_raise_fences(void)
+    OVS_EXCLUDED(ct_chains_mutex)
+{
+    struct conn_offload_batch *batch = conn_batch_enter();
+    struct ct_chain *chain;
+
+    ovs_mutex_lock(&ct_chains_mutex);
+again:
+    LIST_FOR_EACH (chain, dying_node, &ct_chains_dying) {
+        struct path *path;
+
+        if (!ct_fence_is_due(chain)) {
+            continue;
+        }
+        LIST_FOR_EACH (path, chain_node, &chain->paths) {
+            if (path->state == PATH_LIVE) {
+                ct_path_hold(path);
+                ct_fence_raise(chain);
+                ct_path_unhold(path);
+                goto again;
+            }
+        }
+    }
+    ovs_mutex_unlock(&ct_chains_mutex);
+    conn_batch_leave(batch);            /* It was to keep the ports. */
+}
+
 /* Ends paths of chains that are not valid any more, for a while.  Returns true
  * if there may be more. */
 static bool
@@ -576,6 +609,9 @@ dying_run_some(void)
     long long int end = time_usec() + DYING_US;
     struct path *path;
 
+    if (ct_offload_forwarding()) {
+        dying_raise_fences();
+    }
     ovs_mutex_lock(&ct_chains_mutex);
     while ((path = dying_find())) {
         ct_path_finish(path, (ct_offload_forwarding() ? PATH_END_MEGAFLOW

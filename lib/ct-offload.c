@@ -573,6 +573,9 @@ ct_offload_path_add(unsigned int slot, const struct ct_offload_path *path,
     if (!p || provider_is_leaving(p)) {
         return ENODEV;
     }
+    if (path->fence && !p->class->fences) {
+        return EOPNOTSUPP;
+    }
     provider_lock(p);
     error = p->class->path_add(path, priv);
     provider_unlock(p);

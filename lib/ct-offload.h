@@ -325,6 +325,12 @@ struct ct_offload_class {
      * returns true for, and for connections that are established in the
      * provider; by any thread, for a path by one at a time. */
 
+    /* Does 'path_add' know fences?  A fence is a path which has packets come
+     * to software, whatever other paths they match: there is one while very
+     * many paths are being ended.  It may match less than a path must, and so
+     * more packets. */
+    bool fences;
+
     /* Does hardware forward packets from 'netdev_in' by itself?  Quick. */
     bool (*can_forward)(const struct netdev *netdev_in);
 
@@ -348,6 +354,8 @@ struct ct_offload_class {
 
 /* A direction of a connection that hardware is to forward by itself. */
 struct ct_offload_path {
+    bool fence;                     /* See 'fences' above.  There is no
+                                     * 'netdev_out', and no actions. */
     struct netdev *netdev_in;       /* Where the packets arrive... */
     struct netdev *netdev_out;      /* ...and leave, or NULL to drop them. */
     odp_port_t in_port, out_port;   /* Their datapath port numbers. */

@@ -4,7 +4,11 @@
 // for all connections whose packets meet them.  Each megaflow knows in which
 // of such chains it is, and what hardware has done for it there.
 //
+// A chain that ends may have very many paths.  One rule, a fence, has their
+// packets come to software at once.
+//
 // Overlay: lib/ct-offload-chain.c lib/ct-offload-chain.h
+// Overlay: lib/ct-offload-fence.c lib/ct-offload-fence.h
 //
 // Expect: path_new lib/dpif-netdev.c 1 atomic_init(&flow->ct_path, NULL);
 // Expect: path_free lib/dpif-netdev.c 1 ct_path_flow_free(

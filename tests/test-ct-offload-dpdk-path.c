@@ -112,6 +112,21 @@ path_add(const char *match_s, const char *actions_s, int in, int out,
     return error;
 }
 
+/* The same for a fence at netdevs[in]. */
+static int
+fence_add(const char *match_s, int in, void **priv)
+{
+    struct ct_offload_path fence = {
+        .fence = true, .netdev_in = netdevs[in],
+        .in_port = u32_to_odp(1), .out_port = ODPP_NONE,
+    };
+    struct match match;
+
+    match_from_string(&match, match_s);
+    fence.match = &match;
+    return ct_offload_dpdk_class.path_add(&fence, priv);
+}
+
 static void
 path_del(void **priv, uint64_t n_packets)
 {
@@ -713,6 +728,77 @@ test_proxy(const struct conn *conn)
     ports_learn(conn);
 }
 
+#define FENCE4 "0/0: eth has_vlan is 0 / "                                  \
+    "ipv4 fragment_offset is 0x0000 mask 0x3fff dst is 10.0.0.0 "           \
+    "mask 255.255.255.0 / udp / end => count / port_representor id "
+
+/* Makes a fence of words with 'id', if 'error' is 0. */
+static void
+check_fence(int error, int id)
+{
+    void *priv;
+
+    if (fence_add("udp,vlan_tci=0,nw_dst=10.0.0.0/24", 0, &priv) != error) {
+        fail("a fence: not what was expected");
+    }
+    if (!error) {
+        char *expected = xasprintf(FENCE4 "%d / end\n", id);
+
+        check_nic_paths(0, expected);
+        free(expected);
+        path_del(&priv, 0);
+    }
+    check_nic_paths(0, "");
+}
+
+/* A fence has packets come to software that paths would take. */
+static void
+test_fences(const struct conn *conn)
+{
+    void *priv, *fence;
+
+    check_fence(0, 0);
+    ovs_assert(!path_add(UDP4, "2", 0, 1, &priv));
+    ovs_assert(!fence_add("udp,vlan_tci=0,nw_dst=10.0.0.0/24", 0, &fence));
+    arrive();
+    ovs_assert(receive(0) == 1 && !receive(1));
+    check_stats(&priv, 0, 0);
+    path_del(&fence, 1);
+    arrive();
+    ovs_assert(!receive(0) && receive(1) == 1);
+    path_del(&priv, 1);
+
+    /* A port that stops has none any more. */
+    ovs_assert(!fence_add("udp,vlan_tci=0", 0, &fence));
+    port_stop(0);
+    check_nic_paths(0, "");
+    port_start(0);
+    learn(conn, 0);
+    path_del(&fence, 0);
+
+    /* With the rules of other ports. */
+    nic_set("set proxy first");
+    ports_learn(conn);
+    ovs_assert(!fence_add("tcp,vlan_tci=0", 1, &fence));
+    check_nic_paths(0, "0/0: represented_port id is 1 / eth has_vlan is 0 / "
+                    "ipv4 fragment_offset is 0x0000 mask 0x3fff / tcp / "
+                    "end => count / port_representor id 1 / end\n");
+    path_del(&fence, 0);
+    nic_set("set proxy all");
+
+    /* Hardware that has other words, or none. */
+    nic_set("set representor-own off");
+    ports_learn(conn);
+    check_fence(0, UINT16_MAX);
+    nic_set("set representor-any off");
+    ports_learn(conn);
+    check_fence(EOPNOTSUPP, 0);
+    ovs_assert(provider_says("    to nowhere: cannot send to software: "
+                             "Operation not supported ("));
+    nic_set("set profile generous");
+    ports_learn(conn);
+}
+
 /* No packet evades policing, or QoS. */
 static void
 test_limited(void)
@@ -806,6 +892,7 @@ test_paths(const struct conn *conn)
     test_profiles(conn);
     test_switches(conn);
     test_proxy(conn);
+    test_fences(conn);
     ovs_assert(!nic_stale());
 }
 

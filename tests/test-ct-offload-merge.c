@@ -980,6 +980,26 @@ struct rule {
     struct ofpbuf actions;
 };
 
+/* Does what all paths of 'm' match take all packets of 'match', too? */
+static bool
+is_common(const struct ct_merge *m, const struct match *match)
+{
+    const uint8_t *value = (const uint8_t *) &match->flow;
+    const uint8_t *mask = (const uint8_t *) &match->wc.masks;
+    const uint8_t *common_value, *common_mask;
+    struct match common;
+
+    ct_merge_get_common_match(m, &common);
+    common_value = (const uint8_t *) &common.flow;
+    common_mask = (const uint8_t *) &common.wc.masks;
+    for (size_t i = 0; i < sizeof match->flow; i++) {
+        if (common_mask[i] & (~mask[i] | (value[i] ^ common_value[i]))) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* Makes 'rule' of 'm' and of what it makes of 'conns'. */
 static enum ct_merge_reason
 rule_init(struct rule *rule, struct ct_merge *m,
@@ -991,6 +1011,7 @@ rule_init(struct rule *rule, struct ct_merge *m,
     if (!reason) {
         rule->m = m;
         ct_merge_get_match(m, &path, &rule->match);
+        ovs_assert(is_common(m, &rule->match));
         ofpbuf_init(&rule->actions, 256);
         ct_merge_put_actions(m, &path, &rule->actions);
     }

@@ -40,6 +40,7 @@
 #include "conntrack-offload-run.h"
 #include "conntrack-offload-state.h"
 #include "conntrack.h"
+#include "ct-offload-fence.h"
 #include "ct-offload-path-private.h"
 #include "ct-offload-path.h"
 #include "ct-offload-private.h"
@@ -719,6 +720,13 @@ struct mpath {
     bool replied;               /* What had no reply before has one. */
 };
 
+/* A fence that a provider has. */
+struct mfence {
+    struct hmap_node node;      /* In 'fences' of its provider. */
+    struct match match;
+    struct netdev *netdev;
+};
+
 /* With one thread: paths that have ended during a step in which no packets
  * were sent. */
 static struct {
@@ -739,6 +747,7 @@ struct provider {
     struct ovs_mutex mutex;
     struct hmap held OVS_GUARDED;
     struct hmap paths OVS_GUARDED;
+    struct hmap fences OVS_GUARDED;
     unsigned long long int n_path_add, n_path_del, n_path_error, n_hits;
 };
 static struct provider providers[N_PROVIDERS];
@@ -752,7 +761,7 @@ static struct burst *current;
 
 /* What a run has done, to show that it was worth it. */
 static struct {
-    unsigned long long int packets, created, settled, missed, one_way;
+    unsigned long long int packets, created, settled, missed, one_way, fences;
 } sum;
 
 static void
@@ -1046,6 +1055,100 @@ interfere(const struct mpath *path)
     }
 }
 
+/* Returns the number of paths of 'p' whose packets 'fence' takes; if 'stale',
+ * of those that are not by the policy any more. */
+static size_t
+mfence_count(const struct provider *p, const struct mfence *fence, bool stale)
+    OVS_REQUIRES(p->mutex)
+{
+    const struct mpath *path;
+    size_t n = 0;
+
+    HMAP_FOR_EACH (path, node, &p->paths) {
+        bool counts = !stale;
+
+        if (path->netdevs[0] != fence->netdev
+            || !flow_equal_except(&path->match.flow, &fence->match.flow,
+                                  &fence->match.wc)) {
+            continue;
+        }
+        for (size_t i = 0; i < path->n_route; i++) {
+            counts |= (path->route[i]->dead
+                       || path->route[i]->change != path->changes[i]);
+        }
+        n += counts;
+    }
+    return n;
+}
+
+static int
+provider_fence_add(struct provider *p, const struct ct_offload_path *path,
+                   void **priv)
+{
+    struct mfence *fence;
+    uint32_t in_port = odp_to_u32(path->in_port);
+
+    note("(fence)");
+    if (path->netdev_in != &model_netdevs[in_port - 1] || path->netdev_out
+        || path->actions_len) {
+        fail("%s: wrong fence", p->class.name);
+    }
+    if (chance(&p->path_errors, path_hash(path->match))) {
+        note("(error)");
+        return ENOSPC;
+    }
+    fence = xzalloc(sizeof *fence);
+    fence->match = *path->match;
+    fence->netdev = path->netdev_in;
+    ovs_mutex_lock(&p->mutex);
+    if (!threaded && mfence_count(p, fence, true) < ct_fence_min_paths) {
+        fail("%s: a fence against %"PRIuSIZE" paths, of which %"PRIuSIZE
+             " are to go", p->class.name, mfence_count(p, fence, false),
+             mfence_count(p, fence, true));
+    }
+    hmap_insert(&p->fences, &fence->node, hash_pointer(fence, 0));
+    sum.fences++;
+    ovs_mutex_unlock(&p->mutex);
+    *priv = fence;
+    return 0;
+}
+
+/* If 'priv' is a fence, takes it away and returns true. */
+static bool
+provider_fence_del(struct provider *p, const void *priv)
+    OVS_REQUIRES(p->mutex)
+{
+    struct mfence *fence;
+
+    HMAP_FOR_EACH_WITH_HASH (fence, node, hash_pointer(priv, 0), &p->fences) {
+        if (fence != priv) {
+            continue;
+        }
+        note(" %s.fence_del", p->class.name);
+        hmap_remove(&p->fences, &fence->node);
+        free(fence);
+        return true;
+    }
+    return false;
+}
+
+/* Is there a fence in front of 'path'? */
+static bool
+provider_has_fence(const struct provider *p, const struct mpath *path)
+    OVS_REQUIRES(p->mutex)
+{
+    const struct mfence *fence;
+
+    HMAP_FOR_EACH (fence, node, &p->fences) {
+        if (path->netdevs[0] == fence->netdev
+            && flow_equal_except(&path->match.flow, &fence->match.flow,
+                                 &fence->match.wc)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static int
 provider_path_add(struct provider *p, const struct ct_offload_path *path,
                   void **priv)
@@ -1056,6 +1159,9 @@ provider_path_add(struct provider *p, const struct ct_offload_path *path,
     note(" %s.path_add", p->class.name);
     if (*priv) {
         fail("%s: path_add with a pointer", p->class.name);
+    }
+    if (path->fence) {
+        return provider_fence_add(p, path, priv);
     }
     if (!path->netdev_in || (!path->netdev_out && path->out_port != ODPP_NONE)
         || path->netdev_in != &model_netdevs[odp_to_u32(path->in_port) - 1]
@@ -1178,6 +1284,10 @@ provider_path_del(struct provider *p, void **priv,
         fail("%s: a packet waits for path_del", p->class.name);
     }
     ovs_mutex_lock(&p->mutex);
+    if (provider_fence_del(p, *priv)) {
+        ovs_mutex_unlock(&p->mutex);
+        return;
+    }
     m = mpath_begin(p, *priv, "path_del");
     if (m->used) {
         fail("%s: a sweep ends a path that was used", p->class.name);
@@ -1223,10 +1333,12 @@ static void
 provider_exit(struct provider *p)
 {
     ovs_mutex_lock(&p->mutex);
-    if (hmap_count(&p->held) || hmap_count(&p->paths)) {
-        fail("%s: exit while it holds %"PRIuSIZE" connections and %"PRIuSIZE
-             " paths", p->class.name, hmap_count(&p->held),
-             hmap_count(&p->paths));
+    if (hmap_count(&p->held) || hmap_count(&p->paths)
+        || hmap_count(&p->fences)) {
+        fail("%s: exit while it holds %"PRIuSIZE" connections, %"PRIuSIZE
+             " paths and %"PRIuSIZE" fences", p->class.name,
+             hmap_count(&p->held), hmap_count(&p->paths),
+             hmap_count(&p->fences));
     }
     ovs_mutex_unlock(&p->mutex);
 }
@@ -1234,12 +1346,18 @@ provider_exit(struct provider *p)
 static void
 provider_netdev_flush(struct provider *p, struct netdev *netdev)
 {
+    struct mfence *fence;
     struct mpath *m;
 
     ovs_mutex_lock(&p->mutex);
     HMAP_FOR_EACH (m, node, &p->paths) {
         if (m->netdevs[0] == netdev || m->netdevs[1] == netdev) {
             fail("%s: has a path of a port that is flushed", p->class.name);
+        }
+    }
+    HMAP_FOR_EACH (fence, node, &p->fences) {
+        if (fence->netdev == netdev) {
+            fail("%s: has a fence at a port that is flushed", p->class.name);
         }
     }
     ovs_mutex_unlock(&p->mutex);
@@ -1336,6 +1454,7 @@ provider_netdev_flush(struct provider *p, struct netdev *netdev)
         .conn_del = NAME##_del,                                             \
         .conn_established = NAME##_est,                                     \
         .netdev_flush = NAME##_netdev_flush,                                \
+        .fences = true,                                                     \
         .can_forward = NAME##_can_forward,                                  \
         .path_add = NAME##_path_add,                                        \
         .path_del = NAME##_path_del,                                        \
@@ -1370,9 +1489,11 @@ paths_start(void)
         ovs_mutex_lock(&p->mutex);
         hmap_init(&p->held);
         hmap_init(&p->paths);
+        hmap_init(&p->fences);
         ovs_mutex_unlock(&p->mutex);
     }
     ovs_mutex_init(&table0.mutex);
+    ct_fence_min_paths = 2;
 }
 
 /* The model of connections. */
@@ -2082,7 +2203,7 @@ hit(struct provider *p)
 
     ovs_mutex_lock(&p->mutex);
     path = pick_path(p);
-    if (path) {
+    if (path && !provider_has_fence(p, path)) {
         note(" %s.hit:%u.%u:%u", p->class.name, path->pipe, path->dir, n);
         path->n_packets += n;
         path->n_bytes += n * (60 + pick(1400));
@@ -2543,6 +2664,7 @@ check_nothing_left(void)
 
         ovs_mutex_lock(&p->mutex);
         if (hmap_count(&p->paths) || hmap_count(&p->held)
+            || hmap_count(&p->fences)
             || p->n_path_add != p->n_path_del) {
             fail("%s: holds %"PRIuSIZE" connections and %"PRIuSIZE" paths at "
                  "the end, %llu added, %llu deleted", p->class.name,
