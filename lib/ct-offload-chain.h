@@ -93,6 +93,7 @@ struct ct_chain {
     /* Of its paths, while there are any. */
     uint32_t ports[2];          /* In and out: see ct-offload-port.h. */
     unsigned int slot;          /* The provider, in the registry. */
+    bool followed;              /* Has hardware followed one of them? */
 
     bool valid;
     struct ovs_list dying_node; /* In 'ct_chains_dying' while it is not. */

@@ -21,6 +21,7 @@
 #include <netinet/in.h>
 #include <string.h>
 
+#include "flow.h"
 #include "netlink.h"
 #include "odp-netlink.h"
 #include "openvswitch/match.h"
@@ -238,6 +239,7 @@ static bool
 rule_match(struct dpdk_path_rule *rule, const struct match *match,
            const struct dpdk_path_options *options)
 {
+    static const struct flow nothing;
     struct flow left = match->wc.masks;
 
     if (!match_is_fit(match)) {
@@ -250,7 +252,7 @@ rule_match(struct dpdk_path_rule *rule, const struct match *match,
     match_l3(rule, match, &left);
     match_l4(rule, match, &left);
     dpdk_flow_pattern_add(&rule->match, RTE_FLOW_ITEM_TYPE_END, NULL, NULL);
-    return is_all_zeros(&left, sizeof left);
+    return flow_equal(&left, &nothing);
 }
 
 /* Actions.

@@ -226,6 +226,7 @@ chain_bind(struct ct_chain *chain, const uint32_t ports[2], unsigned int slot)
     if (!chain->n_paths) {
         memcpy(chain->ports, ports, sizeof chain->ports);
         chain->slot = slot;
+        chain->followed = false;
     }
     return (chain->ports[0] == ports[0] && chain->ports[1] == ports[1]
             && chain->slot == slot);

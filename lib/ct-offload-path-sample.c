@@ -64,9 +64,10 @@ struct sampler {
 };
 static struct sampler samplers[CT_OFFLOAD_MAX_THREADS];
 
-/* Returns for how long 'path', which is held, may be idle, in ms. */
+/* Returns for how long 'path' may be idle, in ms. */
 static long long int
 path_idle_ms(const struct path *path)
+    OVS_REQUIRES(ct_chains_mutex)
 {
     long long int ms = IDLE_MS;
 
@@ -81,11 +82,15 @@ path_idle_ms(const struct path *path)
  * other way round, does not follow this one. */
 static void
 path_judge_port(const struct path *path, bool follows)
+    OVS_REQUIRES(ct_chains_mutex)
 {
     uint32_t port = path->chain->ports[0];
 
     if (follows) {
-        ct_offload_port_follows(port);
+        if (!path->chain->followed) {
+            path->chain->followed = true;
+            ct_offload_port_follows(port);
+        }
     } else if (!path->n_packets && ct_offload_port_disobeys(port)) {
         struct netdev *netdev = ct_offload_port_get_netdev(port);
 
@@ -116,7 +121,7 @@ path_was_passed_by(const struct path *path)
 /* Asks what 'path' has counted, and ends it if that is due, upon which it
  * returns true. */
 static bool
-path_sample(struct path *path)
+path_sample(struct path *path, long long int now)
     OVS_REQUIRES(ct_chains_mutex)
 {
     int error;
@@ -124,25 +129,28 @@ path_sample(struct path *path)
     if (path->state != PATH_LIVE || path->querying) {
         return false;
     }
-    ct_path_hold(path);
-    error = ct_path_query(path);
+    error = ct_path_query(path, now);
+    if (path->state != PATH_LIVE) {
+        return false;
+    }
+    if (error && error != EAGAIN) {
+        ct_path_finish(path, PATH_END_HARDWARE);
+        return true;
+    }
     if (path->moved) {
         path_judge_port(path, true);
         path->moved = false;
         path->n_unseen = 0;
-    } else if (!error && !ct_fence_is_at(path->chain->ports[0])) {
+        return false;
+    }
+
+    if (!error && !ct_fence_is_at(path->chain->ports[0])) {
         path->n_unseen += path_was_passed_by(path);
     }
-    ct_path_unhold(path);
-
-    if (path->state != PATH_LIVE) {
-        return false;
-    } else if (error && error != EAGAIN) {
-        ct_path_finish(path, PATH_END_HARDWARE);
-    } else if (path->n_unseen >= UNSEEN_PASSES) {
+    if (path->n_unseen >= UNSEEN_PASSES) {
         path_judge_port(path, false);
         ct_path_finish(path, PATH_END_UNSEEN);
-    } else if (time_msec() > path->used + path_idle_ms(path)) {
+    } else if (now > path->used + path_idle_ms(path)) {
         ct_path_finish(path, PATH_END_IDLE);
     } else {
         return false;
@@ -167,9 +175,9 @@ sampler_end_pass(struct sampler *s)
 }
 
 /* Looks at the next path of the pass of 's', or goes on to the next part of
- * the table, of which each 'n'th one is for it. */
+ * the table, of which each 'n'th one is for it.  It is 'now', in ms. */
 static void
-sampler_next(struct sampler *s, unsigned int n)
+sampler_next(struct sampler *s, unsigned int n, long long int now)
 {
     struct path *path;
 
@@ -178,7 +186,7 @@ sampler_next(struct sampler *s, unsigned int n)
     if (!path) {
         s->part += n;
         memset(&s->pos, 0, sizeof s->pos);
-    } else if (path_sample(path) && s->pos.offset) {
+    } else if (path_sample(path, now) && s->pos.offset) {
         s->pos.offset--;        /* Another one is in its place. */
     }
     ovs_mutex_unlock(&ct_chains_mutex);
@@ -207,8 +215,9 @@ tick(unsigned int index, unsigned int n)
         s->part = index;
     }
     do {
-        sampler_next(s, n);
+        sampler_next(s, n, now);
         took = time_usec() - start;
+        now = (start + took) / 1000;
     } while (s->part < PATH_N_PARTS && took < SLICE_US);
 
     if (s->part < PATH_N_PARTS) {

@@ -379,13 +379,14 @@ path_remove(struct path *path)
     }
 }
 
-/* The provider has counted 'stats' for 'path', in all. */
+/* The provider has counted 'stats' for 'path', in all, until 'now', in ms. */
 static void
-path_credit(struct path *path, const struct dpif_flow_stats *stats)
+path_credit(struct path *path, const struct dpif_flow_stats *stats,
+            long long int now)
     OVS_REQUIRES(ct_chains_mutex)
 {
     if (stats->n_packets > path->n_packets) {
-        path->used = time_msec();
+        path->used = now;
         path->moved = true;
         ct_chain_credit(path->chain, stats->n_packets - path->n_packets,
                         stats->n_bytes - path->n_bytes, path->used);
@@ -440,7 +441,7 @@ path_destroy(struct path *path, enum path_end end)
                        last.n_bytes, end);
     }
     ovs_mutex_lock(&ct_chains_mutex);
-    path_credit(path, &last);
+    path_credit(path, &last, time_msec());
     for (size_t i = 0; i < path->n_conns; i++) {
         conn_extend(chain->key.ct, ct_path_get_conn(path, i, NULL),
                     path->used);
@@ -491,16 +492,16 @@ conn_end_paths(struct conn *conn)
 
 /* Asks the provider of 'path', which is live and not being asked, what it has
  * counted, and credits it.  Releases the mutex meanwhile; 'path' is there when
- * this returns, but somebody may wait to end it.  Returns 0 or a positive
- * errno value. */
+ * this returns, but somebody may wait to end it.  It is 'now', in ms.  Returns
+ * 0 or a positive errno value. */
 int
-ct_path_query(struct path *path)
+ct_path_query(struct path *path, long long int now)
 {
     struct dpif_flow_stats stats;
     int error;
 
     path->querying = true;
-    path->asked = time_msec();
+    path->asked = now;
     ct_path_hold(path);
     ovs_mutex_unlock(&ct_chains_mutex);
 
@@ -509,11 +510,11 @@ ct_path_query(struct path *path)
 
     ovs_mutex_lock(&ct_chains_mutex);
     path->querying = false;
-    xpthread_cond_broadcast(&paths_cond);
     if (!error) {
-        path_credit(path, &stats);
+        path_credit(path, &stats, now);
     }
-    ct_path_unhold(path);
+    path->n_holds--;
+    xpthread_cond_broadcast(&paths_cond);
     return error;
 }
 
@@ -522,7 +523,7 @@ ct_path_query(struct path *path)
 static bool
 conn_ask_paths(struct conn *conn)
 {
-    uint32_t now = time_msec();
+    long long int now = time_msec();
     bool extended = false;
     struct path *path;
 
@@ -530,11 +531,12 @@ conn_ask_paths(struct conn *conn)
 again:
     path = NULL;
     while ((path = conn_next_path(conn, path))) {
-        if (path->state == PATH_LIVE && (int32_t) (now - path->asked) > 0) {
+        if (path->state == PATH_LIVE
+            && (int32_t) ((uint32_t) now - path->asked) > 0) {
             if (path->querying) {
                 ovs_mutex_cond_wait(&paths_cond, &ct_chains_mutex);
             } else {
-                ct_path_query(path);
+                ct_path_query(path, now);
             }
             goto again;                 /* Paths may have come and gone. */
         }

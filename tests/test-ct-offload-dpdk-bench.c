@@ -27,6 +27,7 @@
 #include <time.h>
 
 #include "conntrack.h"
+#include "ct-offload-dpdk-path.h"
 #include "ct-offload-dpdk-track.h"
 #include "ct-offload-dpdk.h"
 #include "ct-offload-wire.h"
@@ -34,11 +35,16 @@
 #include "dp-packet.h"
 #include "dpdk.h"
 #include "dpif-offload-provider.h"
+#include "dpif.h"
 #include "fatal-signal.h"
 #include "flow.h"
 #include "netdev-provider.h"
 #include "netdev.h"
+#include "netlink.h"
+#include "odp-netlink.h"
 #include "openvswitch/dynamic-string.h"
+#include "openvswitch/match.h"
+#include "openvswitch/ofpbuf.h"
 #include "openvswitch/vlog.h"
 #include "ovs-numa.h"
 #include "ovs-rcu.h"
@@ -53,13 +59,18 @@
  *
  *     ovstest test-ct-offload-dpdk-bench N-CONNS
  *
- * creates N-CONNS UDP connections, each of which gets two rules.  The port is
- * one of net_null, so that the emulated NIC has to be preloaded.
+ * creates N-CONNS UDP connections, each of which gets two rules, and then as
+ * many paths.  The port is one of net_null, so that the emulated NIC has to be
+ * preloaded.
  *
  * The netdev belongs to nobody's datapath.  So it is this program that says
  * that dpif-offload-dpdk owns it. */
 
 #define BURST NETDEV_MAX_BURST
+
+static const struct rte_flow_action count_action = {
+    .type = RTE_FLOW_ACTION_TYPE_COUNT,
+};
 
 static const struct dpif_offload_class owner_class = { .type = "dpdk" };
 static struct dpif_offload owner = { .class = &owner_class };
@@ -283,6 +294,124 @@ measure_bare(uint16_t port_id, uint32_t n)
     return n * 2 / seconds;
 }
 
+/* Paths. */
+
+/* Stores in '*match' what the path of connection 'n' matches. */
+static void
+path_match_init(struct match *match, uint32_t n)
+{
+    struct flow flow;
+
+    conn_flow(n, &flow);
+    match_init_catchall(match);
+    match_set_in_port(match, 1);
+    match_set_dl_tci(match, 0);
+    match_set_dl_type(match, flow.dl_type);
+    match_set_nw_proto(match, flow.nw_proto);
+    match_set_nw_frag_masked(match, 0, FLOW_NW_FRAG_MASK);
+    match_set_nw_src(match, flow.nw_src);
+    match_set_nw_dst(match, flow.nw_dst);
+    match_set_tp_src(match, flow.tp_src);
+    match_set_tp_dst(match, flow.tp_dst);
+}
+
+/* Stores in 'rates' how many rules of 'n' paths are created and destroyed per
+ * second by the provider, and in 'bare' how many of the same by rte_flow. */
+static void
+measure_paths(struct netdev *netdev, uint16_t port_id, uint32_t n,
+              double rates[2], double bare[2])
+{
+    const struct dpdk_path_options options = { .from = port_id, .to = port_id };
+    struct dpdk_path_rule *rules = xmalloc(n * sizeof *rules);
+    struct match *matches = xmalloc(n * sizeof *matches);
+    struct rte_flow **flows = xmalloc(n * sizeof *flows);
+    void **privs = xcalloc(n, sizeof *privs);
+    struct ct_offload_path path = {
+        .netdev_in = netdev, .netdev_out = netdev,
+        .in_port = u32_to_odp(1), .out_port = u32_to_odp(1), .n_conns = 1,
+    };
+    struct dpif_flow_stats stats;
+    struct ofpbuf actions;
+    double start;
+
+    ofpbuf_init(&actions, 0);
+    nl_msg_put_odp_port(&actions, OVS_ACTION_ATTR_OUTPUT, u32_to_odp(1));
+    path.actions = actions.data;
+    path.actions_len = actions.size;
+    for (uint32_t i = 0; i < n; i++) {
+        path_match_init(&matches[i], i);
+        ovs_assert(dpdk_path_rule_init(&rules[i], &matches[i], actions.data,
+                                       actions.size, &options)
+                   == DPDK_PATH_OK);
+    }
+
+    start = now_s();
+    for (uint32_t i = 0; i < n; i++) {
+        path.match = &matches[i];
+        if (ct_offload_dpdk_class.path_add(&path, &privs[i])) {
+            ovs_fatal(0, "path_add() failed");
+        }
+    }
+    rates[0] = n / (now_s() - start);
+    start = now_s();
+    for (uint32_t i = 0; i < n; i++) {
+        ct_offload_dpdk_class.path_del(&privs[i], &stats);
+    }
+    rates[1] = n / (now_s() - start);
+
+    start = now_s();
+    for (uint32_t i = 0; i < n; i++) {
+        struct rte_flow_error error;
+
+        flows[i] = rte_flow_create(port_id, &rules[i].attr, rules[i].pattern,
+                                   rules[i].actions, &error);
+        if (!flows[i]) {
+            ovs_fatal(0, "rte_flow_create() failed: %s", error.message);
+        }
+    }
+    bare[0] = n / (now_s() - start);
+    start = now_s();
+    for (uint32_t i = 0; i < n; i++) {
+        struct rte_flow_query_count count = { .reset = 0 };
+        struct rte_flow_error error;
+
+        /* As the end of a path has to. */
+        ovs_assert(!rte_flow_query(port_id, flows[i], &count_action, &count,
+                                   &error));
+        ovs_assert(!rte_flow_destroy(port_id, flows[i], &error));
+    }
+    bare[1] = n / (now_s() - start);
+
+    ofpbuf_uninit(&actions);
+    free(privs);
+    free(flows);
+    free(matches);
+    free(rules);
+}
+
+/* Has the port forward, and measures paths. */
+static void
+report_paths(struct netdev *netdev, uint16_t port_id, uint32_t n)
+{
+    struct conntrack *ct = conntrack_init();
+    struct dp_packet_batch packets;
+    double rates[2], bare[2];
+
+    /* A connection has the port asked what it can do. */
+    conns_establish(ct, netdev, 0, &packets);
+    packets_execute(&packets, ct, netdev);
+    dp_packet_delete_batch(&packets, true);
+    measure_paths(netdev, port_id, n, rates, bare);
+    measure_paths(netdev, port_id, n, rates, bare);
+    printf("paths-per-second %.0f\n", rates[0]);
+    printf("bare-paths-per-second %.0f\n", bare[0]);
+    printf("path-ends-per-second %.0f\n", rates[1]);
+    printf("bare-path-ends-per-second %.0f\n", bare[1]);
+    conntrack_flush(ct, NULL);
+    ct_offload_barrier();
+    conntrack_destroy(ct);
+}
+
 static void
 test_ct_offload_dpdk_bench_main(int argc, char *argv[])
 {
@@ -317,6 +446,10 @@ test_ct_offload_dpdk_bench_main(int argc, char *argv[])
     measure_bare(port_id, n);
     printf("rules-per-second %.0f\n", measure_provider(netdev, n));
     printf("bare-rules-per-second %.0f\n", measure_bare(port_id, n));
+
+    smap_replace(&config, "hw-offload-ct-bypass", "false");
+    ct_offload_set_config(&config);
+    report_paths(netdev, port_id, n);
 
     ct_offload_unregister(&ct_offload_dpdk_class);
     ovsrcu_set(&netdev->dpif_offload, NULL);

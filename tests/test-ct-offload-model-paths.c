@@ -3043,6 +3043,37 @@ path_has_flows(struct table *t, const struct mpath *path,
     return !recirc && out_port == path->out_port;
 }
 
+/* Returns 'what', which is wrong with 'path' of 'p', with what there is to say
+ * of that. */
+static const char *
+pause_describe(struct provider *p, const struct mpath *path, const char *what)
+    OVS_REQUIRES(p->mutex)
+{
+    static struct ds ds = DS_EMPTY_INITIALIZER;
+
+    ds_clear(&ds);
+    ds_put_format(&ds, "%s: %s: ", p->class.name, what);
+    match_format(&path->match, NULL, &ds, 0);
+    for (size_t i = 0; i < n_pause_conns; i++) {
+        const struct conn *conn = pause_conns[i];
+        const struct conn_key *key = &conn->key_node[CT_DIR_FWD].key;
+
+        if (key->src.port == path->match.flow.tp_src
+            || key->src.port == path->match.flow.tp_dst) {
+            struct held *h = held_find(p, conn);
+
+            ds_put_char(&ds, '\n');
+            ct_offload_conn_format(conn, &ds);
+            ds_put_format(&ds, " state %"PRIx32"%s%s%s",
+                          conn_offload_state(conn), h ? ", held" : "",
+                          h && h->est ? ", est." : "",
+                          time_msec() > conn_expiration(conn)
+                          ? ", expired" : "");
+        }
+    }
+    return ds_cstr(&ds);
+}
+
 /* Returns what is wrong with the paths of 'p', or NULL. */
 static const char *
 pause_check_paths(struct provider *p)
@@ -3059,13 +3090,13 @@ pause_check_paths(struct provider *p)
         }
         path_walk(p, path, &walk);
         if (!walk.held) {
-            return "a path without its connections";
+            return pause_describe(p, path, "a path without its connections");
         }
         for (int i = 0; i < N_WORKERS; i++) {
             found |= path_has_flows(&tables[i], path, &walk);
         }
         if (!found) {
-            return "a path without its megaflows";
+            return pause_describe(p, path, "a path without its megaflows");
         }
     }
     return NULL;
