@@ -227,6 +227,8 @@ enum conn_path_note {
     CONN_PATH_UNABLE,           /* Its port cannot forward, or does not follow
                                  * rules. */
 
+    CONN_PATH_TOO_LONG,         /* Its packets meet more than can be traced. */
+
     /* The chain of its megaflows has: plus an 'enum ct_merge_reason'. */
     CONN_PATH_REFUSED = 64,
 };

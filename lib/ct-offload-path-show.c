@@ -356,6 +356,8 @@ note_to_string(uint8_t note)
         return "hardware has refused the rule";
     case CONN_PATH_UNABLE:
         return "the port cannot forward, or does not follow rules";
+    case CONN_PATH_TOO_LONG:
+        return ct_merge_reason_to_string(CT_MERGE_TOO_LONG);
     default:
         return ct_merge_reason_to_string(note - CONN_PATH_REFUSED);
     }

@@ -169,9 +169,9 @@ ct_trace_abandon__(void)
     }
 }
 
-/* Returns the trace of 'pkt', or NULL. */
+/* Returns the trace of 'pkt' if its result is 'result', or NULL. */
 static struct ct_trace *
-packet_get_trace(const struct dp_packet *pkt)
+packet_get_trace__(const struct dp_packet *pkt, enum ct_trace_result result)
 {
     struct ct_trace *trace;
 
@@ -179,7 +179,14 @@ packet_get_trace(const struct dp_packet *pkt)
         return NULL;
     }
     trace = &slots_get()->slots[pkt->md.ct_trace - 1];
-    return trace->in_use && trace->result == CT_TRACE_COMPLETE ? trace : NULL;
+    return trace->in_use && trace->result == result ? trace : NULL;
+}
+
+/* Returns the trace of 'pkt', while all is well, or NULL. */
+static struct ct_trace *
+packet_get_trace(const struct dp_packet *pkt)
+{
+    return packet_get_trace__(pkt, CT_TRACE_COMPLETE);
 }
 
 /* Has 'pkt' traced, which is in a ct() now, for 'conn', which may be NULL, and
@@ -222,6 +229,10 @@ ct_trace_begin(const struct dp_packet *pkt, struct conn *conn, uint32_t await)
     struct slots *s = slots_get();
 
     if (packet_get_trace(pkt)) {
+        return;
+    }
+    if (packet_get_trace__(pkt, CT_TRACE_TOO_LONG)) {
+        conn_set_state(conn, await, 0); /* See note_too_long(). */
         return;
     }
     for (size_t i = 0; i < CT_TRACE_MAX; i++) {
@@ -318,6 +329,19 @@ trace_ct(struct ct_trace *trace, const struct dp_packet *pkt,
     }
 }
 
+/* 'ct' was executed for 'pkt', which goes through more than a trace can have:
+ * tells the connection that it has found. */
+static void
+note_too_long(struct conntrack *ct, const struct dp_packet *pkt)
+{
+    struct conn *conn = conntrack_find_traced(ct, pkt);
+
+    if (conn) {
+        conn_note_path(conn, (pkt->md.ct_state & CS_REPLY_DIR) != 0,
+                       CONN_PATH_TOO_LONG);
+    }
+}
+
 /* The packets in 'batch' have been received and are in their first ct():
  * begins to trace those that are looked out for. */
 static void
@@ -359,6 +383,9 @@ ct_trace_ct__(const struct dp_packet_batch *batch, struct conntrack *ct,
 
         if (trace) {
             trace_ct(trace, pkt, ct, at, commit);
+        }
+        if (packet_get_trace__(pkt, CT_TRACE_TOO_LONG)) {
+            note_too_long(ct, pkt);
         }
     }
 }

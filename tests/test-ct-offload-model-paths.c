@@ -2986,11 +2986,12 @@ path_walk(struct provider *p, const struct mpath *path, struct walk *walk)
         }
         if (conn_is_established(conn)) {
             h = held_find(p, conn);
-            if (!h || !h->est) {
+            if (h && h->est) {
+                walk->held = true;
+            } else if (key.nw_proto != IPPROTO_TCP) {
                 walk->held = false;
                 return;
-            }
-            walk->held = true;
+            }                   /* Else it may have been on its way. */
         }
         if (conn_is_established(conn) || key.nw_proto == IPPROTO_TCP) {
             *state |= CS_ESTABLISHED | (dir == CT_DIR_REV ? CS_REPLY_DIR : 0);
