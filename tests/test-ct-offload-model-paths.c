@@ -966,11 +966,14 @@ mpath_learn(struct provider *p, const struct ct_offload_path *path,
     size_t n_conns = 0;
 
     for (size_t i = 0; current && i < current->n; i++) {
+        const struct packet *other = &current->packets[i];
+
         /* Others of the same connection may not have been traced, or not to
-         * the end: it is the last one. */
-        if (current->packets[i].pkt->md.ct_trace
-            && match_takes(path->match, &current->packets[i].flow)) {
-            packet = &current->packets[i];
+         * the end: it is the last one, but no SYN if there is anything else,
+         * which megaflows may take for new. */
+        if (other->pkt->md.ct_trace && match_takes(path->match, &other->flow)
+            && !(packet && other->tcp_flags & TCP_SYN)) {
+            packet = other;
         }
     }
     if (!packet) {
