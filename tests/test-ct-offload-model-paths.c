@@ -964,16 +964,20 @@ mpath_learn(struct provider *p, const struct ct_offload_path *path,
     const struct packet *packet = NULL;
     bool changed = false, established = false;
     size_t n_conns = 0;
+    int best = 0;
 
     for (size_t i = 0; current && i < current->n; i++) {
         const struct packet *other = &current->packets[i];
+        int rank = (1 + (other->upcall || other->broken ? 0 : 2)
+                    + !(other->tcp_flags & TCP_SYN));
 
         /* Others of the same connection may not have been traced, or not to
-         * the end: it is the last one, but no SYN if there is anything else,
-         * which megaflows may take for new. */
+         * the end: it is the last one, but no SYN, which megaflows may take
+         * for new, if there is another one that can be. */
         if (other->pkt->md.ct_trace && match_takes(path->match, &other->flow)
-            && !(packet && other->tcp_flags & TCP_SYN)) {
+            && rank >= best) {
             packet = other;
+            best = rank;
         }
     }
     if (!packet) {
