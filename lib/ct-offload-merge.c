@@ -43,6 +43,7 @@ struct ct_merge_step {
     bool natted;                /* ct(): was translated before. */
     bool translate;             /* ct(): is translated by it. */
     struct ovs_action_hash hash;
+    size_t flow;                /* hash(): the number of the megaflow. */
 };
 
 /* The TCP flags that are matched, and the one of them that is set. */
@@ -295,6 +296,7 @@ struct state {
     uint32_t recirc_id;         /* Of the next megaflow. */
     bool wire_tag;              /* Had packets a VLAN tag on the wire? */
     bool tag;                   /* Do they have one now? */
+    size_t flow;                /* The number of the present megaflow. */
     bool done;                  /* No more actions may come. */
     bool output;                /* ... because packets have left. */
 };
@@ -628,11 +630,15 @@ merge_ct_clear(struct state *st)
 static enum ct_merge_reason
 merge_hash(struct state *st, const struct ovs_action_hash *hash)
 {
+    struct ct_merge_step *step;
+
     if (hash->hash_alg != OVS_HASH_ALG_L4
         && hash->hash_alg != OVS_HASH_ALG_SYM_L4) {
         return CT_MERGE_HASH;
     }
-    add_step(st->m, STEP_HASH)->hash = *hash;
+    step = add_step(st->m, STEP_HASH);
+    step->hash = *hash;
+    step->flow = st->flow;
     become(st, PATH, FIELD(dp_hash));
     return CT_MERGE_OK;
 }
@@ -948,8 +954,10 @@ merge_chain(struct state *st, const struct ct_merge_flow flows[],
         }
     }
     for (size_t i = 0; i < n_flows; i++) {
-        enum ct_merge_reason reason = merge_match(st, &flows[i]);
+        enum ct_merge_reason reason;
 
+        st->flow = i;
+        reason = merge_match(st, &flows[i]);
         m->size_diff[i] = (st->tag - st->wire_tag) * VLAN_HEADER_LEN;
         if (!reason) {
             reason = merge_actions(st, &flows[i], i == n_flows - 1);
@@ -1050,13 +1058,14 @@ ct_merge_destroy(struct ct_merge *m)
 /* Paths. */
 
 static uint32_t
-compute_hash(const struct ovs_action_hash *action,
-             const struct ct_dpif_tuple *tuple, const uint32_t *rss_hash)
+compute_hash(const struct ct_merge_step *step,
+             const struct ct_dpif_tuple *tuple, const struct ct_merge_rss *rss)
 {
+    const struct ovs_action_hash *action = &step->hash;
     struct flow flow;
 
-    if (action->hash_alg == OVS_HASH_ALG_L4 && rss_hash) {
-        return hash_int(*rss_hash, action->hash_basis);
+    if (action->hash_alg == OVS_HASH_ALG_L4 && step->flow >= rss->since) {
+        return hash_int(rss->hash, action->hash_basis);
     }
     memset(&flow, 0, sizeof flow);
     flow.dl_type = htons(tuple_is_ipv6(tuple) ? ETH_TYPE_IPV6 : ETH_TYPE_IP);
@@ -1099,13 +1108,14 @@ pass_ct(const struct ct_merge_step *step, const struct ct_merge_conn *conn,
 /* Can packets that find 'conns', as many as ct_merge_create() got, go through
  * the chain 'm'?  Returns CT_MERGE_OK and initializes '*path', or why not.
  *
- * 'rss_hash' points to the RSS hash of these packets when hash() is executed,
- * or is NULL if they have none.  It is a function of the wire's tuple: either
- * the port has computed it, or miniflow_extract(), before any action. */
+ * 'rss' is the RSS hash of these packets, which is the same for all of them:
+ * the port has computed it, or miniflow_extract() of the tuple.  If 'rss' is
+ * NULL, packets are known to pass matches on dp_hash. */
 enum ct_merge_reason
 ct_merge_instantiate(const struct ct_merge *m,
                      const struct ct_merge_conn conns[],
-                     const uint32_t *rss_hash, struct ct_merge_path *path)
+                     const struct ct_merge_rss *rss,
+                     struct ct_merge_path *path)
 {
     struct ct_merge_values v;
 
@@ -1129,6 +1139,9 @@ ct_merge_instantiate(const struct ct_merge *m,
 
         switch (step->type) {
         case STEP_CHECK:
+            if (!rss) {
+                v.dp_hash = step->masked.value.dp_hash;
+            }
             if (!masked_matches(&step->masked, &v)) {
                 return CT_MERGE_INCONSISTENT;
             }
@@ -1147,7 +1160,9 @@ ct_merge_instantiate(const struct ct_merge *m,
             break;
 
         case STEP_HASH:
-            v.dp_hash = compute_hash(&step->hash, &v.tuple, rss_hash);
+            if (rss) {
+                v.dp_hash = compute_hash(step, &v.tuple, rss);
+            }
             break;
 
         default:

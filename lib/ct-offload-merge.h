@@ -274,6 +274,13 @@ struct ct_merge_path {
     struct ct_dpif_tuple seen[CT_MERGE_MAX_CONNS]; /* By each ct(). */
 };
 
+/* The RSS hash that packets have. */
+struct ct_merge_rss {
+    uint32_t hash;
+    size_t since;               /* From which megaflow on.  There may be none
+                                 * as long as nobody extracts the flow. */
+};
+
 enum ct_merge_reason ct_merge_create(const struct ct_merge_flow[],
                                      size_t n_flows,
                                      const struct ct_merge_conn[],
@@ -282,7 +289,7 @@ void ct_merge_destroy(struct ct_merge *);
 
 enum ct_merge_reason ct_merge_instantiate(const struct ct_merge *,
                                           const struct ct_merge_conn[],
-                                          const uint32_t *rss_hash,
+                                          const struct ct_merge_rss *,
                                           struct ct_merge_path *);
 void ct_merge_get_wire(const struct ct_merge *,
                        const struct ct_merge_conn *first,

@@ -52,8 +52,7 @@ struct trace_job {
     size_t n_conns;
     uint8_t replies;            /* A bit for each connection. */
     long long int used;         /* When the packet was traced. */
-    uint32_t rss_hash;
-    bool rss_valid;
+    struct ct_merge_rss rss;
 };
 
 /* Gives up the connections of 'job', after what became pending for them.  If
@@ -262,9 +261,7 @@ job_find_chain(struct trace_job *job, uint8_t slots,
         return NULL;
     }
     reason = (chain->refused ? chain->refused
-              : ct_merge_instantiate(chain->merge, conns,
-                                     job->rss_valid ? &job->rss_hash : NULL,
-                                     values));
+              : ct_merge_instantiate(chain->merge, conns, &job->rss, values));
     if (reason) {
         ct_path_counts.refused++;
         job_note(job, CONN_PATH_REFUSED + reason);
@@ -531,8 +528,8 @@ trace_complete(struct ct_trace *trace)
     job->key.n_flows = trace->n_flows;
     job->key.ct = trace->ct;
     job->used = time_msec();
-    job->rss_hash = trace->rss_hash;
-    job->rss_valid = trace->rss_valid;
+    job->rss.hash = trace->rss_hash;
+    job->rss.since = trace->rss_since;
 
     batch = conn_batch_enter();
     if (!job_own(job, trace)) {

@@ -189,6 +189,17 @@ packet_get_trace(const struct dp_packet *pkt)
     return packet_get_trace__(pkt, CT_TRACE_COMPLETE);
 }
 
+/* Notes in 'trace' the RSS hash of 'pkt', which is at megaflow number 'flow'.
+ */
+static void
+trace_rss(struct ct_trace *trace, const struct dp_packet *pkt, size_t flow)
+{
+    if (flow < trace->rss_since && dp_packet_rss_valid(pkt)) {
+        trace->rss_hash = dp_packet_get_rss_hash(pkt);
+        trace->rss_since = flow;
+    }
+}
+
 /* Has 'pkt' traced, which is in a ct() now, for 'conn', which may be NULL, and
  * its bit 'await'.  Returns the trace, or NULL if there are too many. */
 static struct ct_trace *
@@ -211,10 +222,8 @@ trace_begin(struct slots *s, const struct dp_packet *pkt, struct conn *conn,
     trace->conn = conn;
     trace->await = await;
     trace->n_flows = 1;                 /* It is found by ct_trace_leave(). */
-    trace->rss_valid = dp_packet_rss_valid(pkt);
-    if (trace->rss_valid) {
-        trace->rss_hash = dp_packet_get_rss_hash(pkt);
-    }
+    trace->rss_since = CT_TRACE_MAX_FLOWS;
+    trace_rss(trace, pkt, 0);
     *ct_trace_n_get() += 1;
     CONST_CAST(struct dp_packet *, pkt)->md.ct_trace = trace - s->slots + 1;
     return trace;
@@ -265,6 +274,7 @@ ct_trace_enter__(struct dp_netdev_flow *flow,
         if (trace->n_flows >= CT_TRACE_MAX_FLOWS) {
             trace->result = CT_TRACE_TOO_LONG;
         } else {
+            trace_rss(trace, pkt, trace->n_flows);
             trace->flows[trace->n_flows++] = flow;
         }
     }

@@ -102,8 +102,8 @@ struct ct_trace {
     struct conn *conn;          /* That has waited for it, or NULL... */
     uint32_t await;             /* ...with this bit in its state. */
     uint32_t wire;              /* See ct-offload-wire.h, or 0. */
-    uint32_t rss_hash;          /* If 'rss_valid'. */
-    bool rss_valid;
+    uint32_t rss_hash;          /* It had that... */
+    size_t rss_since;           /* ...when it met this megaflow, or later. */
     bool in_use;
 };
 

@@ -144,7 +144,8 @@ struct run {
     size_t n_cts;
     uint32_t recirc_id;         /* Nonzero if the packet recirculates. */
     odp_port_t out_port;
-    bool rss;                   /* Does it have an RSS hash? */
+    size_t n_stages;            /* Megaflows that it has met. */
+    struct ct_merge_rss rss;
 };
 
 static struct conntrack *ct;
@@ -235,11 +236,14 @@ run_actions(struct run *run, const void *actions, size_t size)
     const struct nlattr *a;
     size_t left;
 
+    if (run->n_stages == run->rss.since) {
+        run->rss.hash = dp_packet_get_rss_hash(run->packet);
+    }
     run->recirc_id = 0;
     NL_ATTR_FOR_EACH (a, left, (const struct nlattr *) actions, size) {
         struct dp_packet_batch batch;
 
-        if (!run->rss) {
+        if (run->n_stages < run->rss.since) {
             /* Extraction of the flow computes the RSS hash.  As if not. */
             dp_packet_ol_send_prepare(run->packet, 0);
             dp_packet_reset_offload(run->packet);
@@ -248,13 +252,15 @@ run_actions(struct run *run, const void *actions, size_t size)
         odp_execute_actions(run, &batch, false, a, NLA_ALIGN(a->nla_len),
                             run_cb);
     }
+    run->n_stages++;
 }
 
+/* The packet has an RSS hash from megaflow number 'rss_since' on. */
 static void
-run_init(struct run *run, const struct dp_packet *packet, bool rss)
+run_init(struct run *run, const struct dp_packet *packet, size_t rss_since)
 {
     memset(run, 0, sizeof *run);
-    run->rss = rss;
+    run->rss.since = rss_since;
     run->packet = dp_packet_clone(packet);
     pkt_metadata_init(&run->packet->md, u32_to_odp(IN_PORT));
     run->out_port = ODPP_NONE;
@@ -872,13 +878,14 @@ compose_wire(const struct flow *flow)
 }
 
 static void
-chain_init(struct chain *chain, const struct dp_packet *packet, bool rss)
+chain_init(struct chain *chain, const struct dp_packet *packet,
+           size_t rss_since)
 {
     size_t n = 1 + pick(percent(30) ? CT_MERGE_MAX_FLOWS : 4);
     struct ct_dpif_tuple flow_tuple;
 
     memset(chain, 0, sizeof *chain);
-    run_init(&chain->run, packet, rss);
+    run_init(&chain->run, packet, rss_since);
     for (size_t i = 0; i < n; i++) {
         make_stage(chain, i == n - 1);
     }
@@ -1003,7 +1010,7 @@ is_common(const struct ct_merge *m, const struct match *match)
 /* Makes 'rule' of 'm' and of what it makes of 'conns'. */
 static enum ct_merge_reason
 rule_init(struct rule *rule, struct ct_merge *m,
-          const struct ct_merge_conn conns[], const uint32_t *rss)
+          const struct ct_merge_conn conns[], const struct ct_merge_rss *rss)
 {
     struct ct_merge_path path;
     enum ct_merge_reason reason = ct_merge_instantiate(m, conns, rss, &path);
@@ -1247,8 +1254,8 @@ check_packet(const struct chain *chain, const struct rule *rule,
     n.cases++;
     if (rule_takes(rule, packet)) {
         n.taken++;
-        run_init(&soft, packet, chain->run.rss);
-        run_init(&hard, packet, chain->run.rss);
+        run_init(&soft, packet, chain->run.rss.since);
+        run_init(&hard, packet, chain->run.rss.since);
         run_rule(rule, &hard);
         if (!run_chain(chain, &soft, rule->m->size_diff)) {
             fail_chain(chain, chain->conns, rule, packet, &soft, NULL,
@@ -1279,7 +1286,7 @@ check_packet(const struct chain *chain, const struct rule *rule,
             return;
         }
         n.refused_packets++;
-        run_init(&soft, packet, chain->run.rss);
+        run_init(&soft, packet, chain->run.rss.since);
         if (run_chain(chain, &soft, NULL)
             && run_has_same_cts(&soft, &chain->run)) {
             fail_chain(chain, chain->conns, rule, packet, &soft, NULL,
@@ -1402,7 +1409,7 @@ run_other_path(const struct chain *chain, const struct ct_merge_conn conns[],
     struct run soft, hard;
     bool same;
 
-    run_init(&soft, packet, chain->run.rss);
+    run_init(&soft, packet, chain->run.rss.since);
     same = (run_chain(chain, &soft, NULL) && soft.n_cts == chain->n_conns);
     for (size_t i = 0; same && i < chain->n_conns; i++) {
         const struct ct_dpif_tuple *orig = &conns[i].tuple[0];
@@ -1414,7 +1421,7 @@ run_other_path(const struct chain *chain, const struct ct_merge_conn conns[],
                 && conn_is_unchanged(chain->zones[i], &conns[i]));
     }
     if (rule && same) {
-        run_init(&hard, packet, chain->run.rss);
+        run_init(&hard, packet, chain->run.rss.since);
         run_rule(rule, &hard);
         run_finish(&soft);
         if (soft.out_port != hard.out_port
@@ -1431,22 +1438,24 @@ run_other_path(const struct chain *chain, const struct ct_merge_conn conns[],
 
 /* The compiled 'm' for other connections. */
 static void
-check_other_path(const struct chain *chain, struct ct_merge *m, bool rss)
+check_other_path(const struct chain *chain, struct ct_merge *m)
 {
     struct ct_merge_conn conns[CT_MERGE_MAX_CONNS];
     enum ct_merge_reason reason;
     struct dp_packet *packet;
     struct rule rule;
     struct flow flow;
-    uint32_t hash;
     bool taken, same;
+    struct run run;
 
     if (!make_other_path(chain, conns, &flow)) {
         return;
     }
     packet = compose_wire(&flow);
-    hash = dp_packet_get_rss_hash(packet);
-    reason = rule_init(&rule, m, conns, rss ? &hash : NULL);
+    run_init(&run, packet, chain->run.rss.since);
+    run_chain(chain, &run, NULL);
+    reason = rule_init(&rule, m, conns, &run.rss);
+    run_uninit(&run);
     taken = !reason && rule_takes(&rule, packet);
     same = run_other_path(chain, conns, taken ? &rule : NULL, packet);
     if (same != taken) {
@@ -1470,7 +1479,7 @@ chain_is_stable(const struct chain *chain, const struct dp_packet *packet)
     struct run run;
     bool stable;
 
-    run_init(&run, packet, chain->run.rss);
+    run_init(&run, packet, chain->run.rss.since);
     stable = (run_chain(chain, &run, NULL)
               && run_has_same_cts(&run, &chain->run));
     run_uninit(&run);
@@ -1481,8 +1490,7 @@ chain_is_stable(const struct chain *chain, const struct dp_packet *packet)
 static void
 check_chain(int n_packets)
 {
-    const uint32_t *rss = NULL;
-    uint32_t rss_hash;
+    size_t rss_since = CT_MERGE_MAX_FLOWS;
     enum ct_merge_reason reason;
     struct dp_packet *packet;
     struct ct_merge *m;
@@ -1495,17 +1503,16 @@ check_chain(int n_packets)
     random_flow(&flow);
     packet = compose_wire(&flow);
     if (dp_packet_rss_valid(packet) && percent(50)) {
-        rss_hash = dp_packet_get_rss_hash(packet);
-        rss = &rss_hash;
+        rss_since = pick(3);
     }
-    chain_init(&chain, packet, rss);
+    chain_init(&chain, packet, rss_since);
     if (chain.failed || !chain_is_stable(&chain, packet)) {
         goto out;
     }
     n.chains++;
 
     reason = chain_compile(&chain, chain.conns, &m);
-    reason = reason ? reason : rule_init(&rule, m, chain.conns, rss);
+    reason = reason ? reason : rule_init(&rule, m, chain.conns, &chain.run.rss);
     n.refused[reason]++;
     if (!reason) {
         n.compiled++;
@@ -1525,7 +1532,7 @@ check_chain(int n_packets)
         }
         rule_uninit(&rule);
         if (!chain.odd) {
-            check_other_path(&chain, m, rss);
+            check_other_path(&chain, m);
         }
     } else if (!chain.odd && (reason == CT_MERGE_INCONSISTENT
                                   || reason == CT_MERGE_BROKEN
