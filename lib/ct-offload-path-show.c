@@ -24,6 +24,7 @@
 #include "conntrack-offload-state.h"
 #include "ct-offload-fence.h"
 #include "ct-offload-path-private.h"
+#include "ct-offload-port.h"
 #include "ct-offload-private.h"
 #include "ct-offload-rows.h"
 #include "ct-offload-trace.h"
@@ -32,6 +33,7 @@
 #include "openvswitch/json.h"
 #include "openvswitch/match.h"
 #include "openvswitch/ofpbuf.h"
+#include "sset.h"
 
 /* "ct-offload/show". */
 
@@ -98,6 +100,32 @@ show_ends(const struct ct_path_counts *counts, struct ds *ds,
     }
 }
 
+static void
+show_unreliable(struct ds *ds, struct json *json)
+{
+    struct json *array = json ? json_array_create_empty() : NULL;
+    struct sset names = SSET_INITIALIZER(&names);
+    const char **sorted, *sep = "  ports that do not follow rules: ";
+
+    ct_offload_port_get_unreliable(&names);
+    sorted = sset_sort(&names);
+    for (size_t i = 0; i < sset_count(&names); i++) {
+        if (json) {
+            json_array_add(array, json_string_create(sorted[i]));
+        } else {
+            ds_put_format(ds, "%s%s", sep, sorted[i]);
+            sep = ", ";
+        }
+    }
+    if (json) {
+        json_object_put(json, "unreliable-ports", array);
+    } else if (*sep == ',') {
+        ds_put_char(ds, '\n');
+    }
+    free(sorted);
+    sset_destroy(&names);
+}
+
 /* Shows how paths are doing; as text, only once there was anything to do. */
 void
 ct_path_show(struct ds *ds, struct json *json)
@@ -158,6 +186,7 @@ ct_path_show(struct ds *ds, struct json *json)
     if (json || fences.raised || fences.refused) {
         ct_offload_rows_show(fence_rows, ARRAY_SIZE(fence_rows), ds, json);
     }
+    show_unreliable(ds, json);
 }
 
 /* Paths. */
@@ -331,11 +360,15 @@ chain_show(const struct ct_chain *chain, bool more, struct ds *ds,
 void
 ct_path_show_chains(const char *more, struct ds *ds, struct json *array)
 {
-    struct ct_chain *chain;
+    struct hmap_position pos = { 0, 0 };
+    struct hmap_node *node;
 
     ovs_mutex_lock(&ct_chains_mutex);
-    HMAP_FOR_EACH (chain, node, &ct_chains) {
-        chain_show(chain, more != NULL, ds, array);
+    while ((node = hmap_at_position(&ct_chains, &pos))) {
+        chain_show(CONTAINER_OF(node, struct ct_chain, node), more != NULL, ds,
+                   array);
+        ovs_mutex_unlock(&ct_chains_mutex);
+        ovs_mutex_lock(&ct_chains_mutex);
     }
     ovs_mutex_unlock(&ct_chains_mutex);
 }

@@ -20,8 +20,10 @@
 
 #include "cmap.h"
 #include "hash.h"
+#include "netdev.h"
 #include "ovs-rcu.h"
 #include "ovs-thread.h"
+#include "sset.h"
 #include "util.h"
 
 /* What is at one place in the list of a port. */
@@ -216,6 +218,19 @@ ct_offload_port_is_unreliable(uint32_t number)
     struct offload_port *port = port_find(number);
 
     return port && atomic_count_get(&port->n_disobeyed) >= DISOBEYED_MAX;
+}
+
+/* Adds the names of all such ports to 'names'. */
+void
+ct_offload_port_get_unreliable(struct sset *names)
+{
+    struct offload_port *port;
+
+    CMAP_FOR_EACH (port, netdev_node, &by_netdev) {
+        if (atomic_count_get(&port->n_disobeyed) >= DISOBEYED_MAX) {
+            sset_add(names, netdev_get_name(port->netdev));
+        }
+    }
 }
 
 /* From now on the number of 'netdev' leads nowhere.  Returns it, or 0 if no

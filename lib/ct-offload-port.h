@@ -19,6 +19,8 @@
 
 #include "conntrack-offload-state.h"
 
+struct sset;
+
 /* Ports, and the offloaded connections on each
  * ============================================
  *
@@ -49,6 +51,7 @@ void ct_offload_port_remove(struct conn_offload *, enum key_dir);
 void ct_offload_port_follows(uint32_t port);
 bool ct_offload_port_disobeys(uint32_t port);
 bool ct_offload_port_is_unreliable(uint32_t port);
+void ct_offload_port_get_unreliable(struct sset *names);
 
 uint32_t ct_offload_port_stop(const struct netdev *);
 size_t ct_offload_port_get_conns(uint32_t port, struct conn ***);

@@ -2560,6 +2560,74 @@ path_exists(const struct packet *packet)
     return found;
 }
 
+static void *
+show_thread(void *ds)
+{
+    ct_path_show_paths(NULL, ds, NULL);
+    return NULL;
+}
+
+/* Returns any path that is live, or NULL. */
+static struct path *
+find_path(void)
+    OVS_REQUIRES(ct_chains_mutex)
+{
+    for (size_t i = 0; i < PATH_N_PARTS; i++) {
+        struct hmap_position pos = { 0, 0 };
+        struct path *path;
+
+        while ((path = ct_path_next(i, &pos))) {
+            if (path->state == PATH_LIVE) {
+                return path;
+            }
+        }
+    }
+    return NULL;
+}
+
+/* Whoever shows paths does not keep others from them, not even while one of
+ * them cannot be described. */
+static void
+check_show(void)
+{
+    struct ds ds = DS_EMPTY_INITIALIZER;
+    struct conn *conn = NULL;
+    struct path *path;
+    pthread_t thread;
+    bool held = false;
+
+    ovs_mutex_lock(&ct_chains_mutex);
+    path = find_path();
+    if (path) {
+        conn = ct_path_get_conn(path, 0, NULL);
+        ct_path_hold(path);
+    }
+    ovs_mutex_unlock(&ct_chains_mutex);
+    if (!path) {
+        return;
+    }
+
+    ovs_mutex_lock(&conn->lock);
+    thread = ovs_thread_create("show", show_thread, &ds);
+    for (int i = 0; i < 10000 && !held; i++) {
+        xnanosleep_no_quiesce(1000 * 1000);
+        if (!ovs_mutex_trylock(&ct_chains_mutex)) {
+            held = path->n_holds > 1;
+            ovs_mutex_unlock(&ct_chains_mutex);
+        }
+    }
+    if (!held) {
+        fail("nobody else gets at paths while they are shown");
+    }
+    ovs_mutex_unlock(&conn->lock);
+    xpthread_join(thread, NULL);
+
+    ovs_mutex_lock(&ct_chains_mutex);
+    ct_path_unhold(path);
+    ovs_mutex_unlock(&ct_chains_mutex);
+    ds_destroy(&ds);
+}
+
 /* Where there is nothing against it, connections get their paths. */
 static void
 step_settle(void)
@@ -2601,6 +2669,9 @@ step_settle(void)
                  conn_offload_state(last[dir].found[0].conn), ds_cstr(&ds));
         }
         sum.settled += path_exists(&last[dir]);
+    }
+    if (percent(5)) {
+        check_show();
     }
     calm = false;
 }
