@@ -714,9 +714,13 @@ test_proxy(const struct conn *conn)
         ovs_assert(receive(0) == 1);
         check_stats(&priv[0], 0, 1);
 
+        /* Neither from the port that has the rules, nor to it. */
+        ovs_assert(!path_add(TCP4, "2", 1, 1, &priv[1]));
         port_stop(i);
         check_nic_paths(0, "");
         check_stats(&priv[0], ENODEV, 1);
+        check_stats(&priv[1], ENODEV, 0);
+        path_del(&priv[1], 0);
         port_start(i);
         ovs_assert(i || !ct_offload_dpdk_class.can_forward(netdevs[1]));
         for (int j = 0; j < N_PORTS; j++) {
