@@ -733,10 +733,9 @@ class Chaos:
             mark = self.rng.choice(k.servers)
             self.mark[k.number] = mark
             with self.history.change(self.policies([k])):
-                ofctl("mod-flows",
-                      f"{mark_flow(k)},actions={mark_actions(k, mark)}")
-                ofctl("mod-flows", mark_flow(k).replace("+est", "+new")
-                      + f",actions={mark_actions(k, mark)}")
+                for state in "+est", "+new":
+                    ofctl("mod-flows", mark_flow(k).replace("+est", state)
+                          + f",actions={mark_actions(k, mark)}")
             return f"class {k.number}: mark {mark}"
         choices = k.servers + ["drop", "deleted"]
         if len(k.servers) > 1:
@@ -815,24 +814,27 @@ class Chaos:
     # How often, in comparison.
     CHANGES = {change_orig: 10, change_reply: 3, change_group: 4,
                change_all_flows: 1, flush: 3, purge: 1, change_port: 2,
-               readd_ports: 1, configure: 1, change_faults: 2, show: 1}
+               readd_ports: 1, configure: 1, change_faults: 3, show: 1}
 
     def change(self):
         function, = self.rng.choices(list(self.CHANGES),
                                      list(self.CHANGES.values()))
         start = time.monotonic()
         what = function(self)
-        barrier = self.rng.random() < 0.7
+        barrier = self.rng.random() < 0.5
         if barrier:
             self.history.barrier()
         self.n_changes += 1
         print(f"{start:.3f}: {what}"
               + (f", in force at {time.monotonic():.3f}" if barrier else ""),
               flush=True)
-        time.sleep(self.rng.choice([0, 0.05, 0.2, 0.5]))
+        time.sleep(self.rng.choice([0, 0.05, 0.2]))
 
     def run(self):
         self.provider.start()
+        # A barrier waits for revalidators.
+        run("ovs-vsctl", "set", "Open_vSwitch", ".",
+            "other_config:max-revalidator=100")
         ofctl("add-group", group_text(self.buckets))
         with self.history.change(self.policies(CLASSES)):
             self.replace_flows()
