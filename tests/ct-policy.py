@@ -39,6 +39,7 @@ policy wants it.
 import bisect
 import collections
 import contextlib
+import ctypes
 import importlib.machinery
 import importlib.util
 import json
@@ -78,10 +79,18 @@ RECORD = struct.Struct("!BBBQQ")        # Host, class, direction, sent, came.
 FOREIGN = 255                   # The class of packets that nobody should see.
 WAIT = 60
 
+PR_SET_PDEATHSIG = 1            # From linux/prctl.h.
+
 # From linux/if_packet.h and asm-generic/socket.h.
 SOL_PACKET = 263
 PACKET_IGNORE_OUTGOING = 23
 SO_RCVBUFFORCE = 33
+
+
+def host_device(i):
+    """Returns the network namespace and the device of a host."""
+    hosts = os.environ.get("CT_POLICY_HOSTS")
+    return hosts.split()[i].split(":") if hosts else (f"at_ns{i}", f"p{i}")
 
 
 def now():
@@ -102,20 +111,28 @@ def ofctl(command, *args):
 
 
 def appctl(*argv):
-    return run("ovs-appctl", *argv)
+    return run("ovs-appctl", "-t",
+               os.environ.get("CT_POLICY_TARGET", "ovs-vswitchd"), *argv)
 
 
 def emunic(*argv):
     return run(sys.executable, os.environ["EMUNIC_CTL"], *argv)
 
 
-def wait_until(what, condition):
-    end = time.monotonic() + WAIT
+def wait_until(what, condition, seconds=WAIT):
+    end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
-            sys.exit(f"{what}: not within {WAIT} s\n"
+            sys.exit(f"{what}: not within {seconds} s\n"
                      + appctl("ct-offload/show"))
         time.sleep(0.1)
+
+
+def hasten_revalidators():
+    """Has revalidators not be what takes longest before a policy is in
+    force."""
+    run("ovs-vsctl", "set", "Open_vSwitch", ".",
+        "other_config:max-revalidator=50")
 
 
 def forwarding():
@@ -152,17 +169,18 @@ class Class:
 class Connection:
     """A connection from host 0."""
 
-    def __init__(self, klass, sport):
+    def __init__(self, klass, sport, client=None, direction=0):
         self.klass = klass
         self.sport = sport
-        self.src = T.address(klass.client)
+        self.src = T.address(client or klass.client)
         self.dst = T.address(klass.server)
+        self.direction = direction
         self.established = not klass.is_tcp()
         self.expires = time.monotonic() + random.uniform(1, 8)
 
     def packet(self, flags=0x18):
         k = self.klass
-        data = PAYLOAD.pack(MAGIC, k.number, 0, now())
+        data = PAYLOAD.pack(MAGIC, k.number, self.direction, now())
         if not k.is_tcp():
             return T.udp(self.src, self.dst, self.sport, k.port, data)
         if not self.established:
@@ -249,6 +267,7 @@ class Traffic:
                 sys.exit("there is no traffic")
             return
         try:
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             self.main(writer)
             os._exit(0)
         except BaseException as e:
@@ -258,7 +277,7 @@ class Traffic:
     def open(self):
         self.socks = []
         for i in range(self.n_hosts):
-            sock = T.device_socket(f"at_ns{i}", f"p{i}")
+            sock = T.device_socket(*host_device(i))
             sock.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
             sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
             sock.setblocking(False)
@@ -274,6 +293,13 @@ class Traffic:
         self.open()
         os.write(writer, b"r")
         os.close(writer)
+        self.go(stopped)
+        while self.receive(1):
+            pass
+        with open("records", "wb") as f:
+            f.write(b"".join(self.records))
+
+    def go(self, stopped):
         step = self.period / len(self.connections)
         due = time.monotonic()
         i = 0
@@ -287,10 +313,6 @@ class Traffic:
                 i += 1
                 due += step
             due = max(due, time.monotonic() - 0.1)
-        while self.receive(1):
-            pass
-        with open("records", "wb") as f:
-            f.write(b"".join(self.records))
 
     def send(self, host, data):
         macs = (CLIENT_MAC, SERVER_MAC)
@@ -333,7 +355,7 @@ class Traffic:
         if packet.klass >= KERNEL:
             return
         if packet.direction == 0 and host:
-            answer = packet.answer()
+            answer = self.answer(packet)
             if answer:
                 self.send(host, answer)
         elif packet.direction == 1 and host == 0 and packet.flags & 3:
@@ -342,6 +364,9 @@ class Traffic:
                     conn.established = True
                     self.send(0, conn.packet(0x10))
 
+    def answer(self, packet):
+        return packet.answer()
+
     def stop(self):
         """Returns a list of (host, class, direction, sent, came)."""
         os.kill(self.pid, signal.SIGTERM)
@@ -349,6 +374,56 @@ class Traffic:
             sys.exit("the traffic has ended with an error")
         with open("records", "rb") as f:
             return list(RECORD.iter_unpack(f.read()))
+
+
+WITNESS = 2                     # In place of a direction.
+
+
+class Stream(Traffic):
+    """Packets of the first connection, one each millisecond, after all of
+    'connections' have become paths in the direction to servers: they are
+    established by packets as fast as possible until start() is called.
+    Packets of the others come one after the other then.  Software sees all
+    packets of a witness, which nobody answers."""
+
+    def __init__(self, n_hosts, connections):
+        self.answered = collections.Counter()
+        self.streams = []
+        self.witness = Connection(CLASSES[0], FIRST_SPORT - 1,
+                                  direction=WITNESS)
+        signal.signal(signal.SIGUSR1, lambda *_: self.streams.append(1))
+        super().__init__(n_hosts, connections, 0, False)
+
+    def start(self):
+        os.kill(self.pid, signal.SIGUSR1)
+
+    def go(self, stopped):
+        i = 0
+        while not stopped and not self.streams:
+            for _ in range(32):
+                self.send_next(i % len(self.connections))
+                i += 1
+            # Not more than fits into queues, nor than idle machines need.
+            full = i % len(self.connections) < 32
+            while self.receive(0.1 if full else 0.001):
+                pass
+        self.records.clear()
+        due = time.monotonic()
+        while not stopped:
+            self.receive(max(0, due - time.monotonic()))
+            if time.monotonic() >= due:
+                self.send_next(0)
+                self.send(0, self.witness.packet())
+                self.send_next(i % len(self.connections))
+                i += 1
+                due = max(due + 0.001, time.monotonic() - 0.01)
+
+    def answer(self, packet):
+        """One answer has a connection established.  With a third one, the
+        other direction would be a path, too."""
+        self.answered[packet.src, packet.sport] += 1
+        n = self.answered[packet.src, packet.sport]
+        return packet.answer() if n == 1 or n % 16 == 0 else b""
 
 
 # What policy is in force.
@@ -533,6 +608,13 @@ class Dpdk:
                 f"ofport_request={host + 1}",
                 f"options:dpdk-devargs={self.devargs[host]}")
 
+    def restart(self, hosts):
+        """Has ports forget how often they have failed."""
+        for n_rxq in 2, 1:
+            for host in hosts:
+                run("ovs-vsctl", "set", "Interface", f"ovs-p{host}",
+                    f"options:n_rxq={n_rxq}")
+
     def change_port(self, host, rng):
         what = rng.choice(["n_rxq", "mtu", "state"])
         if what == "n_rxq":
@@ -545,8 +627,11 @@ class Dpdk:
             for state in "down", "up":
                 appctl("netdev-dpdk/set-admin-state", f"ovs-p{host}", state)
 
-    def faults(self, history, rng):
-        what = rng.choice(["all", "create", "query", "destroy", "latency"])
+    def faults(self, history, rng, late):
+        # After dpif-offload-dpdk has failed to destroy a rule, it keeps the
+        # device, so that ports cannot be added again.
+        what = rng.choice(["all", "destroy"] if late else
+                          ["create", "query", "latency"])
         if what == "latency":
             emunic("latency", "all", "200")
             return
@@ -592,6 +677,9 @@ class Dummy:
             run("ovs-vsctl", "add-port", "br0", f"ovs-p{host}", "--", "set",
                 "Interface", f"ovs-p{host}", f"ofport_request={host + 1}")
 
+    def restart(self, hosts):
+        pass
+
     def change_port(self, host, rng):
         if rng.random() < 0.5:
             run("ovs-vsctl", "set", "Interface", f"ovs-p{host}",
@@ -600,7 +688,7 @@ class Dummy:
             appctl("ct-offload-dummy/forward", "off")
             appctl("ct-offload-dummy/forward", "on")
 
-    def faults(self, _history, rng):
+    def faults(self, _history, rng, _late):
         what = rng.choice(["add", "est", "stats", "delay"])
         if what == "delay":
             appctl("ct-offload-dummy/set-delay", "2000")
@@ -678,6 +766,7 @@ class Chaos:
         self.reply = {k.number: 0 for k in CLASSES}
         self.buckets = {1, 2}
         self.faulty = False
+        self.late = False               # Is this the second half?
         self.n_changes = 0
 
     def named(self, k):
@@ -785,6 +874,8 @@ class Chaos:
         return f"port {host}"
 
     def readd_ports(self):
+        if self.late:
+            return self.change_port()
         hosts = self.rng.sample(range(N_HOSTS), self.rng.choice([1, 2, 4]))
         self.provider.readd(hosts, self.rng)
         return f"ports {hosts} removed and added"
@@ -801,7 +892,7 @@ class Chaos:
         if self.faulty:
             self.provider.no_faults(self.history)
         else:
-            self.provider.faults(self.history, self.rng)
+            self.provider.faults(self.history, self.rng, self.late)
         self.faulty = not self.faulty
         return f"faults: {self.faulty}"
 
@@ -832,9 +923,7 @@ class Chaos:
 
     def run(self):
         self.provider.start()
-        # A barrier waits for revalidators.
-        run("ovs-vsctl", "set", "Open_vSwitch", ".",
-            "other_config:max-revalidator=100")
+        hasten_revalidators()
         ofctl("add-group", group_text(self.buckets))
         with self.history.change(self.policies(CLASSES)):
             self.replace_flows()
@@ -846,13 +935,14 @@ class Chaos:
         end = time.monotonic() + self.seconds
         downloads = Downloads()
         while time.monotonic() < end:
+            self.late = time.monotonic() > end - self.seconds / 2
             downloads.go_on()
             self.change()
 
         # Then everything works again.
         if self.faulty:
             self.change_faults()
-        self.provider.readd(list(range(N_HOSTS)), self.rng)
+        self.provider.restart(range(N_HOSTS))
         self.change_all_flows()
         self.history.barrier()
         wait_until("paths", lambda: forwarding()[0] > 0)
@@ -885,7 +975,111 @@ def chaos(provider, seconds, seed):
     print("chaos: ok")
 
 
-ROLES = {"chaos": chaos}
+# A change that is timed.
+
+OLD, NEW = 1, 2                 # Hosts.
+
+
+class Change:
+    def __init__(self, what, n, measured):
+        self.what = what
+        self.measured = measured
+        # Some of them go to each bucket.
+        self.n = max(n, 15) if what == "bucket" else n
+        self.klass = CLASSES[0]
+        self.history = History()
+        self.connections = [
+            Connection(self.klass, FIRST_SPORT + i % 50000,
+                       f"10.3.{i // 50000}.1") for i in range(self.n + 1)]
+
+    def add_flows(self):
+        ofctl("add-group", group_text({OLD, NEW}))
+        hosts = {OLD, NEW} if self.what == "bucket" else {OLD}
+        with self.history.change({(0, 0): hosts, (0, 1): {0},
+                                  (0, WITNESS): {OLD, NEW}}):
+            with open("flows", "w", encoding="utf-8") as f:
+                f.write("\n".join(class_flows(
+                    self.klass, "group" if self.what == "bucket" else OLD, 0,
+                    0, (OLD, NEW))) + "\n")
+            run("ovs-ofctl", "--bundle", "replace-flows", "br0", "flows")
+        self.history.barrier()
+
+    def change_policy(self):
+        new = {NEW} if self.what in ("rewrite", "bucket") else set()
+        flow = orig_flow(self.klass)
+        with self.history.change({(0, 0): new}):
+            if self.what == "bucket":
+                ofctl("mod-group", group_text(new))
+            elif self.what == "delete":
+                ofctl("del-flows", flow.replace("priority=10,", ""))
+            else:
+                ofctl("mod-flows", f"{flow},actions="
+                      + output(NEW if new else "drop"))
+
+    def wait_for_paths(self):
+        # On its way, a packet may be lost.
+        least = self.n + 1 - self.n // 50
+        wait_until("paths", lambda: forwarding()[0] >= least,
+                   WAIT + self.n / 500)
+
+    @staticmethod
+    def measure_delete():
+        """Returns how many paths per second go when forwarding ends."""
+        key = "other_config:hw-offload-ct-forward"
+        n = forwarding()[0]
+        start = now()
+        run("ovs-vsctl", "--no-wait", "set", "Open_vSwitch", ".",
+            f"{key}=false")
+        while forwarding()[0]:
+            pass
+        seconds = (now() - start) / 1e9
+        run("ovs-vsctl", "set", "Open_vSwitch", ".", f"{key}=true")
+        return n / seconds
+
+    def run(self):
+        hasten_revalidators()
+        self.add_flows()
+        stream = Stream(3, self.connections)
+        self.wait_for_paths()
+        if self.measured:
+            self.rate = self.measure_delete()
+            self.wait_for_paths()
+        stream.start()
+        time.sleep(1)
+        n_paths = forwarding()[0]
+        begin = now()
+        self.change_policy()
+        self.history.barrier()
+        end = now()
+        time.sleep(0.5)
+        records = stream.stop()
+        old = [r for r in records if r[:3] == (OLD, 0, 0)]
+        print(f"{self.what}: {n_paths} paths, {len(old)} packets under the "
+              f"old policy, in force after {(end - begin) / 1e6:.0f} ms")
+        if not any(begin - 2e8 < r[3] < begin for r in old):
+            sys.exit("there were no packets before the change")
+        if self.history.check(records):
+            sys.exit("there were packets under the old policy after it")
+        if self.measured:
+            self.print_times(records, max(r[3] for r in old), end)
+
+    def print_times(self, records, last, end):
+        """Prints how long after the change of the megaflow packets have gone
+        on under the old policy, and it was in force for sure."""
+        # The witness has a megaflow of its own, which changes with the other.
+        changed = min(r[3] for r in records if r[:3] == (NEW, 0, WITNESS))
+        print(f"last-packet-ms {(last - changed) / 1e6:.1f}")
+        print(f"in-force-ms {(end - changed) / 1e6:.1f}")
+        print(f"delete-ms {(self.n + 1) / self.rate * 1e3:.1f}")
+
+
+def change(what, n, measure=""):
+    c = Change(what, int(n), bool(measure))
+    c.run()
+    print("change: ok")
+
+
+ROLES = {"chaos": chaos, "change": change}
 
 if __name__ == "__main__":
     ROLES[sys.argv[1]](*sys.argv[2:])
