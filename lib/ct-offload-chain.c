@@ -264,8 +264,8 @@ chain_find(const struct ct_chain_key *key, uint32_t hash)
 
 /* Compiles 'chain', which nobody else knows yet, for connections that are like
  * 'conns'.  Stores in 'actions' which actions of each megaflow were looked at.
- */
-static void
+ * Returns false if a megaflow is gone. */
+static bool
 chain_compile(struct ct_chain *chain, const struct ct_merge_conn conns[],
               const struct nlattr *actions[])
 {
@@ -275,6 +275,12 @@ chain_compile(struct ct_chain *chain, const struct ct_merge_conn conns[],
     for (size_t i = 0; i < chain->key.n_flows; i++) {
         const struct dp_netdev_flow *flow = chain->key.flows[i];
 
+        /* A reference does not keep the mask, which megaflows share: it may be
+         * freed as soon as all threads have quiesced after a megaflow was
+         * removed.  This one has not since it has seen that it is there. */
+        if (dp_netdev_flow_is_dead(flow)) {
+            return false;
+        }
         dp_netdev_flow_get_mask(flow, &masks[i]);
         flows[i].key = dp_netdev_flow_get_key(flow);
         flows[i].mask = &masks[i].masks;
@@ -283,6 +289,7 @@ chain_compile(struct ct_chain *chain, const struct ct_merge_conn conns[],
     }
     chain->refused = ct_merge_create(flows, chain->key.n_flows, conns,
                                      chain->key.n_cts, &chain->merge);
+    return true;
 }
 
 /* Do the megaflows of 'chain' still do what 'actions' says, and live?  Whoever
@@ -329,11 +336,11 @@ ct_chain_get(const struct ct_chain_key *key,
     chain = xzalloc(sizeof *chain);
     chain->key = *key;
     ovs_list_init(&chain->paths);
-    chain_compile(chain, conns, actions);
+    current = chain_compile(chain, conns, actions);
     ovs_mutex_lock(&ct_chains_mutex);
 
     other = chain_find(key, hash);
-    current = !other && chain_is_current(chain, actions);
+    current = current && !other && chain_is_current(chain, actions);
     if (!current) {
         ct_chain_flows_unref(key->flows, key->n_flows);
         ct_merge_destroy(chain->merge);

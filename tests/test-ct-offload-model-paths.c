@@ -158,7 +158,8 @@ struct table {
     size_t n OVS_GUARDED;
 };
 
-/* Masks are there to stay. */
+/* Masks are there to stay, but megaflows have copies that are not: see
+ * dpcls_destroy_subtable(). */
 struct mask {
     struct netdev_flow_key key; /* Without the port: see
                                  * dp_netdev_flow_add(). */
@@ -393,7 +394,7 @@ table_add(struct table *t, const struct mflow *like, const struct flow *key,
     struct mask *mask = mask_get(wc);
 
     *CONST_CAST(struct flow *, &flow->flow) = *key;
-    flow->cr.mask = &mask->key;
+    flow->cr.mask = xmemdup(&mask->key, sizeof mask->key);
     m->wc = &mask->wc;
     ovs_refcount_init(&flow->ref_cnt);
     atomic_init(&flow->ct_path, NULL);
@@ -419,6 +420,7 @@ mflow_modify(struct mflow *m, const struct ofpbuf *actions)
 static void
 mflow_kill(struct mflow *m)
 {
+    ovsrcu_postpone(free, m->flow->cr.mask);
     m->dead = true;
     m->flow->dead = true;
     ct_path_flow_changed(m->flow);
