@@ -27,9 +27,11 @@
 #include "ct-offload.h"
 #include "dpif.h"
 #include "netdev-dpdk.h"
+#include "netlink.h"
 #include "openvswitch/dynamic-string.h"
 #include "openvswitch/json.h"
 #include "openvswitch/match.h"
+#include "packets.h"
 #include "util.h"
 
 /* A path.  'home' is NULL, and there is no rule, if one of its ports has
@@ -43,6 +45,7 @@ struct dpdk_path {
     struct dpdk_port *out;          /* Or NULL to drop. */
     struct rte_flow *rule;
     uint64_t n_packets, n_bytes;    /* As they were read last. */
+    unsigned int n_popped;          /* Bytes that go before COUNT. */
 };
 
 /* For what 'closed' and the lists of paths of all ports are.  Taken inside of
@@ -152,7 +155,7 @@ static void
 path_get_stats(const struct dpdk_path *path, struct dpif_flow_stats *stats)
 {
     stats->n_packets = path->n_packets;
-    stats->n_bytes = path->n_bytes;
+    stats->n_bytes = path->n_bytes + path->n_popped * path->n_packets;
 }
 
 static bool
@@ -250,6 +253,10 @@ dpdk_path_add(const struct ct_offload_path *p, void **priv)
         path->in = in;
         path->out = out;
         path->rule = flow;
+        if (nl_attr_find__(p->actions, p->actions_len,
+                           OVS_ACTION_ATTR_POP_VLAN)) {
+            path->n_popped = VLAN_HEADER_LEN;
+        }
         if (path_link(path, home)) {
             *priv = path;
         } else {

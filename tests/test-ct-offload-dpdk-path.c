@@ -210,6 +210,8 @@ fail(const char *format, ...)
 
 #define UDP4 "udp,vlan_tci=0,nw_src=10.0.0.1,nw_dst=10.0.0.2,"              \
     "udp_src=1,udp_dst=80"
+#define TAGGED_UDP4 "udp,dl_vlan=5,nw_src=10.0.0.1,nw_dst=10.0.0.2,"       \
+    "udp_src=1,udp_dst=80"
 #define TCP4 "tcp,vlan_tci=0,nw_src=10.0.0.1,nw_dst=10.0.0.2,"              \
     "tcp_src=1,tcp_dst=80,tcp_flags=-fin-syn-rst+ack"
 #define UDP6 "udp6,vlan_tci=0,ipv6_src=fc00::1,ipv6_dst=fc00::2,"           \
@@ -257,7 +259,7 @@ test_rules(void)
           "count / " OUT },
 
         /* VLAN tags. */
-        { "udp,dl_vlan=5,nw_src=10.0.0.1,nw_dst=10.0.0.2,udp_src=1,udp_dst=80",
+        { TAGGED_UDP4,
           "pop_vlan,2",
           "0/1: eth has_vlan is 1 / vlan tci is 0x0005 mask 0x0fff "
           "has_more_vlan is 0 / ipv4 fragment_offset is 0x0000 mask 0x3fff "
@@ -445,14 +447,28 @@ receive(int i)
     return n;
 }
 
-/* A packet of UDP4 arrives at netdevs[i]. */
+/* A packet of UDP4, in VLAN 5 if 'tagged', arrives at netdevs[i].  Returns its
+ * size. */
+static uint32_t
+arrive_as(int i, bool tagged)
+{
+    struct dp_packet *packet = packet_create(IPPROTO_UDP, 1, false);
+    struct dp_packet_batch batch;
+    uint32_t size;
+
+    if (tagged) {
+        eth_push_vlan(packet, htons(ETH_TYPE_VLAN), htons(5));
+    }
+    size = dp_packet_size(packet);
+    dp_packet_batch_init_packet(&batch, packet);
+    ovs_assert(!netdev_send(netdevs[i], 0, &batch, true));
+    return size;
+}
+
 static void
 arrive_at(int i)
 {
-    struct dp_packet_batch batch;
-
-    dp_packet_batch_init_packet(&batch, packet_create(IPPROTO_UDP, 1, false));
-    ovs_assert(!netdev_send(netdevs[i], 0, &batch, true));
+    arrive_as(i, false);
 }
 
 static void
@@ -491,6 +507,37 @@ test_counters(void)
     path_del(&priv, 2);
     arrive();
     ovs_assert(receive(0) == 1 && !receive(1));
+}
+
+/* Bytes are counted as they arrive, whatever becomes of VLAN tags. */
+static void
+test_counted_bytes(void)
+{
+    static const struct {
+        bool tagged;
+        const char *match;
+        const char *actions;
+    } tests[] = {
+        { false, UDP4, "2" },
+        { false, UDP4, "push_vlan(vid=6,pcp=1),2" },
+        { true, TAGGED_UDP4, "2" },
+        { true, TAGGED_UDP4, "pop_vlan,2" },
+        { true, TAGGED_UDP4, "pop_vlan,push_vlan(vid=6,pcp=1),2" },
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(tests); i++) {
+        struct dpif_flow_stats stats;
+        uint32_t size;
+        void *priv;
+
+        ovs_assert(!path_add(tests[i].match, tests[i].actions, 0, 1, &priv));
+        size = arrive_as(0, tests[i].tagged);
+        ovs_assert(!receive(0) && receive(1) == 1);
+        ovs_assert(!ct_offload_dpdk_class.path_stats(&priv, &stats));
+        ovs_assert(stats.n_packets == 1 && stats.n_bytes == size);
+        ct_offload_dpdk_class.path_del(&priv, &stats);
+        ovs_assert(stats.n_packets == 1 && stats.n_bytes == size);
+    }
 }
 
 /* A rule that cannot be made now. */
@@ -887,6 +934,7 @@ test_paths(const struct conn *conn)
     test_probe(conn);
     test_rules();
     test_counters();
+    test_counted_bytes();
     test_transient_errors();
     test_dead_paths();
     test_limited();
