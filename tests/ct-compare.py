@@ -13,7 +13,7 @@
 # limitations under the License.
 """Compare two runs of a test with the same traffic.
 
-    ct-compare.py [--streams] A B
+    ct-compare.py [--streams | --programs] A B
 
 A and B are folders with what two runs left behind:
 
@@ -45,6 +45,15 @@ numbers, segments and acknowledgements as time goes.  TCP is compared by
 connection and direction then: the stream of data, SYN, FIN and RST, and every
 byte of the headers below TCP.  Of flows and ports, it is compared whether they
 have been used at all, and packets may be lost on the way to or from a port.
+
+With --programs, the traffic is that of programs that choose ports, write the
+time and other numbers into what they send, and try again when nobody answers.
+The same as with --streams is compared then, but of all that was received only
+which kinds there are: every byte of headers, with any port from 32768 on being
+the same, and data, with any number being the same.  Where programs send what
+is different each time, as ping does, only headers are compared.  Of TCP, the
+data of streams that are whole is compared.  Captures of a test begin with it,
+so that flows-before and ports-before may be absent.
 """
 
 import collections
@@ -57,15 +66,25 @@ import sys
 
 ARP, IPV4, IPV6 = 0x806, 0x800, 0x86dd
 VLANS = (0x8100, 0x88a8)
-ICMP, TCP, UDP, FRAGMENT, ICMPV6 = 1, 6, 17, 44, 58
+HOP_BY_HOP, ICMP, TCP, UDP, FRAGMENT, ICMPV6 = 0, 1, 6, 17, 44, 58
 FIN, SYN, RST = 1, 2, 4
 CHECKSUM_OFFSET = {ICMP: 2, TCP: 16, UDP: 6, ICMPV6: 2}
+
+VXLAN_PORT = 4789
 
 # MLD, router and neighbor discovery.
 IPV6_CONTROL = set(range(130, 138)) | {143}
 
 PORT_COUNTERS = ("pkts", "drop", "errs")
 FLOW_COUNTERS = ("n_packets", "n_bytes")
+
+# What programs choose at random: ports, from this one on, and, of data, all
+# that is a number, a date, or the name of a temporary file.
+ANY_PORT = 32768
+ANY_DATA = re.compile(rb"^Date: [^\r\n]*|\b\w+\.pid\b|\d+", re.M)
+
+# How many bytes of the header of a protocol are not chosen by programs.
+FIXED_HEADER = {ICMP: 2, ICMPV6: 2}
 
 # Flows for what hosts send at times of their own.
 CONTROL_FLOW = re.compile(r"\barp\b|\bicmp6\b.*\bicmp_type=1(3[0-7]|43)\b")
@@ -133,6 +152,8 @@ class Packet:
         self.addresses = bytes(f[at + 8:at + 40])
         if f[at + 6] == FRAGMENT:
             f[at + 44:at + 48] = bytes(4)
+        elif f[at + 6] == HOP_BY_HOP:
+            self.parse_l4(f[at + 40], at + 48 + f[at + 41] * 8)
         else:
             self.parse_l4(f[at + 6], at + 40)
 
@@ -145,9 +166,17 @@ class Packet:
             data = self.addresses + struct.pack("!II", len(data),
                                                 protocol) + data
         where = at + CHECKSUM_OFFSET[protocol]
+        if protocol == UDP and self.is_vxlan():
+            f = self.frame
+            f[at + 16:self.end] = Packet(f[at + 16:self.end]).frame
         none = protocol == UDP and self.frame[where:where + 2] == bytes(2)
         if not none:
             self.replace_checksum(where, checksum(data) == 0xffff)
+
+    def is_vxlan(self):
+        return (self.end - self.l4 >= 16 + 34
+                and struct.unpack_from("!H", self.frame,
+                                       self.l4 + 2)[0] == VXLAN_PORT)
 
     def replace_checksum(self, at, ok):
         self.frame[at:at + 2] = b"\x0c\x0c" if ok else b"\xba\xad"
@@ -226,19 +255,25 @@ class Stream:
             if flags & flag:
                 self.flags.add(name)
 
-    def summary(self):
+    def assemble(self):
+        """Returns all data, and None or why it is not whole."""
         data = bytearray()
         for seq in sorted(self.segments):
             segment = self.segments[seq]
             at = seq - 1
             if at > len(data):
-                return f"a hole at byte {len(data)}"
+                return data, f"a hole at byte {len(data)}"
             again = data[at:at + len(segment)]
             if again != segment[:len(again)]:
-                return f"two versions of byte {at}"
+                return data, f"two versions of byte {at}"
             data += segment[len(again):]
-        return (f"{len(data)} bytes, {' '.join(sorted(self.flags))}, "
-                f"{hashlib.sha256(data).hexdigest()}")
+        return data, None
+
+    def summary(self):
+        data, problem = self.assemble()
+        return problem or (f"{len(data)} bytes, "
+                           f"{' '.join(sorted(self.flags))}, "
+                           f"{hashlib.sha256(data).hexdigest()}")
 
 
 def compare_streams(what, runs, packets):
@@ -265,6 +300,56 @@ def compare_streams(what, runs, packets):
                              f"{b.summary()} in {runs[1]}")
 
 
+def any_data(data):
+    return repr(ANY_DATA.sub(b"#", bytes(data)))
+
+
+def any_port(header, at):
+    """Returns a header with ports at 'at', as text."""
+    ports = (str(port) if port < ANY_PORT else "*"
+             for port in struct.unpack_from("!HH", header, at))
+    return f"{bytes(header[:at]).hex(' ')}, ports {' to '.join(ports)}"
+
+
+def kinds(packets):
+    """Returns the kinds of packets that there are, as text."""
+    result = set()
+    streams = collections.defaultdict(Stream)
+    for p in packets:
+        f = p.frame
+        if p.protocol == TCP:
+            ports = struct.unpack_from("!HH", f, p.l4)
+            streams[(p.addresses, *ports)].add(p)
+        elif p.protocol == UDP:
+            result.add(f"UDP: {any_port(f, p.l4)}, "
+                       f"checksum {bytes(f[p.l4 + 6:p.l4 + 8]).hex()}, "
+                       f"data {any_data(f[p.l4 + 8:p.end])}")
+        elif p.type in (IPV4, IPV6):
+            end = (p.l4 + FIXED_HEADER[p.protocol] if p.protocol
+                   else p.l3 + (20 if p.type == IPV4 else 40))
+            header = bytearray(f[:end])
+            at = p.l3 + (2 if p.type == IPV4 else 4)
+            header[at:at + 2] = bytes(2)
+            result.add(f"IP: {header.hex(' ')}")
+    for stream in streams.values():
+        for header, right, trailer in stream.headers:
+            header = bytes.fromhex(header)
+            result.add(f"TCP: {any_port(header, len(header) - 4)}, "
+                       f"checksum {'right' if right else 'wrong'}, "
+                       f"trailer \"{trailer}\"")
+        data, problem = stream.assemble()
+        if not problem and {"SYN", "FIN"} <= stream.flags:
+            result.add(f"TCP: data {any_data(data)}")
+    return result
+
+
+def compare_kinds(what, runs, packets):
+    sets = [kinds(some) for some in packets]
+    for a, b in ((0, 1), (1, 0)):
+        for kind in sorted(sets[a] - sets[b]):
+            raise Difference(f"{what}: only in {runs[a]}:\n    {kind}")
+
+
 def numbers(line, names):
     return {name: int(value)
             for name, value in re.findall(r"\b(\w+)=(\d+)", line)
@@ -286,14 +371,15 @@ def read_ports(name):
 
 
 def read_flows(name):
-    """Returns the counters of flows, by what the flow is."""
-    counters = {}
+    """Returns the counters of flows, by what the flow is.  Flows of several
+    bridges that are the same are counted as one."""
+    counters = collections.defaultdict(collections.Counter)
     with open(name, encoding="utf-8") as f:
         for line in f:
             if "n_packets=" in line and not CONTROL_FLOW.search(line):
                 key = re.sub(r"\b(cookie|duration|n_packets|n_bytes|idle_age"
                              r"|hard_age)=[^, ]*, ?", "", line)
-                counters[key.strip()] = numbers(line, FLOW_COUNTERS)
+                counters[key.strip()].update(numbers(line, FLOW_COUNTERS))
     return counters
 
 
@@ -302,18 +388,27 @@ def other_status(match):
     return ",status=" + "|".join(sorted(flags)) if flags else ""
 
 
-def read_connections(name, streams):
-    """Returns what is the same in two runs.  With 'streams', a connection that
-    is closing may be in any state of that: hardware may have forwarded the
-    last ACK before it was told."""
+def connection_port(match):
+    return (match.group(0) if int(match.group(2)) < ANY_PORT
+            else f"{match.group(1)}=*")
+
+
+def read_connections(name, mode):
+    """Returns what is the same in two runs.  In other modes than "exact", a
+    connection that is closing may be in any state of that: hardware may have
+    forwarded the last ACK before it was told."""
     with open(name, encoding="utf-8") as f:
         lines = f.read().splitlines()
-    if streams:
+    if mode != "exact":
         lines = [re.sub(r"=(CLOSING|FIN_WAIT_2|TIME_WAIT)\b", "=closing", line)
                  for line in lines]
-    return sorted(re.sub(r",status=([^,]*)", other_status,
-                         re.sub(r",(id|timeout)=\d+", "", line))
-                  for line in lines)
+    lines = [re.sub(r",status=([^,]*)", other_status,
+                    re.sub(r",(id|timeout)=\d+", "", line))
+             for line in lines]
+    if mode == "programs":
+        lines = {re.sub(r"\b([sd]?port)=(\d+)", connection_port, line)
+                 for line in lines}
+    return sorted(lines)
 
 
 def subtract(counters, before):
@@ -323,8 +418,9 @@ def subtract(counters, before):
 class Run:
     """What one run has left behind."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, mode):
         self.folder = folder
+        self.mode = mode
         self.packets, self.control = {}, {}
         for name in sorted(glob.glob(os.path.join(folder, "*.pcap"))):
             what = os.path.basename(name)[:-len(".pcap")]
@@ -335,35 +431,46 @@ class Run:
     def path(self, name):
         return os.path.join(self.folder, name)
 
+    def before(self, read, name):
+        name = self.path(name + "-before")
+        return (read(name) if self.mode != "programs" or os.path.exists(name)
+                else {})
+
     def flows(self):
-        before = read_flows(self.path("flows-before"))
+        before = self.before(read_flows, "flows")
         return {key: subtract(counters, before.get(key, {}))
                 for key, counters in
                 read_flows(self.path("flows")).items()}
 
-    def ports(self, streams):
+    def ports(self):
         """Returns what ports have counted, without control messages.  Checks
         that it is what was captured, or less than was sent if TCP can send
         again what queues have no room for."""
-        before = read_ports(self.path("ports-before"))
+        exact = self.mode == "exact"
+        before = self.before(read_ports, "ports")
         ports = read_ports(self.path("ports"))
         result = {}
         for what, packets in self.packets.items():
             port, direction = what.rsplit("-", 1)
-            key = f"ovs-{port} " + ("tx" if direction == "in" else "rx")
+            name = f"ovs-{port}" if f"ovs-{port} rx" in ports else port
+            key = f"{name} {'tx' if direction == 'in' else 'rx'}"
             if key not in ports:
+                if self.mode == "programs":
+                    continue
                 raise Difference(f"{self.folder}: ports: no {key}")
             counters = subtract(ports[key], before.get(key, {}))
+            if not counters:
+                continue    # The port does not know.
             n = counters["pkts"]
             control = len(self.control[what])
             captured = len(packets) + control
             lost = n - captured if direction == "in" else captured - n
-            if lost < 0 or lost and not streams:
+            if lost < 0 or lost and exact:
                 raise Difference(
                     f"{self.folder}: ports: {key}: {n} packets, but "
                     f"{captured} were captured")
-            result[key] = ({"pkts": n - control} if streams
-                           else dict(counters, pkts=n - control))
+            result[key] = (dict(counters, pkts=n - control) if exact
+                           else {"pkts": n - control})
         return result
 
 
@@ -381,28 +488,31 @@ def compare_counters(what, runs, counters, used_only=False):
                                  f"{runs[0]}, {y} in {runs[1]}")
 
 
-def compare(folders, streams):
-    runs = [Run(folder) for folder in folders]
+def compare(folders, mode):
+    runs = [Run(folder, mode) for folder in folders]
     names = [set(run.packets) for run in runs]
     if names[0] != names[1] or not names[0]:
         raise Difference("these are not the same captures: "
                          f"{sorted(names[0])}, {sorted(names[1])}")
     for what in sorted(names[0]):
-        if what.endswith("-in"):
-            packets = [run.packets[what] for run in runs]
-            if streams:
-                compare_streams(what, folders, [
-                    [p for p in some if p.protocol == TCP]
-                    for some in packets])
-                packets = [[p for p in some if p.protocol != TCP]
-                           for some in packets]
-            compare_packets(what, folders, [
-                [bytes(p.frame) for p in some] for some in packets])
-    compare_counters("ports", folders, [run.ports(streams) for run in runs],
-                     used_only=streams)
-    compare_counters("flows", folders,
-                     [run.flows() for run in runs], used_only=streams)
-    a, b = (read_connections(run.path("conntrack"), streams) for run in runs)
+        if not what.endswith("-in"):
+            continue
+        packets = [run.packets[what] for run in runs]
+        if mode == "programs":
+            compare_kinds(what, folders, packets)
+            continue
+        if mode == "streams":
+            compare_streams(what, folders, [
+                [p for p in some if p.protocol == TCP] for some in packets])
+            packets = [[p for p in some if p.protocol != TCP]
+                       for some in packets]
+        compare_packets(what, folders, [
+            [bytes(p.frame) for p in some] for some in packets])
+    compare_counters("ports", folders, [run.ports() for run in runs],
+                     used_only=mode != "exact")
+    compare_counters("flows", folders, [run.flows() for run in runs],
+                     used_only=mode != "exact")
+    a, b = (read_connections(run.path("conntrack"), mode) for run in runs)
     for x, y, other in ((a, b, 1), (b, a, 0)):
         missing = collections.Counter(x) - collections.Counter(y)
         if missing:
@@ -412,12 +522,12 @@ def compare(folders, streams):
 
 def main():
     args = sys.argv[1:]
-    streams = "--streams" in args
-    folders = [arg for arg in args if arg != "--streams"]
-    if len(folders) != 2:
+    modes = [arg[2:] for arg in args if arg in ("--streams", "--programs")]
+    folders = [arg for arg in args if arg[2:] not in modes]
+    if len(folders) != 2 or len(modes) > 1:
         sys.exit(__doc__)
     try:
-        compare(folders, streams)
+        compare(folders, modes[0] if modes else "exact")
     except Difference as difference:
         print(difference)
         sys.exit(1)

@@ -50,12 +50,14 @@ Run it as one of:
                                         Send a packet over the device DEV, with
                                         a tag unless VLAN is 0.  FLAGS are some
                                         of the letters FSRPA.
-    dialogue NETNS DEV NETNS DEV VLAN SRC DST SPORT DPORT N
+    dialogue NETNS DEV NETNS DEV VLAN SRC DST SPORT DPORT N [MAC]
                                         A connection of TCP, packet by packet,
                                         with N segments of data each way,
                                         between devices in two network
                                         namespaces.  Each packet is sent when
-                                        the one before has arrived.
+                                        the one before has arrived, and where
+                                        that came from.  The first one is sent
+                                        to MAC, by default the other device.
     repeat SECONDS ROLE ...             Do one of the above again and again.
     vxlan DEV VNI LOCAL REMOTE          Be the end of a tunnel between two IPv4
                                         addresses, as the tap device DEV.
@@ -382,31 +384,38 @@ def device_socket(netns, device):
 
 def await_tcp(sock):
     """Waits until TCP over IPv4 or IPv6 is received.  (There is no tag in
-    what packet sockets have.)"""
+    what packet sockets have.)  Returns where an answer goes: addresses of
+    Ethernet and IP and ports, of here and of there."""
     while True:
         frame, addr = sock.recvfrom(CHUNK)
-        proto = frame[23] if frame[12:14] == b"\x08\x00" else frame[20]
-        if addr[2] != socket.PACKET_OUTGOING and proto == socket.IPPROTO_TCP:
-            return
+        is_ipv4 = frame[12:14] == b"\x08\x00"
+        proto = frame[23] if is_ipv4 else frame[20]
+        if addr[2] == socket.PACKET_OUTGOING or proto != socket.IPPROTO_TCP:
+            continue
+        src, dst, l4 = (26, 30, 34) if is_ipv4 else (22, 38, 54)
+        sport, dport = struct.unpack_from("!HH", frame, l4)
+        return (frame[6:12].hex(":"), (frame[dst:l4], frame[src:dst]),
+                (dport, sport))
 
 
-def dialogue(netns0, dev0, netns1, dev1, vlan, saddr, daddr, sport, dport, n):
+def dialogue(netns0, dev0, netns1, dev1, vlan, saddr, daddr, sport, dport, n,
+             mac=None):
     socks = [device_socket(netns0, dev0), device_socket(netns1, dev1)]
-    macs = [sock.getsockname()[4].hex(":") for sock in socks]
-    addrs = [address(saddr), address(daddr)]
-    ports = [int(sport), int(dport)]
+    peers = [(mac or socks[1].getsockname()[4].hex(":"),
+              (address(saddr), address(daddr)), (int(sport), int(dport))),
+             None]
     seqs = [100, 500]
     steps = ([(0, "S", b""), (1, "SA", b""), (0, "A", b"")]
              + [(0, "PA", b"hello"), (1, "PA", b"hello")] * int(n)
              + [(0, "FA", b""), (1, "FA", b""), (0, "A", b"")])
     for side, flags, data in steps:
         bits = sum(1 << "FSRPA".index(flag) for flag in flags)
-        segment = tcp(addrs[side], addrs[1 - side], ports[side],
-                      ports[1 - side], seqs[side],
+        peer_mac, addrs, ports = peers[side]
+        segment = tcp(*addrs, *ports, seqs[side],
                       seqs[1 - side] if "A" in flags else 0, bits, data)
-        socks[side].send(ethernet(socks[side], macs[1 - side], addrs[side],
-                                  int(vlan)) + segment)
-        await_tcp(socks[1 - side])
+        socks[side].send(ethernet(socks[side], peer_mac, addrs[0], int(vlan))
+                         + segment)
+        peers[1 - side] = await_tcp(socks[1 - side])
         seqs[side] += len(data) + ("S" in flags or "F" in flags)
         # Time for hardware to get its rules.
         time.sleep(0.01)
