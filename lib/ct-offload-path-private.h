@@ -129,7 +129,8 @@ void ct_path_link(struct path *, const struct ct_merge_path *)
     OVS_REQUIRES(ct_chains_mutex);
 bool ct_path_describe(const struct path *, struct ct_merge_path *)
     OVS_EXCLUDED(ct_chains_mutex);
-int ct_path_query(struct path *, long long int now) OVS_REQUIRES(ct_chains_mutex);
+int ct_path_query(struct path *, long long int now)
+    OVS_REQUIRES(ct_chains_mutex);
 void ct_path_finish(struct path *, enum path_end)
     OVS_REQUIRES(ct_chains_mutex);
 

@@ -401,9 +401,9 @@ static void
 path_release_conns(struct path *path, enum path_end end)
     OVS_REQUIRES(ct_chains_mutex)
 {
-    bool again = (end == PATH_END_MEGAFLOW || end == PATH_END_IDLE
-                  || end == PATH_END_UNSEEN || end == PATH_END_HARDWARE);
-
+    /* After PATH_END_CONN, it may be another connection that has gone. */
+    bool again = (end != PATH_END_CONFIG && end != PATH_END_KEY
+                  && end != PATH_END_ERROR);
     const struct conn *lead = ct_path_get_lead(path, NULL);
 
     for (size_t i = 0; i < path->n_conns; i++) {

@@ -321,7 +321,9 @@ static void
 measure_paths(struct netdev *netdev, uint16_t port_id, uint32_t n,
               double rates[2], double bare[2])
 {
-    const struct dpdk_path_options options = { .from = port_id, .to = port_id };
+    const struct dpdk_path_options options = {
+        .from = port_id, .to = port_id,
+    };
     struct dpdk_path_rule *rules = xmalloc(n * sizeof *rules);
     struct match *matches = xmalloc(n * sizeof *matches);
     struct rte_flow **flows = xmalloc(n * sizeof *flows);

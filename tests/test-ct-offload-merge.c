@@ -1512,7 +1512,9 @@ check_chain(int n_packets)
     n.chains++;
 
     reason = chain_compile(&chain, chain.conns, &m);
-    reason = reason ? reason : rule_init(&rule, m, chain.conns, &chain.run.rss);
+    if (!reason) {
+        reason = rule_init(&rule, m, chain.conns, &chain.run.rss);
+    }
     n.refused[reason]++;
     if (!reason) {
         n.compiled++;

@@ -1824,7 +1824,7 @@ check_ended(void)
 
                 ovs_mutex_lock(&p->mutex);
                 h = held_find(p, m->conn);
-                all &= (found->one_way
+                all &= ((found->one_way && !conn_is_established(m->conn))
                         || (h && h->est && state_is_established(state)));
                 ovs_mutex_unlock(&p->mutex);
             } else {
@@ -1834,8 +1834,10 @@ check_ended(void)
         if (all && first && !(conn_offload_state(first->conn)
                      & (first->reply ? CONN_OFFLOAD_AWAIT_PATH_REPLY
                         : CONN_OFFLOAD_AWAIT_PATH_ORIG))) {
-            fail("connection %p had a path in direction %d, and does not wait "
-                 "for another one", first->conn, first->reply);
+            fail("connection %p, state %"PRIx32", had a path through %"PRIuSIZE
+                 " ct() in direction %d of %s, and does not wait for another "
+                 "one", first->conn, conn_offload_state(first->conn),
+                 ended[i].n_found, first->reply, p->class.name);
         }
     }
     n_ended = 0;
