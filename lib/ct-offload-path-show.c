@@ -118,7 +118,7 @@ show_unreliable(struct ds *ds, struct json *json)
         }
     }
     if (json) {
-        json_object_put(json, "unreliable-ports", array);
+        json_object_put(json, "not-following", array);
     } else if (*sep == ',') {
         ds_put_char(ds, '\n');
     }
