@@ -730,7 +730,7 @@ class Downloads:
         return subprocess.Popen(
             ["ip", "netns", "exec", netns, sys.executable, T.__file__, *argv],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, encoding="utf-8")
+            stderr=subprocess.STDOUT, encoding="utf-8")
 
     def begin(self, megabytes, *rate):
         self.sport += 1
@@ -751,8 +751,9 @@ class Downloads:
         self.client.kill()
         self.client.wait()
         self.begin(1)
-        if "intact" not in self.client.communicate(timeout=WAIT)[0]:
-            sys.exit("the last download has failed")
+        output = self.client.communicate(timeout=WAIT)[0]
+        if "intact" not in output:
+            sys.exit(f"the last download has failed: {output}")
         self.server.kill()
         self.server.wait()
 
