@@ -2537,7 +2537,9 @@ should_have_path(const struct packet *packet, int dir,
             const struct found *found = &packet->found[j];
             struct held *h = held_find(p, found->conn);
 
-            all &= !found->conn || found->one_way || (h && h->est);
+            all &= (!found->conn
+                    || (found->one_way && !conn_is_closed(found->conn))
+                    || (h && h->est));
         }
         ovs_mutex_unlock(&p->mutex);
         any |= all;
