@@ -369,11 +369,13 @@ void
 conntrack_offload_conn_changed__(struct conn *conn)
 {
     struct conn_offload_batch *batch = get_batch();
+    uint32_t state = conn_offload_state(conn);
 
-    /* The commit that creates a connection sets its mark and labels, too. */
+    /* The commit that creates a connection sets its mark and labels, too.  One
+     * that has paths is not new, even if it is about to be offered. */
     if (batch->conns.n && batch->conns.p[batch->conns.n - 1] == conn
-        && conn_offload_state(conn) & CONN_OFFLOAD_PENDING_ADD
-        && !state_held(conn_offload_state(conn))) {
+        && state & CONN_OFFLOAD_PENDING_ADD && !state_held(state)
+        && !(state & CONN_OFFLOAD_PATH_MASK)) {
         return;
     }
 
