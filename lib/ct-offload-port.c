@@ -211,13 +211,19 @@ ct_offload_port_disobeys(uint32_t number)
             && atomic_count_inc(&port->n_disobeyed) + 1 == DISOBEYED_MAX);
 }
 
+static bool
+port_is_unreliable(struct offload_port *port)
+{
+    return atomic_count_get(&port->n_disobeyed) >= DISOBEYED_MAX;
+}
+
 /* May hardware accept rules on port 'number', but not follow them? */
 bool
 ct_offload_port_is_unreliable(uint32_t number)
 {
     struct offload_port *port = port_find(number);
 
-    return port && atomic_count_get(&port->n_disobeyed) >= DISOBEYED_MAX;
+    return port && port_is_unreliable(port);
 }
 
 /* Adds the names of all such ports to 'names'. */
@@ -227,7 +233,7 @@ ct_offload_port_get_unreliable(struct sset *names)
     struct offload_port *port;
 
     CMAP_FOR_EACH (port, netdev_node, &by_netdev) {
-        if (atomic_count_get(&port->n_disobeyed) >= DISOBEYED_MAX) {
+        if (port_is_unreliable(port)) {
             sset_add(names, netdev_get_name(port->netdev));
         }
     }
