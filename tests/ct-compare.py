@@ -21,8 +21,10 @@ A and B are folders with what two runs left behind:
     PORT-out.pcap   What it has sent to it.
     ports           "ovs-ofctl dump-ports" of the bridge.
     flows           "ovs-ofctl dump-flows".
-    ports-before    The same from the time when the captures began.
+    ports-before    The same from before that traffic.
     flows-before
+    began           The time of that, in seconds: captures may have begun
+                    earlier.
     conntrack       "ovs-appctl dpctl/dump-conntrack -m".
 
 Says what the first difference is, and ends with status 1, unless
@@ -53,7 +55,7 @@ which kinds there are: every byte of headers, with any port from 32768 on being
 the same, and data, with any number being the same.  Where programs send what
 is different each time, as ping does, only headers are compared.  Of TCP, the
 data of streams that are whole is compared.  Captures of a test begin with it,
-so that flows-before and ports-before may be absent.
+so that flows-before, ports-before and began may be absent.
 """
 
 import collections
@@ -94,18 +96,30 @@ class Difference(Exception):
     pass
 
 
-def read_pcap(name):
-    """Returns the frames in a file of tcpdump."""
+def read_began(folder):
+    """Returns when the traffic of a run began, in microseconds."""
+    try:
+        with open(os.path.join(folder, "began")) as f:
+            return int(float(f.read()) * 1000000)
+    except FileNotFoundError:
+        return 0
+
+
+def read_pcap(name, began):
+    """Returns the frames in a file of tcpdump since 'began'."""
     with open(name, "rb") as f:
         data = f.read()
     if data[:4] not in (b"\xd4\xc3\xb2\xa1", b"\x4d\x3c\xb2\xa1"):
         sys.exit(f"{name}: not a capture of this machine")
     frames, at = [], 24
     while at < len(data):
-        size, length = struct.unpack_from("<II", data, at + 8)
+        seconds, us, size, length = struct.unpack_from("<IIII", data, at)
         if size != length:
             sys.exit(f"{name}: a packet is cut off")
-        frames.append(data[at + 16:at + 16 + size])
+        if data[:1] == b"\x4d":
+            us //= 1000
+        if seconds * 1000000 + us >= began:
+            frames.append(data[at + 16:at + 16 + size])
         at += 16 + size
     return frames
 
@@ -422,9 +436,10 @@ class Run:
         self.folder = folder
         self.mode = mode
         self.packets, self.control = {}, {}
+        began = read_began(folder)
         for name in sorted(glob.glob(os.path.join(folder, "*.pcap"))):
             what = os.path.basename(name)[:-len(".pcap")]
-            packets = [Packet(frame) for frame in read_pcap(name)]
+            packets = [Packet(frame) for frame in read_pcap(name, began)]
             self.packets[what] = [p for p in packets if not p.is_control()]
             self.control[what] = [p for p in packets if p.is_control()]
 
