@@ -79,6 +79,9 @@ RECORD = struct.Struct("!BBBQQ")        # Host, class, direction, sent, came.
 FOREIGN = 255                   # The class of packets that nobody should see.
 WAIT = 60
 
+# The priority of rules of paths in hardware.
+PATH_PRIORITY = "1"
+
 PR_SET_PDEATHSIG = 1            # From linux/prctl.h.
 
 # From linux/if_packet.h and asm-generic/socket.h.
@@ -89,8 +92,7 @@ SO_RCVBUFFORCE = 33
 
 def host_device(i):
     """Returns the network namespace and the device of a host."""
-    hosts = os.environ.get("CT_POLICY_HOSTS")
-    return hosts.split()[i].split(":") if hosts else (f"at_ns{i}", f"p{i}")
+    return f"at_ns{i}", f"p{i}"
 
 
 def now():
@@ -111,8 +113,7 @@ def ofctl(command, *args):
 
 
 def appctl(*argv):
-    return run("ovs-appctl", "-t",
-               os.environ.get("CT_POLICY_TARGET", "ovs-vswitchd"), *argv)
+    return run("ovs-appctl", *argv)
 
 
 def emunic(*argv):
@@ -627,18 +628,19 @@ class Dpdk:
             for state in "down", "up":
                 appctl("netdev-dpdk/set-admin-state", f"ovs-p{host}", state)
 
-    def faults(self, history, rng, late):
-        # After dpif-offload-dpdk has failed to destroy a rule, it keeps the
-        # device, so that ports cannot be added again.
-        what = rng.choice(["all", "destroy"] if late else
-                          ["create", "query", "latency"])
+    def faults(self, history, rng):
+        what = rng.choice(["all", "create", "destroy", "query", "latency"])
         if what == "latency":
             emunic("latency", "all", "200")
             return
         if what in ("all", "destroy"):
             # Rules may stay for a while.
             history.be_lenient()
-        emunic("fail", what, "probability", "0.1",
+        # Only of rules of paths: dpif-offload-dpdk keeps a device when it has
+        # failed to destroy a rule, and ovs-vswitchd aborts when that rule's
+        # megaflow changes.
+        which = ["priority", PATH_PRIORITY] * (what in ("all", "destroy"))
+        emunic("fail", *which, what, "probability", "0.1",
                rng.choice(["EIO", "ENOSPC", "EAGAIN"]))
 
     def no_faults(self, history):
@@ -655,7 +657,7 @@ class Dpdk:
         self.read_counters()
         rules = [rule for port in json.loads(emunic("json"))["ports"]
                  for rule in port["rules"] if rule["domain"] == "transfer"
-                 and rule["priority"] == 1]
+                 and rule["priority"] == int(PATH_PRIORITY)]
         print(f"NIC: {self.counters}, {len(rules)} rules left")
         return bool(rules or self.counters["ambiguous"]
                     or self.counters["stale"]
@@ -690,7 +692,7 @@ class Dummy:
             appctl("ct-offload-dummy/forward", "off")
             appctl("ct-offload-dummy/forward", "on")
 
-    def faults(self, _history, rng, _late):
+    def faults(self, _history, rng):
         what = rng.choice(["add", "est", "stats", "delay"])
         if what == "delay":
             appctl("ct-offload-dummy/set-delay", "2000")
@@ -769,7 +771,6 @@ class Chaos:
         self.reply = {k.number: 0 for k in CLASSES}
         self.buckets = {1, 2}
         self.faulty = False
-        self.late = False               # Is this the second half?
         self.n_changes = 0
 
     def named(self, k):
@@ -877,8 +878,6 @@ class Chaos:
         return f"port {host}"
 
     def readd_ports(self):
-        if self.late:
-            return self.change_port()
         hosts = self.rng.sample(range(N_HOSTS), self.rng.choice([1, 2, 4]))
         self.provider.readd(hosts, self.rng)
         return f"ports {hosts} removed and added"
@@ -895,7 +894,7 @@ class Chaos:
         if self.faulty:
             self.provider.no_faults(self.history)
         else:
-            self.provider.faults(self.history, self.rng, self.late)
+            self.provider.faults(self.history, self.rng)
         self.faulty = not self.faulty
         return f"faults: {self.faulty}"
 
@@ -938,7 +937,6 @@ class Chaos:
         end = time.monotonic() + self.seconds
         downloads = Downloads()
         while time.monotonic() < end:
-            self.late = time.monotonic() > end - self.seconds / 2
             downloads.go_on()
             self.change()
 

@@ -306,9 +306,17 @@ change_latency(struct emu_config *config, char **args, FILE *problem)
 static bool
 change_fault(struct emu_config *config, char **args, FILE *problem)
 {
-    struct emu_fault fault = { .error = EIO };
+    struct emu_fault fault = { .error = EIO, .any_priority = true };
     int first, last;
 
+    if (args[0] && !strcmp(args[0], "priority")) {
+        if (!parse_uint(args[1], UINT32_MAX, &fault.priority)) {
+            fputs("priority needs a number", problem);
+            return false;
+        }
+        fault.any_priority = false;
+        args += 2;
+    }
     if (!parse_op(args[0], &first, &last, problem)) {
         return false;
     }
@@ -436,7 +444,8 @@ show [PORT]             a report for people\n\
 json [PORT]             a report for programs\n\
 set [port PORT] SETTING VALUE\n\
 latency [port PORT] OPERATION|all MICROSECONDS\n\
-fail [port PORT] OPERATION|all off|every N|next N|probability P [ERRNO]\n\
+fail [port PORT] [priority N] OPERATION|all WHEN [ERRNO]\n\
+                        WHEN: off|every N|next N|probability P\n\
 advance SECONDS         make it later for the NIC\n\
 seed N                  begin \"probability\" anew\n\
 reset-counters\n\

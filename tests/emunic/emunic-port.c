@@ -318,10 +318,11 @@ emu_port_forget(struct emu_port *port)
 }
 
 /* Begins 'op' on 'port': waits for the calls before it, takes as long as the
- * configuration says, and fails if it says so.  Returns 0 or a negative errno
- * value; emu_op_end() has to follow in either case. */
+ * configuration says, and fails if it says so.  'priority' is that of the rule
+ * which 'op' is about, if any.  Returns 0 or a negative errno value;
+ * emu_op_end() has to follow in either case. */
 int
-emu_op_begin(struct emu_port *port, enum emu_op op,
+emu_op_begin(struct emu_port *port, enum emu_op op, const uint32_t *priority,
              struct rte_flow_error *error)
 {
     struct emu_fault *fault = &port->config.faults[op];
@@ -337,16 +338,19 @@ emu_op_begin(struct emu_port *port, enum emu_op op,
     }
 
     pthread_rwlock_wrlock(&port->lock);
-    if (fault->next) {
-        fault->next--;
-        fail = true;
-    }
-    if (fault->every && ++fault->n_calls >= fault->every) {
-        fault->n_calls = 0;
-        fail = true;
-    }
-    if (fault->probability > 0 && emu_random() < fault->probability) {
-        fail = true;
+    if (fault->any_priority
+        || (priority && *priority == fault->priority)) {
+        if (fault->next) {
+            fault->next--;
+            fail = true;
+        }
+        if (fault->every && ++fault->n_calls >= fault->every) {
+            fault->n_calls = 0;
+            fail = true;
+        }
+        if (fault->probability > 0 && emu_random() < fault->probability) {
+            fail = true;
+        }
     }
     if (fail) {
         port->ops[op].n_injected++;

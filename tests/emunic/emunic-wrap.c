@@ -94,7 +94,8 @@ rte_flow_validate(uint16_t port_id, const struct rte_flow_attr *attr,
     if (!port) {
         return REAL(rte_flow_validate)(port_id, attr, items, actions, error);
     }
-    retval = emu_op_begin(port, EMU_OP_VALIDATE, error);
+    retval = emu_op_begin(port, EMU_OP_VALIDATE,
+                          attr ? &attr->priority : NULL, error);
     if (!retval) {
         rule = emu_rule_compile(port, attr, items, actions, error);
         if (rule) {
@@ -136,7 +137,8 @@ rte_flow_create(uint16_t port_id, const struct rte_flow_attr *attr,
     if (!port) {
         return REAL(rte_flow_create)(port_id, attr, items, actions, error);
     }
-    retval = emu_op_begin(port, EMU_OP_CREATE, error);
+    retval = emu_op_begin(port, EMU_OP_CREATE,
+                          attr ? &attr->priority : NULL, error);
     if (!retval && !port->started) {
         retval = rte_flow_error_set(error, EINVAL, RTE_FLOW_ERROR_TYPE_STATE,
                                     NULL, "the port is not started");
@@ -177,17 +179,36 @@ find_rule(struct emu_port *port, const struct rte_flow *flow,
     return rule;
 }
 
+/* Stores the priority of a rule in 'priority' and returns it, or returns NULL
+ * if 'port' has no such rule. */
+static const uint32_t *
+rule_priority(struct emu_port *port, const struct rte_flow *flow,
+              uint32_t *priority)
+{
+    const struct emu_rule *rule;
+
+    pthread_rwlock_rdlock(&port->lock);
+    rule = emu_rule_find(port, flow);
+    if (rule) {
+        *priority = rule->priority;
+    }
+    pthread_rwlock_unlock(&port->lock);
+    return rule ? priority : NULL;
+}
+
 EMU_EXPORT int
 rte_flow_destroy(uint16_t port_id, struct rte_flow *flow,
                  struct rte_flow_error *error)
 {
     struct emu_port *port = emu_port_get(port_id);
+    uint32_t priority;
     int retval;
 
     if (!port) {
         return REAL(rte_flow_destroy)(port_id, flow, error);
     }
-    retval = emu_op_begin(port, EMU_OP_DESTROY, error);
+    retval = emu_op_begin(port, EMU_OP_DESTROY,
+                          rule_priority(port, flow, &priority), error);
     if (!retval) {
         struct emu_rule *rule = find_rule(port, flow, error);
 
@@ -210,7 +231,7 @@ rte_flow_flush(uint16_t port_id, struct rte_flow_error *error)
     if (!port) {
         return REAL(rte_flow_flush)(port_id, error);
     }
-    retval = emu_op_begin(port, EMU_OP_FLUSH, error);
+    retval = emu_op_begin(port, EMU_OP_FLUSH, NULL, error);
 
     /* A failure destroys the rules as well: rte_flow.h says so. */
     emu_rules_flush(port);
@@ -241,12 +262,14 @@ rte_flow_query(uint16_t port_id, struct rte_flow *flow,
     struct emu_port *port = emu_port_get(port_id);
     struct emu_object *object;
     struct emu_rule *rule;
+    uint32_t priority;
     int retval;
 
     if (!port) {
         return REAL(rte_flow_query)(port_id, flow, action, data, error);
     }
-    retval = emu_op_begin(port, EMU_OP_QUERY, error);
+    retval = emu_op_begin(port, EMU_OP_QUERY,
+                          rule_priority(port, flow, &priority), error);
     if (!retval) {
         rule = find_rule(port, flow, error);
         object = rule && action ? queried_object(rule, action) : NULL;
@@ -281,7 +304,7 @@ rte_flow_isolate(uint16_t port_id, int set, struct rte_flow_error *error)
     if (!port) {
         return REAL(rte_flow_isolate)(port_id, set, error);
     }
-    retval = emu_op_begin(port, EMU_OP_ISOLATE, error);
+    retval = emu_op_begin(port, EMU_OP_ISOLATE, NULL, error);
     if (!retval && set) {
         retval = rte_flow_error_set(error, ENOTSUP,
                                     RTE_FLOW_ERROR_TYPE_UNSPECIFIED, NULL,
@@ -301,7 +324,7 @@ rte_flow_dev_dump(uint16_t port_id, struct rte_flow *flow, FILE *file,
     if (!port) {
         return REAL(rte_flow_dev_dump)(port_id, flow, file, error);
     }
-    retval = emu_op_begin(port, EMU_OP_DUMP, error);
+    retval = emu_op_begin(port, EMU_OP_DUMP, NULL, error);
     if (!retval && !file) {
         retval = rte_flow_error_set(error, EINVAL,
                                     RTE_FLOW_ERROR_TYPE_UNSPECIFIED, NULL,
@@ -361,7 +384,7 @@ rte_flow_get_aged_flows(uint16_t port_id, void **contexts,
         return REAL(rte_flow_get_aged_flows)(port_id, contexts, nb_contexts,
                                              error);
     }
-    retval = emu_op_begin(port, EMU_OP_AGED, error);
+    retval = emu_op_begin(port, EMU_OP_AGED, NULL, error);
     if (!retval && nb_contexts && !contexts) {
         retval = rte_flow_error_set(error, EINVAL,
                                     RTE_FLOW_ERROR_TYPE_UNSPECIFIED, NULL,
@@ -422,7 +445,7 @@ rte_flow_action_handle_create(uint16_t port_id,
         return REAL(rte_flow_action_handle_create)(port_id, conf, action,
                                                    error);
     }
-    retval = emu_op_begin(port, EMU_OP_HANDLE_CREATE, error);
+    retval = emu_op_begin(port, EMU_OP_HANDLE_CREATE, NULL, error);
     if (!retval) {
         handle = emu_handle_create(port, conf, action, error);
         retval = handle ? 0 : -rte_errno;
@@ -445,7 +468,7 @@ rte_flow_action_handle_destroy(uint16_t port_id,
     if (!port) {
         return REAL(rte_flow_action_handle_destroy)(port_id, handle, error);
     }
-    retval = emu_op_begin(port, EMU_OP_HANDLE_DESTROY, error);
+    retval = emu_op_begin(port, EMU_OP_HANDLE_DESTROY, NULL, error);
     if (!retval) {
         retval = emu_handle_destroy(port, handle, error);
     }
@@ -465,7 +488,7 @@ rte_flow_action_handle_update(uint16_t port_id,
         return REAL(rte_flow_action_handle_update)(port_id, handle, update,
                                                    error);
     }
-    retval = emu_op_begin(port, EMU_OP_HANDLE_UPDATE, error);
+    retval = emu_op_begin(port, EMU_OP_HANDLE_UPDATE, NULL, error);
     if (!retval) {
         retval = emu_handle_update(port, handle, update, error);
     }
@@ -484,7 +507,7 @@ rte_flow_action_handle_query(uint16_t port_id,
         return REAL(rte_flow_action_handle_query)(port_id, handle, data,
                                                   error);
     }
-    retval = emu_op_begin(port, EMU_OP_HANDLE_QUERY, error);
+    retval = emu_op_begin(port, EMU_OP_HANDLE_QUERY, NULL, error);
     if (!retval) {
         retval = emu_handle_query(port, handle, data, error);
     }

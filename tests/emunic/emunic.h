@@ -326,6 +326,8 @@ struct emu_fault {
     unsigned int next;          /* The next N calls fail. */
     double probability;
     int error;
+    bool any_priority;          /* Not only rules of 'priority'. */
+    uint32_t priority;
     unsigned int n_calls;       /* Since 'every' was set. */
 };
 
@@ -435,7 +437,8 @@ struct emu_port *emu_port_get(uint16_t port_id);
 void emu_ports_init(void);
 void emu_port_claim(struct emu_port *);
 void emu_port_forget(struct emu_port *);
-int emu_op_begin(struct emu_port *, enum emu_op, struct rte_flow_error *);
+int emu_op_begin(struct emu_port *, enum emu_op, const uint32_t *priority,
+                 struct rte_flow_error *);
 int emu_op_end(struct emu_port *, enum emu_op, int error);
 
 static inline void

@@ -3813,6 +3813,24 @@ test_faults(void)
     CTL_OK("fail create off");
     flow = CREATE(&A, &rule);
     flush();
+
+    /* Only rules of one priority. */
+    CTL_OK("fail priority 1 all every 1");
+    flow = CREATE(&A, &rule);
+    CHECK_INT(rte_flow_query(A.id, flow, &action, &query, &error), 0);
+    destroy(&A, flow);
+    rule.attr.priority = 1;
+    CHECK(!rte_flow_create(A.id, &rule.attr, rule.items, rule.actions,
+                           &error));
+    CHECK_INT(rte_flow_validate(A.id, &rule.attr, rule.items, rule.actions,
+                                &error), -EIO);
+    CTL_OK("fail create off");
+    CTL_OK("fail validate off");
+    flow = CREATE(&A, &rule);
+    CHECK_INT(rte_flow_query(A.id, flow, &action, &query, &error), -EIO);
+    CHECK_INT(rte_flow_destroy(A.id, flow, &error), -EIO);
+    CHECK_INT(rte_flow_flush(A.id, &error), 0);
+    CTL_OK("fail all off");
 }
 
 static uint64_t
@@ -3957,6 +3975,8 @@ test_commands(void)
     CTL_ERROR("microseconds", "latency create");
     CTL_ERROR("microseconds", "latency create 99999999");
     CTL_ERROR("no operation", "fail");
+    CTL_ERROR("priority needs", "fail priority");
+    CTL_ERROR("priority needs", "fail priority x create every 1");
     CTL_ERROR("fail needs", "fail create");
     CTL_ERROR("above 0", "fail create every 0");
     CTL_ERROR("0 to 1", "fail create probability 2");
