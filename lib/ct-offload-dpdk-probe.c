@@ -40,6 +40,9 @@ VLOG_DEFINE_THIS_MODULE(ct_offload_dpdk_probe);
 /* How long to wait before something that failed is tried again, in ms. */
 #define RETRY_INTERVAL 1000
 
+/* How often to try to destroy a rule of a port that is about to stop. */
+#define LAST_TRIES 5
+
 /* A rule that could not be destroyed. */
 struct dead_path {
     struct ovs_list node;           /* In 'dead_paths' of its home. */
@@ -484,9 +487,15 @@ flush_dead(struct dpdk_port *port)
 
     LIST_FOR_EACH_SAFE (dead, node, &port->dead_paths) {
         struct rte_flow_error error;
-        int retval = dpdk_flow_rule_destroy_retry(port->forward_id, dead->rule,
-                                                  &error);
+        int retval;
 
+        for (int i = 0; i < LAST_TRIES; i++) {
+            retval = dpdk_flow_rule_destroy_retry(port->forward_id, dead->rule,
+                                                  &error);
+            if (!retval) {
+                break;
+            }
+        }
         if (dpdk_port_check(port, DPDK_CALL_DESTROY, retval, &error)) {
             VLOG_ERR("%s: the rule of a path could not be destroyed",
                      port->name);
