@@ -9,5 +9,5 @@ bench_objects = tests/ct-offload-bench.o tests/ovstest.o
 tests/ct-offload-bench: $(bench_objects) lib/libopenvswitch.la
 	$(AM_V_CCLD)$(LINK) $(bench_objects) lib/libopenvswitch.la $(LIBS)
 
-tests/ct-offload-bench.o: $(BENCH_SOURCE)
+tests/ct-offload-bench.o: $(BENCH_SOURCE) $(BENCH_SOURCE:.c=.h)
 	$(AM_V_CC)$(COMPILE) -Itests -DCT_BENCH_PLAIN -c -o $@ $<

@@ -27,7 +27,6 @@
 #ifdef __linux__
 #include <sys/prctl.h>
 #endif
-#include <time.h>
 #include <unistd.h>
 
 #include "command-line.h"
@@ -50,6 +49,7 @@
 #include "ovstest.h"
 #include "packets.h"
 #include "smap.h"
+#include "test-ct-offload-bench.h"
 #include "timeval.h"
 #include "util.h"
 
@@ -71,23 +71,6 @@
  * defined. */
 
 static struct smap args = SMAP_INITIALIZER(&args);
-
-/* Time. */
-
-static long long int
-clock_ns(clockid_t id)
-{
-    struct timespec ts;
-
-    ovs_assert(!clock_gettime(id, &ts));
-    return ts.tv_sec * 1000LL * 1000 * 1000 + ts.tv_nsec;
-}
-
-static long long int
-now_ns(void)
-{
-    return clock_ns(CLOCK_MONOTONIC);
-}
 
 /* Makes the calling thread, and those that it creates, run on the 'n'th of
  * the CPUs that the process may use.  If there are not as many, starts again
@@ -289,31 +272,9 @@ provider_wait(unsigned int n)
 }
 #endif
 
-/* Packets and connections.
- *
- * Connection number N has a client address and port of its own. */
+/* Packets and connections. */
 
 #define BURST NETDEV_MAX_BURST
-
-enum { SERVER_PORT = 80, N_CLIENT_PORTS = 1 << 15, FIRST_CLIENT_PORT = 2000 };
-
-static ovs_be32
-client_addr(uint32_t n)
-{
-    return htonl(0x0a000000 + n / N_CLIENT_PORTS);
-}
-
-static ovs_be16
-client_port(uint32_t n)
-{
-    return htons(FIRST_CLIENT_PORT + n % N_CLIENT_PORTS);
-}
-
-static ovs_be32
-server_addr(void)
-{
-    return htonl(0xc0a80001);
-}
 
 static void
 conn_tuple(uint32_t n, uint8_t proto, struct ct_dpif_tuple *tuple)
@@ -325,74 +286,6 @@ conn_tuple(uint32_t n, uint8_t proto, struct ct_dpif_tuple *tuple)
     tuple->dst.ip = server_addr();
     tuple->src_port = client_port(n);
     tuple->dst_port = htons(SERVER_PORT);
-}
-
-/* Packets of BURST connections, in one direction. */
-struct burst {
-    struct dp_packet_batch batch;
-    uint8_t proto;
-    bool reply;
-};
-
-/* Composes packets for the connections from 'first' on.  'tcp_flags' and what
- * follows is for TCP only. */
-static void
-burst_init(struct burst *burst, uint8_t proto, bool reply, uint32_t first,
-           uint16_t tcp_flags, uint32_t seq, uint32_t ack)
-{
-    burst->proto = proto;
-    burst->reply = reply;
-    dp_packet_batch_init(&burst->batch);
-    for (uint32_t n = first; n < first + BURST; n++) {
-        struct dp_packet *packet = dp_packet_new(0);
-        struct flow flow;
-
-        memset(&flow, 0, sizeof flow);
-        flow.dl_type = htons(ETH_TYPE_IP);
-        flow.nw_proto = proto;
-        flow.nw_ttl = 64;
-        flow.nw_src = reply ? server_addr() : client_addr(n);
-        flow.nw_dst = reply ? client_addr(n) : server_addr();
-        flow.tp_src = reply ? htons(SERVER_PORT) : client_port(n);
-        flow.tp_dst = reply ? client_port(n) : htons(SERVER_PORT);
-        flow.tcp_flags = htons(tcp_flags);
-        flow_compose(packet, &flow, NULL, 64, false);
-        pkt_metadata_init(&packet->md, u32_to_odp(1));
-
-        if (proto == IPPROTO_TCP) {
-            struct tcp_header *tcp = dp_packet_l4(packet);
-
-            tcp->tcp_winsz = htons(65535);
-            put_16aligned_be32(&tcp->tcp_seq, htonl(seq));
-            put_16aligned_be32(&tcp->tcp_ack, htonl(ack));
-        }
-        /* Do not measure checksums. */
-        dp_packet_ip_checksum_set_good(packet);
-        dp_packet_l4_checksum_set_good(packet);
-        dp_packet_batch_add(&burst->batch, packet);
-    }
-}
-
-/* Makes the packets be about the connections from 'first' on. */
-static void
-burst_set_conns(struct burst *burst, uint32_t first)
-{
-    struct dp_packet *packet;
-
-    DP_PACKET_BATCH_FOR_EACH (i, packet, &burst->batch) {
-        struct ip_header *ip = dp_packet_l3(packet);
-        ovs_be16 *ports = dp_packet_l4(packet);
-
-        put_16aligned_be32(burst->reply ? &ip->ip_dst : &ip->ip_src,
-                           client_addr(first + i));
-        ports[burst->reply] = client_port(first + i);
-    }
-}
-
-static void
-burst_destroy(struct burst *burst)
-{
-    dp_packet_delete_batch(&burst->batch, true);
 }
 
 #ifndef CT_BENCH_PLAIN
@@ -607,8 +500,8 @@ established_prepare(struct worker *w, struct burst *orig, long long int now)
     uint32_t first = worker_first_conn(w);
     struct burst reply;
 
-    burst_init(orig, IPPROTO_UDP, false, first, 0, 0, 0);
-    burst_init(&reply, IPPROTO_UDP, true, first, 0, 0, 0);
+    burst_init(orig, BURST, IPPROTO_UDP, false, first, 0, 0, 0);
+    burst_init(&reply, BURST, IPPROTO_UDP, true, first, 0, 0, 0);
     burst_execute(orig, w->ct, true, now);
     burst_check(orig, CS_TRACKED | CS_NEW);
     for (int i = 0; i < 2; i++) {
@@ -667,9 +560,10 @@ setup_init(struct setup *s, uint32_t first)
 {
     s->first = first;
     s->n = 0;
-    burst_init(&s->syn, IPPROTO_TCP, false, first, TCP_SYN, 0, 0);
-    burst_init(&s->syn_ack, IPPROTO_TCP, true, first, TCP_SYN | TCP_ACK, 0, 1);
-    burst_init(&s->ack, IPPROTO_TCP, false, first, TCP_ACK, 1, 1);
+    burst_init(&s->syn, BURST, IPPROTO_TCP, false, first, TCP_SYN, 0, 0);
+    burst_init(&s->syn_ack, BURST, IPPROTO_TCP, true, first,
+               TCP_SYN | TCP_ACK, 0, 1);
+    burst_init(&s->ack, BURST, IPPROTO_TCP, false, first, TCP_ACK, 1, 1);
 }
 
 static void
@@ -815,8 +709,8 @@ fill(struct conntrack *ct, uint32_t first, uint32_t n)
 {
     struct burst orig, reply;
 
-    burst_init(&orig, IPPROTO_UDP, false, 0, 0, 0, 0);
-    burst_init(&reply, IPPROTO_UDP, true, 0, 0, 0, 0);
+    burst_init(&orig, BURST, IPPROTO_UDP, false, 0, 0, 0, 0);
+    burst_init(&reply, BURST, IPPROTO_UDP, true, 0, 0, 0, 0);
     for (uint32_t i = first; i < n; i += BURST) {
         long long int now = time_msec();
 

@@ -24,7 +24,6 @@
 #ifdef __linux__
 #include <sys/prctl.h>
 #endif
-#include <time.h>
 
 #include "conntrack.h"
 #include "ct-offload-dpdk-path.h"
@@ -51,6 +50,7 @@
 #include "ovstest.h"
 #include "packets.h"
 #include "smap.h"
+#include "test-ct-offload-bench.h"
 #include "timeval.h"
 #include "util.h"
 
@@ -78,10 +78,7 @@ static struct dpif_offload owner = { .class = &owner_class };
 static double
 now_s(void)
 {
-    struct timespec ts;
-
-    ovs_assert(!clock_gettime(CLOCK_MONOTONIC, &ts));
-    return ts.tv_sec + ts.tv_nsec / 1e9;
+    return now_ns() / 1e9;
 }
 
 /* Starts DPDK and returns a port that was started. */
@@ -112,62 +109,37 @@ port_open(void)
     return netdev;
 }
 
-/* Connection number 'n'. */
+/* Composes packets of BURST connections from number 'first' on. */
 static void
-conn_flow(uint32_t n, struct flow *flow)
+packets_init(struct burst *packets, uint32_t first, bool reply)
 {
-    memset(flow, 0, sizeof *flow);
-    flow->dl_type = htons(ETH_TYPE_IP);
-    flow->nw_proto = IPPROTO_UDP;
-    flow->nw_ttl = 64;
-    flow->nw_src = htonl(0x0a000000 + n / 32768);
-    flow->nw_dst = htonl(0xc0a80001);
-    flow->tp_src = htons(2000 + n % 32768);
-    flow->tp_dst = htons(53);
-}
+    struct dp_packet *packet;
 
-/* Stores in 'packets' one packet of each of BURST connections from number
- * 'first' on. */
-static void
-packets_init(struct dp_packet_batch *packets, uint32_t first, bool reply)
-{
-    dp_packet_batch_init(packets);
-    for (uint32_t n = first; n < first + BURST; n++) {
-        struct dp_packet *packet = dp_packet_new(0);
-        struct flow flow, swapped;
-
-        conn_flow(n, &flow);
-        swapped = flow;
-        swapped.nw_src = flow.nw_dst;
-        swapped.nw_dst = flow.nw_src;
-        swapped.tp_src = flow.tp_dst;
-        swapped.tp_dst = flow.tp_src;
-        flow_compose(packet, reply ? &swapped : &flow, NULL, 64, false);
-        pkt_metadata_init(&packet->md, u32_to_odp(1));
+    burst_init(packets, BURST, IPPROTO_UDP, reply, first, 0, 0, 0);
+    DP_PACKET_BATCH_FOR_EACH (i, packet, &packets->batch) {
         ct_offload_wire_receive(packet, true);
-        dp_packet_batch_add(packets, packet);
     }
 }
 
 /* Sends 'packets', which come from 'netdev', through 'ct'. */
 static void
-packets_execute(struct dp_packet_batch *packets, struct conntrack *ct,
+packets_execute(struct burst *packets, struct conntrack *ct,
                 struct netdev *netdev)
 {
-    conntrack_execute(ct, packets, htons(ETH_TYPE_IP), false, true, 0, NULL,
-                      NULL, NULL, NULL, time_msec(), 0, netdev);
+    conntrack_execute(ct, &packets->batch, htons(ETH_TYPE_IP), false, true, 0,
+                      NULL, NULL, NULL, NULL, time_msec(), 0, netdev);
 }
 
 /* Has BURST connections from number 'first' on established, so that the
  * provider is told of them with the next reply: 'packets' is made that. */
 static void
 conns_establish(struct conntrack *ct, struct netdev *netdev, uint32_t first,
-                struct dp_packet_batch *packets)
+                struct burst *packets)
 {
     for (int i = 0; i < 3; i++) {
         packets_init(packets, first, i & 1);
         packets_execute(packets, ct, netdev);
-        dp_packet_delete_batch(packets, true);
+        burst_destroy(packets);
     }
     packets_init(packets, first, true);
 }
@@ -192,24 +164,24 @@ check_rules(uint32_t n)
 static double
 measure_provider(struct netdev *netdev, uint32_t n)
 {
-    struct dp_packet_batch *batches = xcalloc(n / BURST, sizeof *batches);
+    struct burst *bursts = xcalloc(n / BURST, sizeof *bursts);
     struct conntrack *ct = conntrack_init();
     double start, seconds;
 
     for (uint32_t i = 0; i < n / BURST; i++) {
-        conns_establish(ct, netdev, i * BURST, &batches[i]);
+        conns_establish(ct, netdev, i * BURST, &bursts[i]);
     }
     start = now_s();
     for (uint32_t i = 0; i < n / BURST; i++) {
-        packets_execute(&batches[i], ct, netdev);
+        packets_execute(&bursts[i], ct, netdev);
     }
     seconds = now_s() - start;
     check_rules(n);
 
     for (uint32_t i = 0; i < n / BURST; i++) {
-        dp_packet_delete_batch(&batches[i], true);
+        burst_destroy(&bursts[i]);
     }
-    free(batches);
+    free(bursts);
     conntrack_flush(ct, NULL);
     ct_offload_barrier();
     check_rules(0);
@@ -260,11 +232,11 @@ bare_create(uint16_t port_id, uint32_t n, bool reply)
     struct rte_flow *rule;
     struct flow flow;
 
-    conn_flow(n, &flow);
-    ip.hdr.src_addr = reply ? flow.nw_dst : flow.nw_src;
-    ip.hdr.dst_addr = reply ? flow.nw_src : flow.nw_dst;
-    udp.hdr.src_port = reply ? flow.tp_dst : flow.tp_src;
-    udp.hdr.dst_port = reply ? flow.tp_src : flow.tp_dst;
+    conn_flow(n, IPPROTO_UDP, reply, &flow);
+    ip.hdr.src_addr = flow.nw_src;
+    ip.hdr.dst_addr = flow.nw_dst;
+    udp.hdr.src_port = flow.tp_src;
+    udp.hdr.dst_port = flow.tp_dst;
     rule = rte_flow_create(port_id, &attr, items, actions, &error);
     if (!rule) {
         ovs_fatal(0, "rte_flow_create() failed: %s", error.message);
@@ -302,7 +274,7 @@ path_match_init(struct match *match, uint32_t n)
 {
     struct flow flow;
 
-    conn_flow(n, &flow);
+    conn_flow(n, IPPROTO_UDP, false, &flow);
     match_init_catchall(match);
     match_set_in_port(match, 1);
     match_set_dl_tci(match, 0);
@@ -396,13 +368,13 @@ static void
 report_paths(struct netdev *netdev, uint16_t port_id, uint32_t n)
 {
     struct conntrack *ct = conntrack_init();
-    struct dp_packet_batch packets;
+    struct burst packets;
     double rates[2], bare[2];
 
     /* A connection has the port asked what it can do. */
     conns_establish(ct, netdev, 0, &packets);
     packets_execute(&packets, ct, netdev);
-    dp_packet_delete_batch(&packets, true);
+    burst_destroy(&packets);
     measure_paths(netdev, port_id, n, rates, bare);
     measure_paths(netdev, port_id, n, rates, bare);
     printf("paths-per-second %.0f\n", rates[0]);

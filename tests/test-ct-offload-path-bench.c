@@ -20,7 +20,6 @@
 #include "ct-offload-path.h"
 
 #include <stdlib.h>
-#include <time.h>
 
 #include "conntrack-private.h"
 #include "conntrack.h"
@@ -46,6 +45,7 @@
 #include "ovstest.h"
 #include "packets.h"
 #include "smap.h"
+#include "test-ct-offload-bench.h"
 #include "timeval.h"
 #include "util.h"
 #include "vswitch-idl.h"
@@ -82,25 +82,6 @@ static struct smap args = SMAP_INITIALIZER(&args);
 static unsigned int n_conns, latency_ns;
 static struct conntrack *ct;
 static struct netdev netdevs[2];
-
-static long long int
-now_ns(void)
-{
-    struct timespec ts;
-
-    ovs_assert(!clock_gettime(CLOCK_MONOTONIC, &ts));
-    return ts.tv_sec * 1000LL * 1000 * 1000 + ts.tv_nsec;
-}
-
-/* Returns the CPU time of all threads. */
-static long long int
-cpu_ns(void)
-{
-    struct timespec ts;
-
-    ovs_assert(!clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts));
-    return ts.tv_sec * 1000LL * 1000 * 1000 + ts.tv_nsec;
-}
 
 static void
 report(const char *name, double value)
@@ -284,53 +265,6 @@ flow_change(struct dp_netdev_flow *flow)
 
 /* Packets. */
 
-struct burst {
-    struct dp_packet_batch batch;
-    bool reply;
-};
-
-static ovs_be32
-client_addr(uint32_t n)
-{
-    return htonl(0x0a000000 + n / 32768);
-}
-
-static ovs_be16
-client_port(uint32_t n)
-{
-    return htons(2000 + n % 32768);
-}
-
-static void
-burst_init(struct burst *burst, bool reply)
-{
-    burst->reply = reply;
-    dp_packet_batch_init(&burst->batch);
-    for (uint32_t n = 0; n < BURST; n++) {
-        struct dp_packet *packet = dp_packet_new(0);
-        struct flow flow;
-
-        memset(&flow, 0, sizeof flow);
-        flow.dl_type = htons(ETH_TYPE_IP);
-        flow.nw_proto = IPPROTO_UDP;
-        flow.nw_ttl = 64;
-        flow.nw_src = htonl(0xc0a80001);
-        flow.nw_dst = htonl(0xc0a80001);
-        flow.tp_src = htons(53);
-        flow.tp_dst = htons(53);
-        flow_compose(packet, &flow, NULL, 64, false);
-        dp_packet_ip_checksum_set_good(packet);
-        dp_packet_l4_checksum_set_good(packet);
-        dp_packet_batch_add(&burst->batch, packet);
-    }
-}
-
-static void
-burst_destroy(struct burst *burst)
-{
-    dp_packet_delete_batch(&burst->batch, true);
-}
-
 /* Makes the packets be those of BURST connections from 'first' on, as they
  * arrive. */
 static void
@@ -338,13 +272,8 @@ burst_arrive(struct burst *burst, uint32_t first)
 {
     struct dp_packet *packet;
 
+    burst_set_conns(burst, first);
     DP_PACKET_BATCH_FOR_EACH (i, packet, &burst->batch) {
-        struct ip_header *ip = dp_packet_l3(packet);
-        ovs_be16 *ports = dp_packet_l4(packet);
-
-        put_16aligned_be32(burst->reply ? &ip->ip_dst : &ip->ip_src,
-                           client_addr(first + i));
-        ports[burst->reply] = client_port(first + i);
         pkt_metadata_init(&packet->md, u32_to_odp(1 + burst->reply));
         ct_offload_wire_receive(packet, ct_offload_is_active());
     }
@@ -517,24 +446,25 @@ cmd_sample(struct burst bursts[2])
         atomic_read_relaxed(&n_queries, &n);
     } while (n < n_conns / 2);
     atomic_store_relaxed(&n_queries, 0);
-    start = cpu_ns();
+    start = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
     do {
         nanosleep(&pause, NULL);
         atomic_read_relaxed(&n_queries, &n);
     } while (n < 2 * n_conns);
-    ns = cpu_ns() - start;
+    ns = clock_ns(CLOCK_PROCESS_CPUTIME_ID) - start;
     report("sampled-ns", (double) ns / n);
 
     for (uint32_t i = 0; i < n_conns; i++) {
         bare[i] = xzalloc(sizeof *bare[i]);
     }
-    start = cpu_ns();
+    start = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
     for (uint32_t i = 0; i < n_conns; i++) {
         void *priv = bare[i];
 
         provider_path_stats(&priv, &stats);
     }
-    report("bare-ns", (double) (cpu_ns() - start) / n_conns);
+    ns = clock_ns(CLOCK_PROCESS_CPUTIME_ID) - start;
+    report("bare-ns", (double) ns / n_conns);
     for (uint32_t i = 0; i < n_conns; i++) {
         free(bare[i]);
     }
@@ -606,7 +536,7 @@ run(const struct bench_command *command)
         offload_start();
     }
     for (int reply = 0; reply < 2; reply++) {
-        burst_init(&bursts[reply], reply);
+        burst_init(&bursts[reply], BURST, IPPROTO_UDP, reply, 0, 0, 0, 0);
         for (int stage = 0; stage < N_STAGES; stage++) {
             flows[reply][stage] = flow_create(reply, stage, n_outputs);
         }
