@@ -18,6 +18,7 @@
 
 #include "ct-offload-trace.h"
 
+#include <limits.h>
 #include <string.h>
 
 #include "conntrack-offload-state.h"
@@ -26,6 +27,7 @@
 #include "flow.h"
 #include "ovs-atomic.h"
 #include "packets.h"
+#include "timeval.h"
 #include "util.h"
 
 COVERAGE_DEFINE(ct_path_trace);
@@ -33,13 +35,16 @@ COVERAGE_DEFINE(ct_path_trace_abandon);
 
 DEFINE_EXTERN_PER_THREAD_DATA(ct_trace_n, 0);
 
-/* Packets are looked out for in no more than so many batches. */
+/* Packets are looked out for in no more than so many batches, or, if others are
+ * to be looked out for, for so long, in ms. */
 #define LOOKOUT_BATCHES 4096
+#define LOOKOUT_INTERVAL 100
 
 /* A packet that is to be traced from its first ct() on. */
 struct lookout {
     uint32_t wire;              /* See ct-offload-wire.h; 0 if unused. */
     unsigned int left;          /* Batches. */
+    long long int since;        /* In ms; lower than others if unused. */
 };
 
 /* Trace number N of this thread is slots[N - 1]. */
@@ -89,32 +94,39 @@ ct_trace_count(enum ct_trace_result result)
     return n;
 }
 
+static void
+lookout_end(struct lookout *lookout)
+{
+    lookout->wire = 0;
+    lookout->since = LLONG_MIN;
+    *ct_trace_n_get() -= 1;
+}
+
 /* Looks out for packets that were like 'wire' when they were received.  Not if
  * that is not known, or there is too much to look out for. */
 static void
 lookout_begin(struct slots *s, uint32_t wire)
 {
-    struct lookout *free = NULL;
+    struct lookout *lookout = &s->lookouts[0];
+    long long int now = time_msec();
 
     for (size_t i = 0; i < CT_TRACE_MAX; i++) {
         if (s->lookouts[i].wire == wire) {
             return;             /* Also if 'wire' is 0. */
-        } else if (!s->lookouts[i].wire) {
-            free = &s->lookouts[i];
+        } else if (s->lookouts[i].since < lookout->since) {
+            lookout = &s->lookouts[i];
         }
     }
-    if (free) {
-        free->wire = wire;
-        free->left = LOOKOUT_BATCHES;
-        *ct_trace_n_get() += 1;
+    if (lookout->wire) {
+        if (now - lookout->since < LOOKOUT_INTERVAL) {
+            return;
+        }
+        lookout_end(lookout);   /* There may be no such packets any more. */
     }
-}
-
-static void
-lookout_end(struct lookout *lookout)
-{
-    lookout->wire = 0;
-    *ct_trace_n_get() -= 1;
+    lookout->wire = wire;
+    lookout->left = LOOKOUT_BATCHES;
+    lookout->since = now;
+    *ct_trace_n_get() += 1;
 }
 
 /* Could the next packet do better than 'trace' did? */
