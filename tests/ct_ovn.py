@@ -20,6 +20,7 @@ virtual machine has stateful ACLs.
 
 import json
 import os
+import re
 import sys
 
 import programs
@@ -129,6 +130,17 @@ class Chassis:
             self.appctl("ct-offload-dummy/claim", "all")
             self.appctl("ct-offload-dummy/forward", "on")
 
+    def ofctl(self, command, bridge, *argv):
+        return self.net.run("ovs-ofctl", command,
+                            f"unix:{self.folder}/{bridge}.mgmt", *argv)
+
+    def stop_controller(self):
+        """As when it is upgraded: what it has put into Open vSwitch stays."""
+        self.net.run(self.net.ovn("ovn-appctl"), "--timeout=20", "-t",
+                     f"{self.folder}/ovn-controller.ctl", "exit", "--restart")
+        self.net.wait_for("ovn-controller ends",
+                          lambda: self.controller.poll() is not None)
+
     def start_controller(self):
         self.controller = self.start_daemon(
             "ovn-controller", self.net.ovn("ovn-controller"), self.db,
@@ -154,13 +166,13 @@ class Chassis:
                  port["counters"]["to_software"])
                 for port in json.loads(self.nic("json"))["ports"]}
 
-    def rules(self):
-        """Returns the NIC's rules for connections of TCP."""
+    def rules(self, port):
+        """Returns the NIC's rules for TCP from and to a client's port."""
         return [line for line in self.net.run(
                     "env", f"EMUNIC_SOCKET={self.folder}/emunic.sock",
                     sys.executable, f"{HERE}/emunic/emunic-rules",
                     "--transfer", "--priority=1").splitlines()
-                if " tcp " in line]
+                if re.search(rf" tcp .*\b(src|dst) is {port}\b", line)]
 
     def seen(self):
         """Returns how many packets hardware has forwarded, and how many
@@ -179,6 +191,7 @@ class Network(D.Network):
     def __init__(self, signals):
         super().__init__(signals)
         self.chassis = {}
+        self.n_downloads = 0
 
     def ovn(self, program):
         return os.path.join(os.environ["OVN_BIN"], program)
@@ -267,6 +280,9 @@ class Network(D.Network):
         self.run("ip", "link", "set", "eth0", "mtu", str(MTU), ns=name)
         self.run("sysctl", "-q", "-w", f"net.ipv6.conf.{name}.disable_ipv6=1",
                  ns=chassis.name)
+        # So that a limit of curl is one of what comes through the network.
+        self.run("sysctl", "-q", "-w", "net.ipv4.tcp_rmem=4096 65536 262144",
+                 ns=name)
         for address in addresses:
             self.run("ip", "addr", "add", address, "dev", "eth0",
                      *(["nodad"] if ":" in address else []), ns=name)
@@ -349,7 +365,32 @@ class Network(D.Network):
             self.nbctl("ls-lb-add" if place.startswith("ls") else "lr-lb-add",
                        place, name)
 
+    # Running things.
+
+    def check_running(self):
+        """Programs must not have failed, other than downloads."""
+        for what, process, _ in self.processes:
+            if "download" not in what and process.poll():
+                raise D.Failed(f"{what} has ended: {process.poll()}")
+
+    def cancel(self, process):
+        """Ends a program that need not have succeeded."""
+        self.stop(process)
+        self.processes = [p for p in self.processes if p[1] != process]
+
     # Traffic.
+
+    def count_differences(self):
+        """Returns, for each virtual machine, how many packets more OpenFlow
+        table 0 has counted than its port."""
+        differences = {}
+        for c in self.chassis.values():
+            flows = c.ofctl("dump-flows", "br-int", "table=0", "--names")
+            ports = c.ofctl("dump-ports", "br-int", "--names")
+            for vm, n in re.findall(r'port +"?(vm\d)"?: rx pkts=(\d+)', ports):
+                differences[vm] = sum(map(int, re.findall(
+                    rf'n_packets=(\d+).*in_port="?{vm}\b', flows))) - int(n)
+        return differences
 
     def start_servers(self, size):
         """Starts servers on all hosts: HTTP with a file of 'size' bytes, and
@@ -369,11 +410,12 @@ class Network(D.Network):
 class Path:
     """A kind of path."""
 
-    def __init__(self, name, client, addresses, chassis=1):
+    def __init__(self, name, client, addresses, tunnel=False):
         self.name = name
         self.client = client
         self.addresses = addresses      # IPv4, IPv6
-        self.n_chassis = chassis
+        self.tunnel = tunnel
+        self.n_chassis = 2 if tunnel else 1
 
 
 def vm_addresses(vm):
@@ -391,8 +433,8 @@ PATHS = [
     Path("floating IP, inbound", "ext", FLOATING),
     Path("floating IP, outbound", "vm2", EXT[1:]),
     Path("load balancer, hairpin", "vm2", VIRTUAL["vm2"]),
-    Path("Geneve", "vm1", vm_addresses("vm4"), 2),
-    Path("Geneve, other way", "vm4", vm_addresses("vm2"), 2),
+    Path("Geneve", "vm1", vm_addresses("vm4"), True),
+    Path("Geneve, other way", "vm4", vm_addresses("vm2"), True),
 ]
 
 
@@ -404,21 +446,29 @@ class Measurement:
         self.path = path
         self.chassis = [c for c in net.chassis.values()
                         if path.n_chassis > 1 or c.name == "ch1"]
-        net.wait_for("rules of earlier connections go", lambda: not any(
-            c.rules() for c in self.chassis))
         self.before = [c.seen() for c in self.chassis]
-        name = f"{path.name} {address}".replace(":", "-").replace(",", "")
-        self.download = D.Transfer(net, name, address, 80, "", rate,
-                                   ns=path.client)
+        net.n_downloads += 1
+        self.port = 20000 + net.n_downloads
+        name = re.sub(r"[:, ]+", "-", f"{path.name} {address} {self.port}")
+        self.download = D.Transfer(
+            net, name, address, 80, "", rate, ns=path.client,
+            options=("--local-port", str(self.port)))
 
     def wait_established(self):
         """Waits until hardware has rules for both directions.  Returns false
         if the download has ended before that."""
         self.net.wait_for("rules for both directions", lambda: all(
-            len(c.rules()) >= 2 for c in self.chassis)
+            len(c.rules(self.port)) == 2 for c in self.chassis)
             or self.download.ended(), 20)
         self.begin = [c.seen() for c in self.chassis]
         return not self.download.ended()
+
+    def got(self):
+        """Returns how many bytes have come."""
+        try:
+            return os.path.getsize(self.download.path)
+        except FileNotFoundError:
+            return 0
 
     def wait_end(self):
         """Waits for the download.  Returns its checksum."""
