@@ -234,6 +234,9 @@ dpdk_path_add(const struct ct_offload_path *p, void **priv)
     if (!in) {
         return ENODEV;
     }
+    if (dpdk_probe_is_due(in)) {
+        dpdk_probe_learn_state(in);
+    }
     ovs_mutex_lock(&in->mutex);
     home = in->home;
     if (!home || ct_offload_config_bypass()) {

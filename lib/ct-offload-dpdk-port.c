@@ -118,6 +118,7 @@ port_create(struct netdev *netdev)
     ovs_list_init(&port->dead_rules);
     guarded_list_init(&port->dead_handles);
     atomic_init(&port->forward, DPDK_FORWARD_UNKNOWN);
+    atomic_init(&port->forward_retry_at, 0);
     hmap_init(&port->pairs);
     ovs_list_init(&port->dead_paths);
     ovs_list_init(&port->home_paths);

@@ -120,7 +120,8 @@ struct dpdk_port {
     /* Of ct-offload-dpdk-probe.c. */
     ATOMIC(enum dpdk_forward_state) forward; /* Written with 'mutex'. */
     char *forward_words;            /* Why it does not forward, or NULL. */
-    long long int forward_retry_at; /* When to look whether it does. */
+    atomic_llong forward_retry_at;  /* When to look again whether it does, or
+                                     * 0.  Written with 'mutex'. */
     struct dpdk_port *home;         /* Where its paths have their rules: itself
                                      * or its proxy; NULL unless it does. */
     uint16_t forward_id;            /* Its DPDK port number, if it forwards or

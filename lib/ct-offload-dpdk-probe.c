@@ -201,6 +201,14 @@ port_set_words(struct dpdk_port *port, char *words)
     port->forward_words = words;
 }
 
+/* What 'port' can do is to be found out again, in 'ms'. */
+static void
+port_retry_in(struct dpdk_port *port, int ms)
+    OVS_REQUIRES(port->mutex)
+{
+    atomic_store_relaxed(&port->forward_retry_at, time_msec() + ms);
+}
+
 /* Finds out whether 'port' forwards by rules on 'home', which may be the same.
  * Both are locked.  Returns 0 or a positive errno value: if
  * dpdk_flow_error_is_transient() is false for it, it does not. */
@@ -236,7 +244,7 @@ port_probe(struct dpdk_port *port, struct dpdk_port *home, uint16_t port_id)
     }
     if (dpdk_flow_error_is_transient(retval)) {
         dpdk_port_check(port, DPDK_CALL_LAYOUT, retval, &error);
-        port->forward_retry_at = time_msec() + RETRY_INTERVAL;
+        port_retry_in(port, RETRY_INTERVAL);
     }
     port_set_words(port, describe(retval, &error));
     return retval;
@@ -248,7 +256,10 @@ static bool
 port_is_unknown(struct dpdk_port *port, uint16_t *id)
     OVS_REQUIRES(port->mutex)
 {
-    return (!port->gone && time_msec() >= port->forward_retry_at
+    long long int retry_at;
+
+    atomic_read_relaxed(&port->forward_retry_at, &retry_at);
+    return (!port->gone && time_msec() >= retry_at
             && dpdk_probe_get_state(port) == DPDK_FORWARD_UNKNOWN
             && netdev_dpdk_get_started_port(port->netdev, id));
 }
@@ -308,7 +319,7 @@ port_learn_proxy(struct dpdk_port *port, const struct netdev_class *class,
             retval = EAGAIN;
             port_set_words(port, xasprintf("the proxy, DPDK port %u, is not "
                                            "there", proxy_id));
-            port->forward_retry_at = time_msec() + RETRY_INTERVAL;
+            port_retry_in(port, RETRY_INTERVAL);
         }
         if (retval && !dpdk_flow_error_is_transient(retval)) {
             atomic_store_relaxed(&port->forward, DPDK_FORWARD_REFUSED);
@@ -343,6 +354,19 @@ dpdk_probe_learn_state(struct dpdk_port *port)
         }
     }
     return dpdk_probe_get_state(port);
+}
+
+/* Was 'port' asked what it can do, and is to be asked once more now? */
+bool
+dpdk_probe_is_due(struct dpdk_port *port)
+{
+    long long int retry_at;
+
+    if (dpdk_probe_get_state(port) != DPDK_FORWARD_UNKNOWN) {
+        return false;
+    }
+    atomic_read_relaxed(&port->forward_retry_at, &retry_at);
+    return retry_at && time_msec() >= retry_at;
 }
 
 /* Pairs of ports. */
@@ -540,7 +564,9 @@ dpdk_probe_flush(struct dpdk_port *port)
             pair_destroy(peer, pair);
         }
         if (peer->home == port) {
+            /* There may be another one, or this one again. */
             port_forget(peer);
+            port_retry_in(peer, 0);
         }
         dpdk_probe_bury_dead(peer);
         ovs_mutex_unlock(&peer->mutex);

@@ -37,7 +37,8 @@
  *
  * The rule of a path is made on the port that packets arrive at, or, if
  * hardware wants all such rules in one place, on the proxy of that port: this
- * is where it is at "home".
+ * is where it is at "home".  When a proxy stops, what is known of the ports
+ * whose paths are at home there is to be found out again: the next path does.
  *
  * A rule that cannot be destroyed is dead: it forwards packets for as long as
  * hardware insists.  It stays on a list of its home, and is tried again.
@@ -53,6 +54,7 @@ struct nlattr;
 /* Ports. */
 enum dpdk_forward_state dpdk_probe_get_state(struct dpdk_port *);
 enum dpdk_forward_state dpdk_probe_learn_state(struct dpdk_port *);
+bool dpdk_probe_is_due(struct dpdk_port *);
 void dpdk_probe_flush(struct dpdk_port *);
 
 /* What is known of paths from a port to another one. */

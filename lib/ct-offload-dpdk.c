@@ -360,13 +360,15 @@ dpdk_conn_format(const struct ct_offload_ctx *ctx, struct ds *ds)
     dpdk_ports_unlock(dc->ports[0], dc->ports[1]);
 }
 
-/* Does 'netdev_in' forward packets by itself now? */
+/* Does 'netdev_in' forward packets by itself now, or is the next path to find
+ * that out? */
 static bool
 dpdk_can_forward(const struct netdev *netdev_in)
 {
     struct dpdk_port *port = dpdk_port_find(netdev_in);
 
-    return (port && dpdk_probe_get_state(port) >= DPDK_FORWARD_UDP_ONLY
+    return (port && (dpdk_probe_get_state(port) >= DPDK_FORWARD_UDP_ONLY
+                     || dpdk_probe_is_due(port))
             && !ct_offload_config_bypass()
             && !netdev_dpdk_is_limited(netdev_in));
 }

@@ -331,7 +331,8 @@ struct ct_offload_class {
      * more packets. */
     bool fences;
 
-    /* Does hardware forward packets from 'netdev_in' by itself?  Quick. */
+    /* Does hardware forward packets from 'netdev_in' by itself, or may
+     * 'path_add' find that it does?  Quick. */
     bool (*can_forward)(const struct netdev *netdev_in);
 
     /* Have hardware forward the packets of the path, and count them.  All that

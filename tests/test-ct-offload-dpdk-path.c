@@ -731,6 +731,36 @@ test_switches(const struct conn *conn)
     check_path(UDP4, "2", 0, UDP4_RULE "count / " OUT);
 }
 
+/* netdevs[0], which was the proxy of netdevs[1], has stopped: the next path
+ * looks for another one. */
+static void
+check_proxy_lost(void)
+{
+    void *priv;
+
+    ovs_assert(ct_offload_dpdk_class.can_forward(netdevs[1]));
+    ovs_assert(path_add(UDP4, "2", 1, 1, &priv) == ENODEV);
+    ovs_assert(provider_says("port p1: in software: cannot forward: "
+                             "the proxy, DPDK port 0, is not there\n"));
+    ovs_assert(!ct_offload_dpdk_class.can_forward(netdevs[1]));
+}
+
+/* It is there again: without a new connection, paths from netdevs[1] have
+ * their rules there, one of which is 'expected'. */
+static void
+check_proxy_found(const char *expected)
+{
+    void *priv;
+
+    ovs_assert(path_add(UDP4, "2", 1, 0, &priv) == ENODEV);
+    timeval_warp(1001);
+    ovs_assert(ct_offload_dpdk_class.can_forward(netdevs[1]));
+    ovs_assert(!path_add(UDP4, "2", 1, 0, &priv));
+    check_nic_paths(0, expected);
+    path_del(&priv, 0);
+    ovs_assert(provider_says("port p1: forward, by rules on port p0\n"));
+}
+
 /* Hardware that wants all rules on one port. */
 static void
 test_proxy(const struct conn *conn)
@@ -768,8 +798,13 @@ test_proxy(const struct conn *conn)
         check_stats(&priv[0], ENODEV, 1);
         check_stats(&priv[1], ENODEV, 0);
         path_del(&priv[1], 0);
+        if (!i) {
+            check_proxy_lost();
+        }
         port_start(i);
-        ovs_assert(i || !ct_offload_dpdk_class.can_forward(netdevs[1]));
+        if (!i) {
+            check_proxy_found(from_p1);
+        }
         for (int j = 0; j < N_PORTS; j++) {
             learn(conn, j);
         }
