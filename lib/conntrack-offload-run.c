@@ -65,6 +65,15 @@ conn_run_committed(struct conn_offload_batch *batch, const struct conn *conn)
     }
 }
 
+/* Port 'number' has stopped. */
+void
+conn_run_port_stopped(uint32_t number)
+{
+    if (paths) {
+        paths->port_stopped(number);
+    }
+}
+
 /* Ends the paths of 'conn', which the calling thread owns. */
 static void
 conn_end_paths(struct conn *conn)

@@ -77,11 +77,16 @@ struct conn_run_paths {
 
     /* A connection was committed.  Locks are held. */
     void (*committed)(struct conn_offload_batch *, const struct conn *);
+
+    /* Port 'number' has stopped: ends all paths to it, but for those that
+     * other threads are making or ending. */
+    void (*port_stopped)(uint32_t number);
 };
 
 void conn_run_destroy(struct conn_run *);
 void conn_run_set_paths(const struct conn_run_paths *);
 void conn_run_committed(struct conn_offload_batch *, const struct conn *);
+void conn_run_port_stopped(uint32_t number);
 size_t conns_drain(struct conn_run *, struct conn **, size_t n);
 void conns_drain_all(struct conn_run *, struct conn **, size_t n);
 

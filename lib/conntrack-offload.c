@@ -682,8 +682,9 @@ conntrack_offload_evict(uint8_t leaving)
 }
 
 /* Takes the connections on 'netdev', which is about to stop, back into
- * software.  When this returns, no provider holds one, and none is being
- * offered.  Costs in proportion to these connections. */
+ * software, and ends the paths that lead there.  When this returns, no
+ * provider holds one, and none is being offered.  Costs in proportion to these
+ * connections and paths. */
 void
 conntrack_offload_stop_port(const struct netdev *netdev)
 {
@@ -697,6 +698,7 @@ conntrack_offload_stop_port(const struct netdev *netdev)
 
     /* Whoever has found 'netdev' before may be adding connections. */
     conn_batches_barrier(false);
+    conn_run_port_stopped(port);
     n = ct_offload_port_get_conns(port, &conns);
     if (n) {
         struct conn_offload_batch *batch = conn_batch_enter();
@@ -706,8 +708,8 @@ conntrack_offload_stop_port(const struct netdev *netdev)
             conn_batch_run_if_full(batch);
         }
         conn_batch_leave(batch);
-        conn_batches_barrier(false);
     }
+    conn_batches_barrier(false);
     free(conns);
     ct_offload_port_free(port);
 }

@@ -51,6 +51,8 @@ struct trace_job {
     struct conn *conns[CT_TRACE_MAX_CTS]; /* It owns these, each once. */
     size_t n_conns;
     uint8_t replies;            /* A bit for each connection. */
+    odp_port_t out_port;        /* Where the packet left, or ODPP_NONE. */
+    uint32_t out;               /* The same: see ct-offload-port.h. */
     long long int used;         /* When the packet was traced. */
     struct ct_merge_rss rss;
 };
@@ -187,33 +189,31 @@ job_find_provider(const struct trace_job *job, uint8_t slots)
     return any && slots ? raw_ctz(slots) : -1;
 }
 
-/* Finds the ports of a path of 'job', in 'merge', by where packets of its
- * connections come from: those of the other direction come from the port that
- * it sends to.  Returns false if one is not known. */
+/* Finds the ports of a path of 'job', in 'merge': the one that packets of its
+ * connections come from, and the one that the packet has left by.  Packets of
+ * the other direction need not come from there.  Returns false if one is not
+ * known. */
 static bool
 job_find_ports(const struct trace_job *job, const struct ct_merge *merge,
                uint32_t ports[2])
 {
-    odp_port_t wanted[2] = { merge->in_port, merge->out_port };
-
-    ports[0] = ports[1] = 0;
-    for (size_t i = 0; i < job->n_conns; i++) {
+    ports[0] = 0;
+    ports[1] = job->out;
+    for (size_t i = 0; i < job->n_conns && !ports[0]; i++) {
         struct conn_offload *offload = conn_get_offload(job->conns[i]);
+        bool reply = job->replies & 1u << i;
+        struct ct_offload_ctx ctx;
+        uint32_t port;
 
-        for (int out = 0; out < 2 && offload; out++) {
-            bool reply = !!(job->replies & 1u << i) ^ out;
-            struct ct_offload_ctx ctx;
-            uint32_t port;
-
-            if (!ports[out]
-                && conn_side_get(offload, reply ? CT_DIR_REV : CT_DIR_FWD,
-                                 &ctx, &port)
-                && ctx.input_port_id == wanted[out]) {
-                ports[out] = port;
-            }
+        if (offload
+            && conn_side_get(offload, reply ? CT_DIR_REV : CT_DIR_FWD,
+                             &ctx, &port)
+            && ctx.input_port_id == merge->in_port) {
+            ports[0] = port;
         }
     }
-    return ports[0] && (ports[1] || wanted[1] == ODPP_NONE);
+    return (ports[0] && job->out_port == merge->out_port
+            && (ports[1] || job->out_port == ODPP_NONE));
 }
 
 /* Has 'chain' have 'ports', and the provider in 'slot'.  Returns false if it
@@ -465,6 +465,24 @@ flow_get_recirc(const struct dp_netdev_flow *flow)
     return recirc_id;
 }
 
+/* Returns where the actions of 'flow' output packets to, or ODPP_NONE.  If
+ * that is more than one port, there is no path. */
+static odp_port_t
+flow_get_output(const struct dp_netdev_flow *flow)
+{
+    const struct nlattr *actions, *a;
+    odp_port_t port = ODPP_NONE;
+    size_t len, left;
+
+    actions = dp_netdev_flow_get_nlattrs(flow, &len);
+    NL_ATTR_FOR_EACH_UNSAFE (a, left, actions, len) {
+        if (nl_attr_type(a) == OVS_ACTION_ATTR_OUTPUT) {
+            port = nl_attr_get_odp_port(a);
+        }
+    }
+    return port;
+}
+
 /* Has 'trace' all the megaflows that the packet has met?  If one was just
  * being made, the packet was sent on by the actions of an upcall. */
 static bool
@@ -532,6 +550,11 @@ trace_complete(struct ct_trace *trace)
     job->rss.since = trace->rss_since;
 
     batch = conn_batch_enter();
+    job->out_port = flow_get_output(trace->flows[trace->n_flows - 1]);
+    if (job->out_port != ODPP_NONE) {
+        job->out = ct_offload_port_get(trace->get_netdev(trace->aux,
+                                                         job->out_port));
+    }
     if (!job_own(job, trace)) {
         job_free(job, false);
         conn_batch_leave(batch);

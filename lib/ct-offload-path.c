@@ -551,9 +551,10 @@ again:
 /* Ending. */
 
 /* Returns a path of a chain that is not valid any more and can be ended now,
- * or NULL.  Those that are being made are ended by who makes them. */
+ * to port number 'to' unless that is 0, or NULL.  Those that are being made
+ * are ended by who makes them. */
 static struct path *
-dying_find(void)
+dying_find(uint32_t to)
     OVS_REQUIRES(ct_chains_mutex)
 {
     struct ct_chain *chain;
@@ -561,6 +562,9 @@ dying_find(void)
     LIST_FOR_EACH (chain, dying_node, &ct_chains_dying) {
         struct path *path;
 
+        if (to && chain->ports[1] != to) {
+            continue;
+        }
         LIST_FOR_EACH (path, chain_node, &chain->paths) {
             if (path->state == PATH_LIVE) {
                 return path;
@@ -615,7 +619,7 @@ dying_run_some(void)
         dying_raise_fences();
     }
     ovs_mutex_lock(&ct_chains_mutex);
-    while ((path = dying_find())) {
+    while ((path = dying_find(0))) {
         ct_path_finish(path, (ct_offload_forwarding() ? PATH_END_MEGAFLOW
                               : PATH_END_CONFIG));
         if (time_usec() >= end) {
@@ -715,6 +719,27 @@ ct_path_flow_stats__(const struct dp_netdev_flow *flow,
     ovs_mutex_unlock(&ct_chains_mutex);
 }
 
+/* Ends all paths to port 'number', which has stopped, but for those that other
+ * threads are making or ending. */
+static void
+port_end_paths(uint32_t number)
+    OVS_EXCLUDED(ct_chains_mutex)
+{
+    struct ct_chain *chain;
+    struct path *path;
+
+    ovs_mutex_lock(&ct_chains_mutex);
+    HMAP_FOR_EACH_SAFE (chain, node, &ct_chains) {
+        if (chain->n_paths && chain->ports[1] == number) {
+            ct_chain_invalidate(chain);
+        }
+    }
+    while ((path = dying_find(number))) {
+        ct_path_finish(path, PATH_END_MEGAFLOW);
+    }
+    ovs_mutex_unlock(&ct_chains_mutex);
+}
+
 /* 'conn' was committed: packets that found nothing before find it now.  Takes
  * the connections that they belong to back from hardware, by 'batch'. */
 static void
@@ -772,6 +797,7 @@ ct_path_init(void)
         .end = conn_end_paths,
         .ask = conn_ask_paths,
         .committed = conn_end_misses,
+        .port_stopped = port_end_paths,
     };
 
     for (size_t i = 0; i < PATH_N_PARTS; i++) {

@@ -294,7 +294,8 @@ ct_trace_enter__(struct dp_netdev_flow *flow,
 
 void
 ct_trace_leave__(struct dp_netdev_flow *flow, const struct flow *key,
-                 uint32_t recirc_depth)
+                 uint32_t recirc_depth, ct_trace_get_netdev_func *get_netdev,
+                 const void *aux)
 {
     struct slots *s = slots_get();
 
@@ -303,6 +304,8 @@ ct_trace_leave__(struct dp_netdev_flow *flow, const struct flow *key,
 
         if (trace->in_use && trace->n_cts && trace->cts[0].at == key) {
             trace->flows[0] = flow;
+            trace->get_netdev = get_netdev;
+            trace->aux = aux;
             trace_end(trace);
         }
     }

@@ -31,6 +31,7 @@ struct dp_netdev_flow;
 struct dp_packet;
 struct dp_packet_batch;
 struct flow;
+struct netdev;
 struct nlattr;
 
 /* Which way a packet goes
@@ -92,6 +93,10 @@ struct ct_trace_ct {
     bool reply;
 };
 
+/* Returns the netdev of a port that packets leave by, in the thread that 'aux'
+ * is of, or NULL. */
+typedef struct netdev *ct_trace_get_netdev_func(const void *aux, odp_port_t);
+
 struct ct_trace {
     enum ct_trace_result result; /* CT_TRACE_COMPLETE while all is well. */
     struct dp_netdev_flow *flows[CT_TRACE_MAX_FLOWS];
@@ -104,6 +109,8 @@ struct ct_trace {
     uint32_t wire;              /* See ct-offload-wire.h, or 0. */
     uint32_t rss_hash;          /* It had that... */
     size_t rss_since;           /* ...when it met this megaflow, or later. */
+    ct_trace_get_netdev_func *get_netdev; /* Once it is complete... */
+    const void *aux;                      /* ...with this. */
     bool in_use;
 };
 
@@ -114,7 +121,8 @@ void ct_trace_begin(const struct dp_packet *, struct conn *, uint32_t await);
 void ct_trace_enter__(struct dp_netdev_flow *, const struct dp_packet_batch *,
                       uint32_t recirc_depth);
 void ct_trace_leave__(struct dp_netdev_flow *, const struct flow *,
-                      uint32_t recirc_depth);
+                      uint32_t recirc_depth, ct_trace_get_netdev_func *,
+                      const void *aux);
 void ct_trace_abandon__(void);
 void ct_trace_committed__(const struct dp_packet *);
 void ct_trace_ct__(const struct dp_packet_batch *, struct conntrack *,
@@ -132,13 +140,14 @@ ct_trace_enter(struct dp_netdev_flow *flow,
 }
 
 /* The actions of 'flow', with key 'key', were executed, and all that they led
- * to. */
+ * to.  'get_netdev' with 'aux' tells which ports packets leave by. */
 static inline void
 ct_trace_leave(struct dp_netdev_flow *flow, const struct flow *key,
-               uint32_t recirc_depth)
+               uint32_t recirc_depth, ct_trace_get_netdev_func *get_netdev,
+               const void *aux)
 {
     if (OVS_UNLIKELY(*ct_trace_n_get())) {
-        ct_trace_leave__(flow, key, recirc_depth);
+        ct_trace_leave__(flow, key, recirc_depth, get_netdev, aux);
     }
 }
 
@@ -176,6 +185,9 @@ ct_trace_ct(const struct dp_packet_batch *batch, struct conntrack *ct,
  * which is its to use until it returns; it returns what has become of it. */
 void ct_trace_set_complete(
     enum ct_trace_result (*complete)(struct ct_trace *));
+
+/* In dpif-netdev.c: for a PMD thread. */
+struct netdev *dp_netdev_pmd_get_netdev(const void *pmd, odp_port_t);
 
 const char *ct_trace_result_to_string(enum ct_trace_result);
 unsigned long long int ct_trace_count(enum ct_trace_result);

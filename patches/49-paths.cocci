@@ -31,7 +31,8 @@ expression list args;
  ...
 +ct_trace_enter(flow, &batch->array, *recirc_depth_get());
  dp_netdev_execute_actions(args);
-+ct_trace_leave(flow, &flow->flow, *recirc_depth_get());
++ct_trace_leave(flow, &flow->flow, *recirc_depth_get(),
++               dp_netdev_pmd_get_netdev, pmd);
  }
 
 @path_packet_out@

@@ -101,6 +101,9 @@ struct pipe {
 
     /* May change. */
     int ports[2];               /* Of the clients, and of the server. */
+    int members[2];             /* By which port, plus 1, packets of either
+                                 * direction leave, if those of the other one
+                                 * come from another member of a bond. */
     unsigned int variant;       /* Bits: see make_megaflow(). */
 };
 static struct pipe pipes[N_PIPES] = {
@@ -120,6 +123,13 @@ static size_t
 pipe_n_zones(const struct pipe *p, unsigned int dir)
 {
     return p->n_zones - (dir && p->one_way);
+}
+
+/* Returns the port that they leave by. */
+static int
+pipe_get_output(const struct pipe *p, unsigned int dir)
+{
+    return p->members[dir] ? p->members[dir] - 1 : p->ports[!dir];
 }
 
 /* Returns the index in 'p->zones' of the one that they pass as number 'i'. */
@@ -320,7 +330,7 @@ make_megaflow__(const struct flow *flow, struct flow_wildcards *wc,
                           sizeof vlan);
     }
     nl_msg_put_odp_port(actions, OVS_ACTION_ATTR_OUTPUT,
-                        u32_to_odp(1 + p->ports[!m->dir]));
+                        u32_to_odp(1 + pipe_get_output(p, m->dir)));
 }
 
 static void
@@ -481,7 +491,10 @@ struct burst {
     struct packet packets[MAX_PACKETS];
     size_t n;
     struct netdev *netdev;
+    unsigned int locked;        /* Other ports that do not go: a mask. */
 };
+
+static bool burst_lock(struct burst *, struct netdev *);
 
 struct worker {
     struct table *table;
@@ -574,6 +587,16 @@ execute_ct(struct worker *w, struct dp_packet_batch *batch,
     }
 }
 
+/* See dp_netdev_pmd_get_netdev(). */
+static struct netdev *
+get_netdev(const void *w_, odp_port_t port)
+{
+    const struct worker *w = w_;
+    struct netdev *netdev = &model_netdevs[odp_to_u32(port) - 1];
+
+    return !threaded || burst_lock(w->burst, netdev) ? netdev : NULL;
+}
+
 static void
 execute_cb(void *w_, struct dp_packet_batch *batch, const struct nlattr *a,
            bool should_steal)
@@ -634,7 +657,7 @@ execute(struct worker *w, struct dp_packet_batch *batch, struct mflow *m,
         w->at = &m->flow->flow;
         actions = dp_netdev_flow_get_nlattrs(m->flow, &len);
         odp_execute_actions(w, batch, false, actions, len, execute_cb);
-        ct_trace_leave(m->flow, &m->flow->flow, w->depth);
+        ct_trace_leave(m->flow, &m->flow->flow, w->depth, get_netdev, w);
     } else {
         struct flow_wildcards wc;
         struct ofpbuf actions;
@@ -2260,11 +2283,13 @@ change_pipe(struct pipe *p)
     ovs_mutex_lock(&policy_mutex);
     if (percent(70)) {
         p->variant = pick(8);
-    } else {
+    } else if (percent(50)) {
         p->ports[pick(2)] = pick(N_NETDEVS);
+    } else {
+        p->members[pick(2)] = pick(1 + N_NETDEVS);
     }
-    note(" pipe %"PRIuPTR" variant=%u ports=%d,%d", p - pipes, p->variant,
-         p->ports[0], p->ports[1]);
+    note(" pipe %"PRIuPTR" variant=%u ports=%d,%d members=%d,%d", p - pipes,
+         p->variant, p->ports[0], p->ports[1], p->members[0], p->members[1]);
     ovs_mutex_unlock(&policy_mutex);
 }
 
@@ -2504,8 +2529,7 @@ step_behaviour(void)
 /* Does every provider of paths hold what 'packet' has met, and is there
  * nothing against a path? */
 static bool
-should_have_path(const struct packet *packet, int dir,
-                 const struct packet *reverse)
+should_have_path(const struct packet *packet, int dir)
 {
     const int *ports = pipes[packet->pipe].ports;
     const struct netdev *netdev = &model_netdevs[ports[dir]];
@@ -2515,12 +2539,6 @@ should_have_path(const struct packet *packet, int dir,
         || !packet->n_found || !packet->found[0].conn
         || packet->found[0].one_way) {
         /* It is the first connection that waits for a trace. */
-        return false;
-    }
-    if (odp_to_u32(packet->out_port) != 1 + ports[!dir]
-        || odp_to_u32(reverse->out_port) != 1 + ports[dir]) {
-        /* Packets do not come from where those the other way leave: so nobody
-         * knows that port. */
         return false;
     }
     for (int i = 0; i < 2; i++) {
@@ -2664,7 +2682,7 @@ step_settle(void)
         }
         for (int dir = 0; dir < 2; dir++) {
             ok[dir] = (path_exists(&last[dir])
-                       || !should_have_path(&last[dir], dir, &last[!dir]));
+                       || !should_have_path(&last[dir], dir));
         }
     }
     for (int dir = 0; dir < 2; dir++) {
@@ -2858,6 +2876,31 @@ work_end(void)
     ovs_rwlock_unlock(&world);
 }
 
+/* Keeps 'netdev' until 'b' was sent, unless it is about to go. */
+static bool
+burst_lock(struct burst *b, struct netdev *netdev)
+    OVS_NO_THREAD_SAFETY_ANALYSIS
+{
+    unsigned int i = netdev - model_netdevs;
+
+    if (netdev != b->netdev && !(b->locked & 1u << i)) {
+        if (ovs_rwlock_tryrdlock(&netdev_locks[i])) {
+            return false;
+        }
+        b->locked |= 1u << i;
+    }
+    return true;
+}
+
+static void
+burst_unlock(struct burst *b)
+    OVS_NO_THREAD_SAFETY_ANALYSIS
+{
+    for (; b->locked; b->locked = zero_rightmost_1bit(b->locked)) {
+        ovs_rwlock_unlock(&netdev_locks[raw_ctz(b->locked)]);
+    }
+}
+
 /* Sends 'b', unless its port is about to go: it receives nothing then. */
 static void
 thread_send(struct burst *b, struct table *table)
@@ -2873,7 +2916,9 @@ thread_send(struct burst *b, struct table *table)
             commit_packet(b, p->zones[pick(p->n_zones)], commit,
                           commit && percent(30));
         } else {
+            b->locked = 0;
             burst_send(b, table);
+            burst_unlock(b);
         }
         atomic_add_relaxed(&n_thread_packets, b->n, &orig);
         ovs_rwlock_unlock(lock);

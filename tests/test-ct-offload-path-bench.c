@@ -307,6 +307,12 @@ execute_cb(void *burst_, struct dp_packet_batch *batch, const struct nlattr *a,
     }
 }
 
+static struct netdev *
+get_netdev(const void *aux OVS_UNUSED, odp_port_t port)
+{
+    return &netdevs[odp_to_u32(port) - 1];
+}
+
 /* See packet_batch_per_flow_execute(). */
 static void
 process(struct burst *burst, int stage)
@@ -318,7 +324,7 @@ process(struct burst *burst, int stage)
     ct_trace_enter(flow, &burst->batch, stage);
     actions = dp_netdev_flow_get_nlattrs(flow, &len);
     odp_execute_actions(burst, &burst->batch, false, actions, len, execute_cb);
-    ct_trace_leave(flow, &flow->flow, stage);
+    ct_trace_leave(flow, &flow->flow, stage, get_netdev, NULL);
 }
 
 /* Sends a packet of each connection.  Returns how long that took, in ns,
