@@ -126,6 +126,61 @@ show_unreliable(struct ds *ds, struct json *json)
     sset_destroy(&names);
 }
 
+/* What rules of paths match, but for the values. */
+struct rule_mask {
+    struct hmap_node node;
+    struct flow_wildcards wc;
+    ovs_be16 dl_type;
+    uint8_t nw_proto;
+};
+
+/* Adds the mask of paths of 'chain' to 'masks', if it is a new one. */
+static void
+masks_add(struct hmap *masks, const struct ct_chain *chain)
+    OVS_REQUIRES(ct_chains_mutex)
+{
+    const struct match *match = &chain->merge->match;
+    uint32_t hash = flow_wildcards_hash(&match->wc, match->flow.nw_proto);
+    struct rule_mask *mask;
+
+    HMAP_FOR_EACH_WITH_HASH (mask, node, hash, masks) {
+        if (flow_wildcards_equal(&mask->wc, &match->wc)
+            && mask->dl_type == match->flow.dl_type
+            && mask->nw_proto == match->flow.nw_proto) {
+            return;
+        }
+    }
+    mask = xmalloc(sizeof *mask);
+    mask->wc = match->wc;
+    mask->dl_type = match->flow.dl_type;
+    mask->nw_proto = match->flow.nw_proto;
+    hmap_insert(masks, &mask->node, hash);
+}
+
+/* Returns how many different masks rules of paths have.  Hardware may look
+ * each packet up by all of them. */
+static size_t
+count_masks(void)
+    OVS_REQUIRES(ct_chains_mutex)
+{
+    struct hmap masks = HMAP_INITIALIZER(&masks);
+    const struct ct_chain *chain;
+    struct rule_mask *mask;
+    size_t n;
+
+    HMAP_FOR_EACH (chain, node, &ct_chains) {
+        if (chain->n_paths) {
+            masks_add(&masks, chain);
+        }
+    }
+    n = hmap_count(&masks);
+    HMAP_FOR_EACH_POP (mask, node, &masks) {
+        free(mask);
+    }
+    hmap_destroy(&masks);
+    return n;
+}
+
 /* Shows how paths are doing; as text, only once there was anything to do. */
 void
 ct_path_show(struct ds *ds, struct json *json)
@@ -134,7 +189,7 @@ ct_path_show(struct ds *ds, struct json *json)
     struct ct_fence_counts fences;
     struct ct_path_counts counts;
     struct ct_chain *chain;
-    size_t n = ct_path_count();
+    size_t n = ct_path_count(), n_masks;
     long long int pass;
 
     for (int i = 0; i < CT_TRACE_N_RESULTS; i++) {
@@ -151,6 +206,7 @@ ct_path_show(struct ds *ds, struct json *json)
         n_refused += chain->refused != CT_MERGE_OK;
         n_chains += chain->refused == CT_MERGE_OK;
     }
+    n_masks = count_masks();
     ovs_mutex_unlock(&ct_chains_mutex);
 
     const struct ct_offload_row rows[] = {
@@ -165,6 +221,7 @@ ct_path_show(struct ds *ds, struct json *json)
         { "not-held", ", ", counts.not_held, " not held" },
         { "no-port", ", ", counts.no_port, " to unknown ports" },
         { "changed", ", ", counts.changed, " changed\n" },
+        { "masks", "  rules: ", n_masks, " masks\n" },
         { "pass-ms", "  sampling: a pass takes ", pass, " ms\n" },
     };
     const struct ct_offload_row fence_rows[] = {
