@@ -349,14 +349,17 @@ class Traffic:
                 self.received(host, frame)
         return bool(ready)
 
-    def received(self, host, frame):
-        packet = Packet(frame)
+    def record(self, host, packet):
         self.records.append(RECORD.pack(host, packet.klass, packet.direction,
                                         packet.sent, now()))
+
+    def received(self, host, frame):
+        packet = Packet(frame)
+        self.record(host, packet)
         if packet.klass >= KERNEL:
             return
         if packet.direction == 0 and host:
-            answer = self.answer(packet)
+            answer = packet.answer()
             if answer:
                 self.send(host, answer)
         elif packet.direction == 1 and host == 0 and packet.flags & 3:
@@ -364,9 +367,6 @@ class Traffic:
                 if conn.sport == packet.dport:
                     conn.established = True
                     self.send(0, conn.packet(0x10))
-
-    def answer(self, packet):
-        return packet.answer()
 
     def stop(self):
         """Returns a list of (host, class, direction, sent, came)."""
@@ -384,47 +384,67 @@ class Stream(Traffic):
     """Packets of the first connection, one each millisecond, after all of
     'connections' have become paths in the direction to servers: they are
     established by packets as fast as possible until start() is called.
-    Packets of the others come one after the other then.  Software sees all
-    packets of a witness, which nobody answers."""
+    Packets of the others come one after the other then, in an order that has
+    nothing to do with that of the paths.  Software sees all packets of
+    witnesses, which nobody answers."""
+
+    BATCH = 256                 # Packets: no more than fit into queues.
+    STEP = 7919                 # A prime number.
 
     def __init__(self, n_hosts, connections):
-        self.answered = collections.Counter()
+        self.n_received = collections.Counter()
         self.streams = []
-        self.witness = Connection(CLASSES[0], FIRST_SPORT - 1,
-                                  direction=WITNESS)
+        # Some of them go to each bucket.
+        self.witnesses = [Connection(CLASSES[0], FIRST_SPORT - 1 - i,
+                                     direction=WITNESS) for i in range(16)]
         signal.signal(signal.SIGUSR1, lambda *_: self.streams.append(1))
         super().__init__(n_hosts, connections, 0, False)
 
     def start(self):
         os.kill(self.pid, signal.SIGUSR1)
 
-    def go(self, stopped):
-        i = 0
-        while not stopped and not self.streams:
-            for _ in range(32):
-                self.send_next(i % len(self.connections))
-                i += 1
-            # Not more than fits into queues, nor than idle machines need.
-            full = i % len(self.connections) < 32
-            while self.receive(0.1 if full else 0.001):
+    def establish(self, stopped):
+        """Sends a packet of each connection."""
+        n = len(self.connections)
+        for begin in range(0, n, self.BATCH):
+            for i in range(begin, min(begin + self.BATCH, n)):
+                self.send_next(i)
+            while self.receive(0.001):
                 pass
-        self.records.clear()
+            if stopped or self.streams:
+                break
+
+    def go(self, stopped):
+        while not stopped and not self.streams:
+            self.establish(stopped)
+            # Not more than idle machines need.
+            while self.receive(0.1):
+                pass
+        i = 0
         due = time.monotonic()
         while not stopped:
             self.receive(max(0, due - time.monotonic()))
             if time.monotonic() >= due:
                 self.send_next(0)
-                self.send(0, self.witness.packet())
-                self.send_next(i % len(self.connections))
+                self.send(0, self.witnesses[i % len(self.witnesses)].packet())
+                self.send_next(i * self.STEP % len(self.connections))
                 i += 1
                 due = max(due + 0.001, time.monotonic() - 0.01)
 
-    def answer(self, packet):
-        """One answer has a connection established.  With a third one, the
-        other direction would be a path, too."""
-        self.answered[packet.src, packet.sport] += 1
-        n = self.answered[packet.src, packet.sport]
-        return packet.answer() if n == 1 or n % 16 == 0 else b""
+    def needs_answer(self, frame):
+        """Two answers have a connection established, and known to hardware.
+        With another one, the other direction would be a path, too.  Some may
+        be lost."""
+        addresses_and_sport = frame[26:36]
+        self.n_received[addresses_and_sport] += 1
+        n = self.n_received[addresses_and_sport]
+        return n <= 2 or n % 16 == 0
+
+    def received(self, host, frame):
+        if self.streams:
+            self.record(host, Packet(frame))
+        elif host and self.needs_answer(frame):
+            self.send(host, Packet(frame).answer())
 
 
 # What policy is in force.
@@ -1017,10 +1037,17 @@ class Change:
                 ofctl("mod-flows", f"{flow},actions="
                       + output(NEW if new else "drop"))
 
+    @staticmethod
+    def count_paths():
+        """Returns the number of paths to servers."""
+        m = re.search(r"^  port ovs-p0:.*\n *paths: (\d+) from here",
+                      appctl("ct-offload/show"), re.M)
+        return int(m[1]) if m else 0
+
     def wait_for_paths(self):
         # On its way, a packet may be lost.
-        least = self.n + 1 - self.n // 50
-        wait_until("paths", lambda: forwarding()[0] >= least,
+        least = self.n + 1 - self.n // 1000
+        wait_until("paths", lambda: self.count_paths() >= least,
                    WAIT + self.n / 500)
 
     @staticmethod
@@ -1047,7 +1074,7 @@ class Change:
             self.wait_for_paths()
         stream.start()
         time.sleep(1)
-        n_paths = forwarding()[0]
+        n_paths = self.count_paths()
         begin = now()
         self.change_policy()
         self.history.barrier()
@@ -1067,8 +1094,8 @@ class Change:
     def print_times(self, records, last, end):
         """Prints how long after the change of the megaflow packets have gone
         on under the old policy, and it was in force for sure."""
-        # The witness has a megaflow of its own, which changes with the other.
-        changed = min(r[3] for r in records if r[:3] == (NEW, 0, WITNESS))
+        # Witnesses have megaflows of their own, which change with the others.
+        changed = max(r[3] for r in records if r[:3] == (OLD, 0, WITNESS))
         print(f"last-packet-ms {(last - changed) / 1e6:.1f}")
         print(f"in-force-ms {(end - changed) / 1e6:.1f}")
         print(f"delete-ms {(self.n + 1) / self.rate * 1e3:.1f}")
