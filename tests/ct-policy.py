@@ -133,7 +133,7 @@ def hasten_revalidators():
     """Has revalidators not be what takes longest before a policy is in
     force."""
     run("ovs-vsctl", "set", "Open_vSwitch", ".",
-        "other_config:max-revalidator=50")
+        "other_config:max-revalidator=100")
 
 
 def forwarding():
