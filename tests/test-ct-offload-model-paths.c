@@ -2594,16 +2594,17 @@ show_thread(void *ds)
     return NULL;
 }
 
-/* Returns any path that is live, or NULL. */
+/* Returns any path that is live, the first one from part number 'part' of the
+ * table on, or NULL. */
 static struct path *
-find_path(void)
+find_path(size_t part)
     OVS_REQUIRES(ct_chains_mutex)
 {
     for (size_t i = 0; i < PATH_N_PARTS; i++) {
         struct hmap_position pos = { 0, 0 };
         struct path *path;
 
-        while ((path = ct_path_next(i, &pos))) {
+        while ((path = ct_path_next((part + i) % PATH_N_PARTS, &pos))) {
             if (path->state == PATH_LIVE) {
                 return path;
             }
@@ -2624,7 +2625,7 @@ check_show(void)
     bool held = false;
 
     ovs_mutex_lock(&ct_chains_mutex);
-    path = find_path();
+    path = find_path(0);
     if (path) {
         conn = ct_path_get_conn(path, 0, NULL);
         ct_path_hold(path);
@@ -3049,6 +3050,38 @@ hardware_thread(void *i_)
     return NULL;
 }
 
+/* Holds paths as who shows them does, but for longer: they must not be freed
+ * meanwhile. */
+static void *
+watch_thread(void *i_)
+{
+    rng_start_thread(i_);
+    while (work_begin()) {
+        struct path *path;
+
+        ovs_mutex_lock(&ct_chains_mutex);
+        path = find_path(pick(PATH_N_PARTS));
+        if (path) {
+            ct_path_hold(path);
+        }
+        ovs_mutex_unlock(&ct_chains_mutex);
+
+        if (path) {
+            struct ct_merge_path values;
+
+            xnanosleep(pick(1000) * 1000);
+            ct_path_describe(path, &values);
+
+            ovs_mutex_lock(&ct_chains_mutex);
+            ct_path_unhold(path);
+            ovs_mutex_unlock(&ct_chains_mutex);
+        }
+        work_end();
+        xnanosleep(pick(1000) * 1000);
+    }
+    return NULL;
+}
+
 /* A pause. */
 
 static struct conn *pause_conns[4096];
@@ -3391,6 +3424,7 @@ paths_run_threads(unsigned int seconds)
         { "flush", flush_thread },
         { "ports", port_thread },
         { "hardware", hardware_thread },
+        { "watch", watch_thread },
     };
     pthread_t threads[ARRAY_SIZE(kinds)];
     long long int deadline;
