@@ -35,8 +35,8 @@ COVERAGE_DEFINE(ct_path_trace_abandon);
 
 DEFINE_EXTERN_PER_THREAD_DATA(ct_trace_n, 0);
 
-/* Packets are looked out for in no more than so many batches, or, if others are
- * to be looked out for, for so long, in ms. */
+/* Packets are looked out for in no more than so many batches, or, if others
+ * are to be looked out for, for so long, in ms. */
 #define LOOKOUT_BATCHES 4096
 #define LOOKOUT_INTERVAL 100
 
