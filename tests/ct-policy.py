@@ -395,8 +395,9 @@ class Stream(Traffic):
         self.n_received = collections.Counter()
         self.streams = []
         # Some of them go to each bucket.
-        self.witnesses = [Connection(CLASSES[0], FIRST_SPORT - 1 - i,
-                                     direction=WITNESS) for i in range(16)]
+        self.witnesses = [Connection(CLASSES[0], FIRST_SPORT,
+                                     f"10.2.1.{i + 1}", WITNESS)
+                          for i in range(16)]
         signal.signal(signal.SIGUSR1, lambda *_: self.streams.append(1))
         super().__init__(n_hosts, connections, 0, False)
 
@@ -1009,9 +1010,11 @@ class Change:
         self.n = max(n, 15) if what == "bucket" else n
         self.klass = CLASSES[0]
         self.history = History()
+        # Groups look at addresses only.
         self.connections = [
-            Connection(self.klass, FIRST_SPORT + i % 50000,
-                       f"10.3.{i // 50000}.1") for i in range(self.n + 1)]
+            Connection(self.klass, FIRST_SPORT,
+                       f"10.{3 + i // 50000}.{i // 250 % 200}.{i % 250 + 1}")
+            for i in range(self.n + 1)]
 
     def add_flows(self):
         ofctl("add-group", group_text({OLD, NEW}))
@@ -1045,8 +1048,8 @@ class Change:
         return int(m[1]) if m else 0
 
     def wait_for_paths(self):
-        # On its way, a packet may be lost.
-        least = self.n + 1 - self.n // 1000
+        # Of many, the first ones may be idle before the last ones are there.
+        least = self.n + 1 if self.n <= 1000 else self.n * 9 // 10
         wait_until("paths", lambda: self.count_paths() >= least,
                    WAIT + self.n / 500)
 
