@@ -27,6 +27,7 @@
 #include "ovs-thread.h"
 
 struct conntrack;
+struct ct_fence;
 struct dp_netdev_flow;
 struct dpif_flow_attrs;
 struct dpif_flow_stats;
@@ -100,8 +101,7 @@ struct ct_chain {
     struct ovs_list paths;      /* For ct-offload-path.c... */
     size_t n_paths;             /* ...and how many are not destroyed yet. */
     enum ct_chain_fence fence;
-    struct ovs_list fence_node; /* While there is one. */
-    void *fence_priv;           /* Of the provider. */
+    struct ct_fence *behind;    /* With CT_CHAIN_FENCE_UP. */
 
     /* As last sampled. */
     uint64_t n_packets, n_bytes; /* Of all its paths, on the wire. */

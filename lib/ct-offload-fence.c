@@ -37,38 +37,78 @@ static struct vlog_rate_limit rl = VLOG_RATE_LIMIT_INIT(5, 5);
 
 size_t ct_fence_min_paths = 1000;
 
-/* Chains with a fence that is up. */
+/* A fence. */
+struct ct_fence {
+    struct ovs_list node;       /* In 'fences'. */
+    struct match match;
+    uint32_t port;              /* Where packets come from... */
+    unsigned int slot;          /* ...and the provider. */
+    void *priv;                 /* Of the provider. */
+    size_t n_chains;            /* That are behind it. */
+    bool busy;                  /* The provider is being told. */
+};
+
 static struct ovs_list fences OVS_GUARDED_BY(ct_chains_mutex)
     = OVS_LIST_INITIALIZER(&fences);
 static struct ct_fence_counts counts OVS_GUARDED_BY(ct_chains_mutex);
 
-/* Should 'chain', the paths of which are to end, have a fence first? */
+/* Returns the fence that 'chain', all paths of which match 'match', can be
+ * behind, or NULL. */
+static struct ct_fence *
+fence_find(const struct ct_chain *chain, const struct match *match)
+    OVS_REQUIRES(ct_chains_mutex)
+{
+    struct ct_fence *fence;
+
+    LIST_FOR_EACH (fence, node, &fences) {
+        if (fence->port == chain->ports[0] && fence->slot == chain->slot
+            && match_equal(&fence->match, match)) {
+            return fence;
+        }
+    }
+    return NULL;
+}
+
+/* Should 'chain', the paths of which are to end, have a fence first?  Not just
+ * now, if one that it can be behind comes or goes. */
 bool
 ct_fence_is_due(const struct ct_chain *chain)
 {
-    return (!chain->valid && chain->fence == CT_CHAIN_FENCE_NONE
-            && chain->n_paths >= ct_fence_min_paths);
-}
-
-/* Has the provider of 'chain' make a fence. */
-static int
-fence_add(struct ct_chain *chain)
-    OVS_EXCLUDED(ct_chains_mutex)
-{
+    const struct ct_fence *fence;
     struct match match;
-    struct ct_offload_path fence = {
-        .fence = true,
-        .netdev_in = ct_offload_port_get_netdev(chain->ports[0]),
-        .in_port = chain->merge->in_port,
-        .out_port = ODPP_NONE,
-        .match = &match,
-    };
 
-    if (!fence.netdev_in) {
-        return ENODEV;
+    if (chain->valid || chain->fence != CT_CHAIN_FENCE_NONE
+        || chain->n_paths < ct_fence_min_paths) {
+        return false;
     }
     ct_merge_get_common_match(chain->merge, &match);
-    return ct_offload_path_add(chain->slot, &fence, &chain->fence_priv);
+    fence = fence_find(chain, &match);
+    return !fence || !fence->busy;
+}
+
+/* Has the provider make 'fence' for 'chain'. */
+static int
+fence_add(struct ct_fence *fence, const struct ct_chain *chain)
+    OVS_EXCLUDED(ct_chains_mutex)
+{
+    struct ct_offload_path path = {
+        .fence = true,
+        .netdev_in = ct_offload_port_get_netdev(fence->port),
+        .in_port = chain->merge->in_port,
+        .out_port = ODPP_NONE,
+        .match = &fence->match,
+    };
+
+    return (path.netdev_in
+            ? ct_offload_path_add(fence->slot, &path, &fence->priv) : ENODEV);
+}
+
+static void
+fence_free(struct ct_fence *fence)
+    OVS_REQUIRES(ct_chains_mutex)
+{
+    ovs_list_remove(&fence->node);
+    free(fence);
 }
 
 /* Raises the fence of 'chain', if the provider can.  The caller holds one of
@@ -76,46 +116,68 @@ fence_add(struct ct_chain *chain)
 void
 ct_fence_raise(struct ct_chain *chain)
 {
+    struct ct_fence *fence;
+    struct match match;
     int error;
 
-    chain->fence = CT_CHAIN_FENCE_PENDING;
-    ovs_mutex_unlock(&ct_chains_mutex);
-    error = fence_add(chain);
-    ovs_mutex_lock(&ct_chains_mutex);
+    ct_merge_get_common_match(chain->merge, &match);
+    fence = fence_find(chain, &match);
+    if (!fence) {
+        fence = xzalloc(sizeof *fence);
+        fence->match = match;
+        fence->port = chain->ports[0];
+        fence->slot = chain->slot;
+        fence->busy = true;
+        ovs_list_push_back(&fences, &fence->node);
 
-    if (error) {
-        chain->fence = CT_CHAIN_FENCE_REFUSED;
-        counts.refused++;
-        VLOG_INFO_RL(&rl, "a policy has changed that %"PRIuSIZE" paths "
-                     "depend on, and hardware cannot send their packets to "
-                     "software at once (%s): it forwards by the old policy "
-                     "until each of them has ended", chain->n_paths,
-                     ovs_strerror(error));
-    } else {
+        chain->fence = CT_CHAIN_FENCE_PENDING;
+        ovs_mutex_unlock(&ct_chains_mutex);
+        error = fence_add(fence, chain);
+        ovs_mutex_lock(&ct_chains_mutex);
+
+        fence->busy = false;
+        if (error) {
+            fence_free(fence);
+            chain->fence = CT_CHAIN_FENCE_REFUSED;
+            counts.refused++;
+            VLOG_INFO_RL(&rl, "a policy has changed that %"PRIuSIZE" paths "
+                         "depend on, and hardware cannot send their packets "
+                         "to software at once (%s): it forwards by the old "
+                         "policy until each of them has ended",
+                         chain->n_paths, ovs_strerror(error));
+            return;
+        }
         COVERAGE_INC(ct_path_fence);
-        chain->fence = CT_CHAIN_FENCE_UP;
         counts.raised++;
         counts.n_up++;
-        ovs_list_push_back(&fences, &chain->fence_node);
     }
+    fence->n_chains++;
+    chain->behind = fence;
+    chain->fence = CT_CHAIN_FENCE_UP;
 }
 
-/* Lowers the fence of 'chain', if there is one.  The caller is about to give
- * up its last path.  Releases the mutex meanwhile. */
+/* Lowers the fence of 'chain', if there is one, and no other chain is behind
+ * it.  The caller is about to give up its last path.  Releases the mutex
+ * meanwhile. */
 void
 ct_fence_lower(struct ct_chain *chain)
 {
+    struct ct_fence *fence = chain->behind;
     struct dpif_flow_stats stats;
 
     if (chain->fence != CT_CHAIN_FENCE_UP) {
         return;
     }
     chain->fence = CT_CHAIN_FENCE_PENDING;
+    if (--fence->n_chains) {
+        return;
+    }
+    fence->busy = true;
     ovs_mutex_unlock(&ct_chains_mutex);
     memset(&stats, 0, sizeof stats);
-    ct_offload_path_del(chain->slot, &chain->fence_priv, &stats);
+    ct_offload_path_del(fence->slot, &fence->priv, &stats);
     ovs_mutex_lock(&ct_chains_mutex);
-    ovs_list_remove(&chain->fence_node);
+    fence_free(fence);
     counts.n_up--;
 }
 
@@ -123,10 +185,10 @@ ct_fence_lower(struct ct_chain *chain)
 bool
 ct_fence_is_at(uint32_t port)
 {
-    const struct ct_chain *chain;
+    const struct ct_fence *fence;
 
-    LIST_FOR_EACH (chain, fence_node, &fences) {
-        if (chain->ports[0] == port) {
+    LIST_FOR_EACH (fence, node, &fences) {
+        if (fence->port == port) {
             return true;
         }
     }

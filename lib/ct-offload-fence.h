@@ -33,7 +33,8 @@
  * first of the paths is ended, and lowered with the last one.
  *
  * Packets of other chains may come to software meanwhile, too, and nothing is
- * to be concluded from that.
+ * to be concluded from that.  Chains that differ in what is not on the wire,
+ * as in a hash, are behind the same fence.
  *
  * Not all hardware can have one.  Paths forward until their turn comes then.
  *
