@@ -18,6 +18,8 @@
 
 #include "conntrack-offload-batch.h"
 
+#include <string.h>
+
 #include "conntrack-private.h"
 #include "ct-offload-thread.h"
 #include "hash.h"
@@ -28,6 +30,11 @@
 DEFINE_STATIC_PER_THREAD_DATA(struct conn_offload_batch *, thread_batch,
                               NULL);
 
+/* The batches of all threads.  A barrier does not have the mutex while it
+ * waits: a thread that wants a batch for the first time may have 'ct_lock',
+ * and one that ends has a mutex of ovs-thread.c, which others may want before
+ * they leave their batches.  So a batch stays here when its thread ends, for
+ * another one. */
 static struct ovs_mutex batches_mutex = OVS_MUTEX_INITIALIZER;
 static struct ovs_list batches OVS_GUARDED_BY(batches_mutex)
     = OVS_LIST_INITIALIZER(&batches);
@@ -37,12 +44,32 @@ thread_batch_destroy(void *batch_)
 {
     struct conn_offload_batch *batch = batch_;
 
-    ovs_mutex_lock(&batches_mutex);
-    ovs_list_remove(&batch->node);
-    ovs_mutex_unlock(&batches_mutex);
     conn_run_destroy(&batch->run);
+    memset(&batch->run, 0, sizeof batch->run);
     free(batch->conns.p);
-    free_cacheline(batch);
+    memset(&batch->conns, 0, sizeof batch->conns);
+    ovs_mutex_lock(&batches_mutex);
+    batch->unused = true;
+    ovs_mutex_unlock(&batches_mutex);
+}
+
+/* Returns a batch that no thread uses. */
+static struct conn_offload_batch *
+batches_get_unused(void)
+    OVS_REQUIRES(batches_mutex)
+{
+    struct conn_offload_batch *batch;
+
+    LIST_FOR_EACH (batch, node, &batches) {
+        if (batch->unused) {
+            batch->unused = false;
+            return batch;
+        }
+    }
+    batch = xzalloc_cacheline(sizeof *batch);
+    atomic_init(&batch->seq, 0);
+    ovs_list_push_back(&batches, &batch->node);
+    return batch;
 }
 
 static struct conn_offload_batch *
@@ -50,16 +77,15 @@ thread_batch_create(void)
 {
     static struct ovsthread_once once = OVSTHREAD_ONCE_INITIALIZER;
     static ovsthread_key_t key;
-    struct conn_offload_batch *batch = xzalloc_cacheline(sizeof *batch);
+    struct conn_offload_batch *batch;
 
     if (ovsthread_once_start(&once)) {
         ovsthread_key_create(&key, thread_batch_destroy);
         ovsthread_once_done(&once);
     }
 
-    atomic_init(&batch->seq, 0);
     ovs_mutex_lock(&batches_mutex);
-    ovs_list_push_back(&batches, &batch->node);
+    batch = batches_get_unused();
     ovs_mutex_unlock(&batches_mutex);
     ovsthread_setspecific(key, batch);
     *thread_batch_get() = batch;
@@ -276,7 +302,11 @@ batches_wait(bool quiesce, long long int deadline)
     atomic_thread_fence(memory_order_seq_cst);
     ovs_mutex_lock(&batches_mutex);
     LIST_FOR_EACH (batch, node, &batches) {
-        done = (batch == own || batch_wait(batch, quiesce, deadline)) && done;
+        if (batch != own) {
+            ovs_mutex_unlock(&batches_mutex);
+            done = batch_wait(batch, quiesce, deadline) && done;
+            ovs_mutex_lock(&batches_mutex);
+        }
     }
     ovs_mutex_unlock(&batches_mutex);
     return done;

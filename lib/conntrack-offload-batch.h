@@ -37,8 +37,9 @@
  *
  * A batch may be used by its thread only. */
 struct conn_offload_batch {
-    struct ovs_list node;           /* For barriers: in 'batches'... */
-    atomic_uint seq;                /* ...odd while 'depth' is not 0. */
+    struct ovs_list node;           /* In 'batches', for barriers. */
+    bool unused;                    /* Its thread has ended. */
+    atomic_uint seq;                /* Odd while 'depth' is not 0. */
 
     unsigned int depth;             /* Calls of conn_batch_enter() that have
                                      * not ended: only then may the thread own

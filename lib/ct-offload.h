@@ -104,14 +104,13 @@
  *     'registry_mutex'       ct-offload.c; not held while waiting for a
  *                            callback
  *     'conntracks_mutex'     conntrack-offload.c
- *     'batches_mutex'        conntrack-offload.c
  *     'queue.read_lock'      ct-offload-thread.c: an offload thread has that
  *                            of its own queue, all the time
  *     'ct_offload_mutex'     ct-offload.c: the providers' mutex
  *     what a provider has
  *     'conn->lock', 'ct_lock', 'resources_lock'
  *                            see conntrack-private.h
- *     'stats_mutex', 'mutex' of an offload thread
+ *     'batches_mutex', 'stats_mutex', 'mutex' of an offload thread
  *                            nothing is taken inside of these
  *
  * Using the module

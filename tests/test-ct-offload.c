@@ -24,6 +24,7 @@
 #include <sys/resource.h>
 
 #include "command-line.h"
+#include "conntrack-offload-batch.h"
 #include "conntrack-offload.h"
 #include "conntrack-private.h"
 #include "conntrack-tp.h"
@@ -2291,6 +2292,52 @@ test_successors(struct ovs_cmdl_context *ctx OVS_UNUSED)
     ct_offload_threads_stop();
 }
 
+static void *
+barrier_thread(void *aux OVS_UNUSED)
+{
+    ct_offload_barrier();
+    return NULL;
+}
+
+static void *
+enter_thread(void *n_entered)
+{
+    conn_batch_leave(conn_batch_enter());
+    atomic_count_inc(n_entered);
+    return NULL;
+}
+
+/* A thread does not wait for a barrier with its first connection, nor when it
+ * ends: it may have a lock that is wanted by a thread that the barrier waits
+ * for. */
+static void
+test_barrier_first(struct ovs_cmdl_context *ctx OVS_UNUSED)
+{
+    struct conn_offload_batch *batch = conn_batch_enter();
+    atomic_count n_entered = ATOMIC_COUNT_INIT(0);
+    pthread_t barrier, threads[20];
+
+    barrier = ovs_thread_create("barrier", barrier_thread, NULL);
+    for (size_t i = 0; i < ARRAY_SIZE(threads); i++) {
+        /* The barrier begins some time. */
+        xnanosleep_no_quiesce(5 * 1000 * 1000);
+        threads[i] = ovs_thread_create("enter", enter_thread, &n_entered);
+    }
+    for (int i = 0; i < 3000; i++) {
+        if (atomic_count_get(&n_entered) == ARRAY_SIZE(threads)) {
+            break;
+        }
+        xnanosleep_no_quiesce(10 * 1000 * 1000);
+    }
+    ovs_assert(atomic_count_get(&n_entered) == ARRAY_SIZE(threads));
+
+    conn_batch_leave(batch);
+    xpthread_join(barrier, NULL);
+    for (size_t i = 0; i < ARRAY_SIZE(threads); i++) {
+        xpthread_join(threads[i], NULL);
+    }
+}
+
 /* The address that clients have behind NAT. */
 #define NAT_ADDR CONSTANT_HTONL(0x0a0000fe)
 
@@ -4448,6 +4495,7 @@ static const struct ovs_cmdl_command commands[] = {
     {"room", "", 0, 0, test_room, OVS_RO},
     {"idle", "", 0, 0, test_idle, OVS_RO},
     {"barriers", "N", 1, 1, test_barriers, OVS_RO},
+    {"barrier-first", "", 0, 0, test_barrier_first, OVS_RO},
     {"est-error", "", 0, 0, test_est_error, OVS_RO},
     {"learn", "", 0, 0, test_learn, OVS_RO},
     {"side-by-side", "", 0, 0, test_side_by_side, OVS_RO},
