@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A private OVN on one chassis or two, with emulated NICs.
+"""A private OVN on two chassis, with emulated NICs.
 
-"./dev demo --ovn" and the tests of system-ovn-ct-offload.at use it.  OVN's
-programs are those in folder $OVN_BIN.
+demo-ovn and test-ovn use it.  OVN's programs are those in folder $OVN_BIN.
 
     ext                    chassis ch1                      chassis ch2
     172.16.0.100 --------- br-ex     vm1, vm2, vm3          vm4
@@ -11,14 +10,12 @@ programs are those in folder $OVN_BIN.
 
 Logically vm1 (10.0.1.11), vm2 (.12) and vm4 (.14) are at switch ls1, vm3
 (10.0.2.21) is at ls2, and router lr0 joins both with the network of ext.  It
-has SNAT for all, a floating IP for vm2, 172.16.0.12, and vm2 and vm3
-are behind load balancers for 10.0.9.2 and .3 at the switches, and for
-172.16.0.52 and .53 at the router.  IPv6 is
-the same with fd00:1::/64, fd00:2::/64 and fd00:ff::/64.  Each port of a
-virtual machine has stateful ACLs.
+has SNAT for all, and a floating IP for vm2, 172.16.0.12.  vm2 and vm3 are
+behind load balancers for 10.0.9.2 and .3 at the switches, and for 172.16.0.52
+and .53 at the router.  IPv6 is the same with fd00:1::/64, fd00:2::/64 and
+fd00:ff::/64.  Each port of a virtual machine has stateful ACLs.
 """
 
-import json
 import os
 import re
 import sys
@@ -27,8 +24,8 @@ import programs
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
-
-D = programs.load("demo")
+DPDK = programs.load("demo-dpdk")
+D = DPDK.D
 
 # Name: MAC address, IPv4 and IPv6 address, logical switch.
 VMS = {
@@ -46,17 +43,17 @@ VIRTUAL = {"vm2": ("10.0.9.2", "fd00:9::2"), "vm3": ("10.0.9.3", "fd00:9::3")}
 EXTERNAL = {"vm2": ("172.16.0.52", "fd00:ff::52"),
             "vm3": ("172.16.0.53", "fd00:ff::53")}
 FLOATING = ("172.16.0.12", "fd00:ff::12")       # vm2.
+BRIDGES = ("br-int", "br-ex", "br-phy")
 MTU = 1400                      # Geneve needs the rest.
 
 
 class Chassis:
     """The daemons of Open vSwitch and ovn-controller on a host."""
 
-    def __init__(self, net, name, underlay, provider):
+    def __init__(self, net, name, underlay):
         self.net = net
         self.name = name
         self.underlay = underlay
-        self.provider = provider        # "dummy" or "dpdk"
         self.folder = os.path.join(net.folder, name)
         os.mkdir(self.folder)
         self.ctl = f"{self.folder}/vswitchd.ctl"
@@ -79,7 +76,7 @@ class Chassis:
         return self.net.run("ovs-appctl", "--timeout=20", "-t", self.ctl,
                             *argv)
 
-    def start_ovs(self, ovs_build, config):
+    def start_ovs(self, ovs_build):
         db = f"{self.folder}/conf.db"
         self.net.run("ovsdb-tool", "create", db,
                      f"{ovs_build}/vswitchd/vswitch.ovsschema")
@@ -96,39 +93,26 @@ class Chassis:
                    "external_ids:ovn-bridge-datapath-type=netdev",
                    "external_ids:ovn-bridge-mappings=phys:br-ex",
                    "external_ids:ovn-monitor-all=true",
-                   *[f"other_config:{c}" for c in self.config() + config])
+                   "other_config:hw-offload=true", *DPDK.dpdk_config(),
+                   *[f"other_config:{c}" for c in self.net.ovs_config])
         self.start_vswitchd()
-        for bridge in "br-int", "br-ex", "br-phy":
+        for bridge in BRIDGES:
             self.vsctl("add-br", bridge, "--", "set", "bridge", bridge,
                        "datapath_type=netdev", *(
                            ["fail-mode=secure"] if bridge == "br-int" else []))
-
-    def config(self):
-        config = ["hw-offload=true"]
-        if self.provider == "dpdk":
-            config += ["dpdk-init=true", "dpdk-lcore-mask=0x1",
-                       "dpdk-extra=\"--no-pci --in-memory -m 256"
-                       " --socket-limit=256\"", "pmd-sleep-max=50"]
-            if (os.cpu_count() or 1) > 1:
-                config.append("pmd-cpu-mask=0x2")
-        return config
+        # What was taken back, as when its mark has changed, waits for a sweep:
+        # for up to 20 s unless this says otherwise.
+        self.appctl("dpctl/ct-set-sweep-interval", "1000")
 
     def start_vswitchd(self):
-        options, env = ("--enable-dummy",), ()
-        if self.provider == "dpdk":
-            env = (f"LD_PRELOAD={os.environ['EMUNIC_PRELOAD']}",
-                   f"EMUNIC_SOCKET={self.folder}/emunic.sock",
-                   f"EMUNIC_LOG={self.folder}/emunic.log")
-            options = ()
-        self.vswitchd = self.start_daemon(
-            "ovs-vswitchd", "env", *env, "ovs-vswitchd", self.db, "--no-chdir",
-            "--disable-system", f"--unixctl={self.ctl}", "-vconsole:err",
-            f"--log-file={self.folder}/ovs-vswitchd.log", *options)
+        self.start_daemon(
+            "ovs-vswitchd", f"LD_PRELOAD={os.environ['EMUNIC_PRELOAD']}",
+            f"EMUNIC_SOCKET={self.folder}/emunic.sock",
+            f"EMUNIC_LOG={self.folder}/emunic.log", "ovs-vswitchd", self.db,
+            "--no-chdir", "--disable-system", f"--unixctl={self.ctl}",
+            "-vconsole:err", f"--log-file={self.folder}/ovs-vswitchd.log")
         self.net.wait_for("ovs-vswitchd is ready",
                           lambda: os.path.exists(self.ctl), 20)
-        if self.provider == "dummy":
-            self.appctl("ct-offload-dummy/claim", "all")
-            self.appctl("ct-offload-dummy/forward", "on")
 
     def ofctl(self, command, bridge, *argv):
         return self.net.run("ovs-ofctl", command,
@@ -149,43 +133,38 @@ class Chassis:
 
     def add_port(self, bridge, name, *args):
         self.vsctl("add-port", bridge, name, "--", "set", "Interface", name,
-                   *(["type=dpdk", "options:dpdk-devargs="
-                      f"net_af_packet-{name},iface={name}"]
-                     if self.provider == "dpdk" else []), *args)
+                   *DPDK.interface(name), *args)
 
-    def nic(self, *command):
+    def ask_nic(self, program, *argv):
         return self.net.run(
             "env", f"EMUNIC_SOCKET={self.folder}/emunic.sock", sys.executable,
-            f"{HERE}/emunic/emunic-ctl", *command)
+            f"{HERE}/emunic/{program}", *argv)
 
-    def counters(self):
-        """Returns how many packets the NIC's ports have forwarded by rules of
-        connections, and how many they have given to software."""
-        return {port["name"].removeprefix("net_af_packet-"):
-                (port["counters"]["forwarded"],
-                 port["counters"]["to_software"])
-                for port in json.loads(self.nic("json"))["ports"]}
+    def nic(self, *command):
+        return self.ask_nic("emunic-ctl", *command)
+
+    def take_down(self):
+        """Removes all bridges.  Returns what the NIC says of what is left."""
+        for bridge in BRIDGES:
+            self.vsctl("del-br", bridge)
+        return self.nic("show").splitlines()[0]
 
     def rules(self, port):
         """Returns the NIC's rules for TCP from and to a client's port."""
-        return [line for line in self.net.run(
-                    "env", f"EMUNIC_SOCKET={self.folder}/emunic.sock",
-                    sys.executable, f"{HERE}/emunic/emunic-rules",
-                    "--transfer", "--priority=1").splitlines()
+        return [line for line in self.ask_nic(
+                    "emunic-rules", "--transfer", "--priority=1").splitlines()
                 if re.search(rf" tcp .*\b(src|dst) is {port}\b", line)]
 
     def seen(self):
         """Returns how many packets hardware has forwarded, and how many
         software has seen."""
-        counters = self.counters().values()
+        counters = DPDK.counters(self.nic("json")).values()
         return [sum(c[i] for c in counters) for i in (0, 1)]
 
 
 class Network(D.Network):
     """All of the above."""
 
-    provider = "dpdk"
-    n_chassis = 1
     ovs_config = ()
 
     def __init__(self, signals):
@@ -236,14 +215,12 @@ class Network(D.Network):
                    f"--unixctl={self.folder}/ovn-northd.ctl", "-vconsole:err",
                    f"--log-file={self.folder}/ovn-northd.log",
                    ns="central", log="ovn-northd.err")
-        for i in range(1, 1 + self.n_chassis):
+        for i in 1, 2:
             name = f"ch{i}"
             self.add_namespace(name)
-            self.chassis[name] = c = Chassis(self, name, f"192.168.0.{i}",
-                                             self.provider)
-            c.start_ovs(ovs_build, list(self.ovs_config))
-        if self.n_chassis > 1:
-            self.add_underlay()
+            self.chassis[name] = c = Chassis(self, name, f"192.168.0.{i}")
+            c.start_ovs(ovs_build)
+        self.add_underlay()
         self.add_hosts()
         for c in self.chassis.values():
             c.start_controller()
@@ -280,9 +257,7 @@ class Network(D.Network):
         self.run("ip", "link", "set", "eth0", "mtu", str(MTU), ns=name)
         self.run("sysctl", "-q", "-w", f"net.ipv6.conf.{name}.disable_ipv6=1",
                  ns=chassis.name)
-        # So that a limit of curl is one of what comes through the network.
-        self.run("sysctl", "-q", "-w", "net.ipv4.tcp_rmem=4096 65536 262144",
-                 ns=name)
+        self.limit_buffers(name)
         for address in addresses:
             self.run("ip", "addr", "add", address, "dev", "eth0",
                      *(["nodad"] if ":" in address else []), ns=name)
@@ -290,12 +265,8 @@ class Network(D.Network):
             self.run("ip", "-6" if ":" in gateway else "-4", "route", "add",
                      "default", "via", gateway, ns=name)
 
-    def vms(self):
-        return {name: vm for name, vm in VMS.items()
-                if name != "vm4" or self.n_chassis > 1}
-
     def add_hosts(self):
-        for name, (mac, ipv4, ipv6, switch) in self.vms().items():
+        for name, (mac, ipv4, ipv6, switch) in VMS.items():
             c = self.chassis["ch2" if name == "vm4" else "ch1"]
             self.plug(c, name, mac, (f"{ipv4}/24", f"{ipv6}/64"),
                       GATEWAYS[switch][1:])
@@ -317,7 +288,6 @@ class Network(D.Network):
                     "--", "lsp-set-options", f"{switch}-lr0",
                     f"router-port=lr0-{switch}"]
 
-        vms = self.vms()
         self.nbctl("lr-add", "lr0", *[word for switch in GATEWAYS
                                       for word in router_port(switch)],
                    "--", "lsp-add", "pub", "ln",
@@ -325,7 +295,7 @@ class Network(D.Network):
                    "--", "lsp-set-addresses", "ln", "unknown",
                    "--", "lsp-set-options", "ln", "network_name=phys",
                    "--", "lrp-set-gateway-chassis", "lr0-pub", "ch1", "20")
-        for name, (mac, ipv4, ipv6, switch) in vms.items():
+        for name, (mac, ipv4, ipv6, switch) in VMS.items():
             self.nbctl("lsp-add", switch, name,
                        "--", "lsp-set-addresses", name,
                        f"{mac} {ipv4} {ipv6}",
@@ -339,7 +309,7 @@ class Network(D.Network):
             VMS["vm2"][1],
             "--", "lr-nat-add", "lr0", "dnat_and_snat", FLOATING[1],
             VMS["vm2"][2])
-        self.nbctl("pg-add", "vms", *vms)
+        self.nbctl("pg-add", "vms", *VMS)
         for priority, direction, match, action in (
                 (1002, "from-lport", "inport == @vms && ip", "allow-related"),
                 (1002, "to-lport", "icmp4 || icmp6", "allow-related"),
@@ -364,6 +334,12 @@ class Network(D.Network):
         for place in places:
             self.nbctl("ls-lb-add" if place.startswith("ls") else "lr-lb-add",
                        place, name)
+
+    def find_acl(self):
+        """Returns the ACL that allows TCP."""
+        return self.nbctl("--bare", "--columns=_uuid", "find", "ACL",
+                          "match=\"outport == @vms && (tcp.dst == {80, 8000})"
+                          "\"").strip()
 
     # Running things.
 
@@ -398,7 +374,7 @@ class Network(D.Network):
         www = os.path.join(self.folder, "www")
         os.mkdir(www)
         checksum = D.make_file(www, size)
-        for ns in *self.vms(), "ext":
+        for ns in *VMS, "ext":
             self.start_server("HTTP server", "Serving HTTP", "-m",
                               "http.server", "80", "--bind", "::",
                               "--directory", www, ns=ns)
@@ -415,7 +391,6 @@ class Path:
         self.client = client
         self.addresses = addresses      # IPv4, IPv6
         self.tunnel = tunnel
-        self.n_chassis = 2 if tunnel else 1
 
 
 def vm_addresses(vm):
@@ -445,7 +420,7 @@ class Measurement:
         self.net = net
         self.path = path
         self.chassis = [c for c in net.chassis.values()
-                        if path.n_chassis > 1 or c.name == "ch1"]
+                        if path.tunnel or c.name == "ch1"]
         self.before = [c.seen() for c in self.chassis]
         net.n_downloads += 1
         self.port = 20000 + net.n_downloads
