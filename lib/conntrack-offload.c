@@ -81,7 +81,7 @@ ctx_from_packet(struct ct_offload_ctx *ctx, struct netdev *netdev,
                 const struct dp_packet *pkt)
 {
     memset(ctx, 0, sizeof *ctx);
-    ctx->input_port_id = pkt->md.in_port.odp_port;
+    ctx->input_port_id = pkt->md.orig_in_port;
 
     /* What was made here has no port.  (A reassembled packet may even have
      * been taken from another port's burst.) */

@@ -288,7 +288,8 @@ chain_compile(struct ct_chain *chain, const struct ct_merge_conn conns[],
             = dp_netdev_flow_get_nlattrs(flow, &flows[i].actions_len);
     }
     chain->refused = ct_merge_create(flows, chain->key.n_flows, conns,
-                                     chain->key.n_cts, &chain->merge);
+                                     chain->key.n_cts, chain->key.vport,
+                                     &chain->merge);
     return true;
 }
 

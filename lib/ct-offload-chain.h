@@ -67,6 +67,7 @@ extern struct ovs_mutex ct_chains_mutex;
 struct ct_chain_key {
     struct dp_netdev_flow *flows[CT_MERGE_MAX_FLOWS];
     struct conntrack *ct;
+    struct ct_merge_vport vport; /* Follows from the megaflows. */
     uint32_t shapes[CT_MERGE_MAX_CONNS]; /* See ct_merge_conn_shape(). */
     uint8_t cts[CT_MERGE_MAX_CONNS]; /* Each ct(): which of a path's
                                       * connections it finds. */

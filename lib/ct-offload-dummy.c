@@ -21,6 +21,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "ct-offload-rows.h"
 #include "ct-offload.h"
 #include "dpif.h"
 #include "hash.h"
@@ -31,7 +32,6 @@
 #include "odp-util.h"
 #include "openvswitch/json.h"
 #include "openvswitch/list.h"
-#include "openvswitch/match.h"
 #include "openvswitch/vlog.h"
 #include "ovs-thread.h"
 #include "sset.h"
@@ -319,7 +319,7 @@ dummy_path_add(const struct ct_offload_path *path, void **priv)
     if (path->fence) {
         ds_put_cstr(&ds, "fence ");
     }
-    match_format(path->match, NULL, &ds, OFP_DEFAULT_PRIORITY);
+    ct_offload_match_format(path->match, path->tunnel, &ds);
     if (!path->fence) {
         ds_put_cstr(&ds, ", actions:");
         format_odp_actions(&ds, path->actions, path->actions_len, NULL);

@@ -41,6 +41,7 @@ size_t ct_fence_min_paths = 1000;
 struct ct_fence {
     struct ovs_list node;       /* In 'fences'. */
     struct match match;
+    struct ct_offload_tunnel tunnel; /* See ct-offload.h. */
     uint32_t port;              /* Where packets come from... */
     unsigned int slot;          /* ...and the provider. */
     void *priv;                 /* Of the provider. */
@@ -62,7 +63,9 @@ fence_find(const struct ct_chain *chain, const struct match *match)
 
     LIST_FOR_EACH (fence, node, &fences) {
         if (fence->port == chain->ports[0] && fence->slot == chain->slot
-            && match_equal(&fence->match, match)) {
+            && match_equal(&fence->match, match)
+            && !memcmp(&fence->tunnel, &chain->merge->tunnel,
+                       sizeof fence->tunnel)) {
             return fence;
         }
     }
@@ -97,6 +100,7 @@ fence_add(struct ct_fence *fence, const struct ct_chain *chain)
         .in_port = chain->merge->in_port,
         .out_port = ODPP_NONE,
         .match = &fence->match,
+        .tunnel = fence->tunnel.type ? &fence->tunnel : NULL,
     };
 
     return (path.netdev_in
@@ -125,6 +129,7 @@ ct_fence_raise(struct ct_chain *chain)
     if (!fence) {
         fence = xzalloc(sizeof *fence);
         fence->match = match;
+        fence->tunnel = chain->merge->tunnel;
         fence->port = chain->ports[0];
         fence->slot = chain->slot;
         fence->busy = true;

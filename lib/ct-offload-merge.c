@@ -22,6 +22,7 @@
 
 #include "flow.h"
 #include "hash.h"
+#include "netdev-native-tnl.h"
 #include "netlink.h"
 #include "odp-util.h"
 #include "openvswitch/ofpbuf.h"
@@ -34,6 +35,7 @@ enum step_type {
     STEP_SET,                   /* The values become those of 'masked'. */
     STEP_CT,                    /* ct(), which sets mark and label. */
     STEP_HASH,                  /* dp_hash becomes 'hash'. */
+    STEP_PUSH,                  /* tnl_push(). */
 };
 
 struct ct_merge_step {
@@ -43,7 +45,8 @@ struct ct_merge_step {
     bool natted;                /* ct(): was translated before. */
     bool translate;             /* ct(): is translated by it. */
     struct ovs_action_hash hash;
-    size_t flow;                /* hash(): the number of the megaflow. */
+    size_t flow;                /* hash(), tnl_push(): the number of the
+                                 * megaflow. */
 };
 
 /* The TCP flags that are matched, and the one of them that is set. */
@@ -294,6 +297,8 @@ struct state {
     struct flow value;
 
     uint32_t recirc_id;         /* Of the next megaflow. */
+    int wire_len;               /* Of headers that packets had on the wire and
+                                 * do not have now, but for the tag. */
     bool wire_tag;              /* Had packets a VLAN tag on the wire? */
     bool tag;                   /* Do they have one now? */
     size_t flow;                /* The number of the present megaflow. */
@@ -446,7 +451,9 @@ check_match(const struct state *st, const struct ct_merge_flow *flow)
 
     flow_and(&key, flow->key, flow->mask);
     return (key.packet_type != htonl(PT_ETH) ? CT_MERGE_L3_PORT
-            : !is_all_zeros(&key.tunnel, sizeof key.tunnel) ? CT_MERGE_TUNNEL
+            : (!st->m->tunnel.type
+               && !is_all_zeros(&key.tunnel, sizeof key.tunnel))
+            ? CT_MERGE_TUNNEL
             : key.ct_state & CS_INVALID ? CT_MERGE_INVALID
             : key.nw_frag ? CT_MERGE_FRAGMENT
             : key.vlans[1].tci ? CT_MERGE_VLAN
@@ -667,6 +674,121 @@ merge_pop_vlan(struct state *st)
     memset(&st->value.vlans[0], 0, sizeof st->value.vlans[0]);
 }
 
+/* Tunnels. */
+
+/* How long is what is outside of a tunnel, with 'n_opts' bytes of Geneve
+ * options? */
+static size_t
+tunnel_header_len(const struct ct_offload_tunnel *tunnel, size_t n_opts)
+{
+    return (ETH_HEADER_LEN + (tunnel->ipv6 ? IPV6_HEADER_LEN : IP_HEADER_LEN)
+            + UDP_HEADER_LEN
+            + (tunnel->type == CT_OFFLOAD_TUNNEL_VXLAN
+               ? sizeof(struct vxlanhdr)
+               : sizeof(struct genevehdr) + n_opts));
+}
+
+/* What the first megaflow has matched, outside of the tunnel, becomes part of
+ * 'tunnel' and '*match', what packets are like with the tunnel as metadata.
+ * Returns false if it has matched what has no place there. */
+static bool
+tunnel_from_outer(struct ct_offload_tunnel *tunnel, const struct match *outer,
+                  struct match *match)
+{
+    struct flow_tnl *tnl[2] = { &match->flow.tunnel, &match->wc.masks.tunnel };
+    const struct flow *flow[2] = { &outer->flow, &outer->wc.masks };
+
+    if (flow[1]->ipv6_label || flow[1]->tp_dst != OVS_BE16_MAX) {
+        return false;
+    }
+    tunnel->src = flow[0]->dl_src;
+    tunnel->src_mask = flow[1]->dl_src;
+    tunnel->dst = flow[0]->dl_dst;
+    tunnel->dst_mask = flow[1]->dl_dst;
+    for (int i = 0; i < 2; i++) {
+        tnl[i]->ip_src = flow[i]->nw_src;
+        tnl[i]->ip_dst = flow[i]->nw_dst;
+        tnl[i]->ipv6_src = flow[i]->ipv6_src;
+        tnl[i]->ipv6_dst = flow[i]->ipv6_dst;
+        tnl[i]->ip_tos = flow[i]->nw_tos;
+        tnl[i]->ip_ttl = flow[i]->nw_ttl;
+        tnl[i]->tp_src = flow[i]->tp_src;
+        tnl[i]->tp_dst = flow[i]->tp_dst;
+    }
+    return true;
+}
+
+/* Packets have come out of a tunnel: what was outside is metadata now, which
+ * 'next' is the first megaflow to match. */
+static void
+tunnel_become_metadata(struct state *st, const struct ct_merge_flow *next)
+{
+    const struct tun_metadata *key = &next->key->tunnel.metadata;
+    const struct tun_metadata *mask = &next->mask->tunnel.metadata;
+    struct ct_offload_tunnel *tunnel = &st->m->tunnel;
+    struct flow_tnl *known = &st->known.tunnel;
+    struct flow_tnl *value = &st->value.tunnel;
+    struct match *match = &st->m->match;
+    size_t n_opts = 0;
+
+    if (tunnel->ipv6) {
+        become(st, WIRE, FIELD(tunnel.ipv6_src));
+        become(st, WIRE, FIELD(tunnel.ipv6_dst));
+    } else {
+        become(st, WIRE, FIELD(tunnel.ip_src));
+        become(st, WIRE, FIELD(tunnel.ip_dst));
+    }
+    become(st, WIRE, FIELD(tunnel.ip_tos));
+    become(st, WIRE, FIELD(tunnel.ip_ttl));
+    become(st, WIRE, FIELD(tunnel.tp_src));
+    become(st, WIRE, FIELD(tunnel.tp_dst));
+    known->tun_id = ~htonll(0xffffff);
+    known->flags &= ~(FLOW_TNL_F_DONT_FRAGMENT | FLOW_TNL_F_CSUM);
+    value->flags = FLOW_TNL_F_KEY;
+
+    if (tunnel->type == CT_OFFLOAD_TUNNEL_GENEVE) {
+        /* Where megaflows match options, they match their length. */
+        n_opts = mask->present.len == UINT8_MAX ? key->present.len : 0;
+        known->flags &= ~FLOW_TNL_F_OAM;
+        value->flags |= FLOW_TNL_F_UDPIF;
+        value->metadata.present.len = n_opts;
+        memset(&known->metadata.opts, 0, n_opts);
+        match->flow.tunnel.metadata.present.len = n_opts;
+        match->wc.masks.tunnel.metadata.present.len = UINT8_MAX;
+    }
+    tunnel->header_len = tunnel_header_len(tunnel, n_opts);
+    st->wire_len = tunnel->header_len;
+}
+
+/* Before all others: does 'flow' nothing but take packets out of a tunnel, so
+ * that they come from 'vport' next? */
+static bool
+flow_pops_tunnel(const struct ct_merge_flow *flow,
+                 const struct ct_merge_vport *vport)
+{
+    const struct nlattr *a = flow->actions;
+
+    return (vport->type && flow->actions_len
+            && NLA_ALIGN(a->nla_len) == flow->actions_len
+            && nl_attr_type(a) == OVS_ACTION_ATTR_TUNNEL_POP
+            && nl_attr_get_odp_port(a) == vport->port);
+}
+
+static enum ct_merge_reason
+merge_tunnel_push(struct state *st, const struct ovs_action_push_tnl *push)
+{
+    struct ct_merge_step *step;
+
+    if (push->tnl_type != OVS_VPORT_TYPE_VXLAN
+        && push->tnl_type != OVS_VPORT_TYPE_GENEVE) {
+        return CT_MERGE_TUNNEL;
+    }
+    st->m->push = xmemdup(push, sizeof *push);
+    step = add_step(st->m, STEP_PUSH);
+    step->flow = st->flow;
+    return CT_MERGE_OK;
+}
+
 static enum ovs_key_attr
 tp_key_attr(uint8_t nw_proto)
 {
@@ -755,7 +877,7 @@ merge_set(struct state *st, const struct nlattr *a, bool masked)
 
 /* Is there an action that is refused, whatever packets look like? */
 static enum ct_merge_reason
-check_actions(const struct ct_merge_flow *flow)
+check_actions(const struct nlattr *actions, size_t actions_len)
 {
     const struct nlattr *a;
     size_t left;
@@ -768,10 +890,7 @@ check_actions(const struct ct_merge_flow *flow)
         [OVS_ACTION_ATTR_TRUNC] = CT_MERGE_TRUNC,
         [OVS_ACTION_ATTR_CHECK_PKT_LEN] = CT_MERGE_CHECK_PKT_LEN,
         [OVS_ACTION_ATTR_LB_OUTPUT] = CT_MERGE_LB_OUTPUT,
-        [OVS_ACTION_ATTR_CLONE] = CT_MERGE_CLONE,
         [OVS_ACTION_ATTR_DEC_TTL] = CT_MERGE_DEC_TTL,
-        [OVS_ACTION_ATTR_TUNNEL_PUSH] = CT_MERGE_TUNNEL,
-        [OVS_ACTION_ATTR_TUNNEL_POP] = CT_MERGE_TUNNEL,
         [OVS_ACTION_ATTR_PUSH_MPLS] = CT_MERGE_MPLS,
         [OVS_ACTION_ATTR_POP_MPLS] = CT_MERGE_MPLS,
         [OVS_ACTION_ATTR_ADD_MPLS] = CT_MERGE_MPLS,
@@ -781,11 +900,16 @@ check_actions(const struct ct_merge_flow *flow)
         [OVS_ACTION_ATTR_POP_NSH] = CT_MERGE_NSH,
     };
 
-    NL_ATTR_FOR_EACH_UNSAFE (a, left, flow->actions, flow->actions_len) {
+    NL_ATTR_FOR_EACH_UNSAFE (a, left, actions, actions_len) {
         int type = nl_attr_type(a);
+        enum ct_merge_reason reason
+            = (type > OVS_ACTION_ATTR_MAX ? CT_MERGE_OTHER_ACTION
+               : type == OVS_ACTION_ATTR_CLONE
+               ? check_actions(nl_attr_get(a), nl_attr_get_size(a))
+               : refused[type]);
 
-        if (type <= OVS_ACTION_ATTR_MAX && refused[type]) {
-            return refused[type];
+        if (reason) {
+            return reason;
         }
     }
     return CT_MERGE_OK;
@@ -833,26 +957,55 @@ merge_action(struct state *st, const struct nlattr *a)
     case OVS_ACTION_ATTR_HASH:
         return merge_hash(st, nl_attr_get(a));
 
+    case OVS_ACTION_ATTR_TUNNEL_PUSH:
+        return merge_tunnel_push(st, nl_attr_get(a));
+
+    case OVS_ACTION_ATTR_TUNNEL_POP:
+        return CT_MERGE_TUNNEL; /* But for the first: merge_tunnel_pop(). */
+
     default:
         return CT_MERGE_OTHER_ACTION;
     }
 }
 
 static enum ct_merge_reason
-merge_actions(struct state *st, const struct ct_merge_flow *flow, bool last)
+merge_action_list(struct state *st, const struct nlattr *actions, size_t len)
 {
     const struct nlattr *a;
     size_t left;
 
-    st->done = false;
-    NL_ATTR_FOR_EACH_UNSAFE (a, left, flow->actions, flow->actions_len) {
-        enum ct_merge_reason reason
-            = (!st->done ? merge_action(st, a)
-               : st->output ? CT_MERGE_OUTPUTS : CT_MERGE_AFTER_RECIRC);
+    NL_ATTR_FOR_EACH_UNSAFE (a, left, actions, len) {
+        enum ct_merge_reason reason;
 
+        if (st->done) {
+            return st->output ? CT_MERGE_OUTPUTS : CT_MERGE_AFTER_RECIRC;
+        } else if (st->m->push && nl_attr_type(a) != OVS_ACTION_ATTR_OUTPUT) {
+            return CT_MERGE_TUNNEL;
+        } else if (nl_attr_type(a) != OVS_ACTION_ATTR_CLONE) {
+            reason = merge_action(st, a);
+        } else if (left > NLA_ALIGN(a->nla_len)) {
+            return CT_MERGE_CLONE;
+        } else {
+            /* Nobody sees what becomes of the original. */
+            reason = merge_action_list(st, nl_attr_get(a),
+                                       nl_attr_get_size(a));
+        }
         if (reason) {
             return reason;
         }
+    }
+    return CT_MERGE_OK;
+}
+
+static enum ct_merge_reason
+merge_actions(struct state *st, const struct ct_merge_flow *flow, bool last)
+{
+    enum ct_merge_reason reason;
+
+    st->done = false;
+    reason = merge_action_list(st, flow->actions, flow->actions_len);
+    if (reason) {
+        return reason;
     }
 
     bool recirculates = st->done && !st->output;
@@ -940,6 +1093,73 @@ match_tuple(struct state *st)
     }
 }
 
+/* The first megaflow, which takes packets out of a tunnel, from which they
+ * come as packets that state_init() knows. */
+static enum ct_merge_reason
+merge_tunnel_pop(struct state *st, const struct ct_merge_flow flows[],
+                 size_t n_flows, const struct ct_merge_vport *vport,
+                 bool ipv6, uint8_t nw_proto)
+{
+    struct match *match = &st->m->match, outer;
+    enum ct_merge_reason reason;
+
+    if (n_flows < 2 || flows[1].key->in_port.odp_port != vport->port) {
+        return CT_MERGE_BROKEN;
+    }
+    st->m->tunnel.ipv6 = flows[0].key->dl_type == htons(ETH_TYPE_IPV6);
+    state_init(st, &flows[0], st->m->tunnel.ipv6, IPPROTO_UDP);
+    reason = merge_match(st, &flows[0]);
+    if (reason || st->tag) {
+        return reason ? reason : CT_MERGE_VLAN;
+    }
+
+    outer = *match;
+    match_init_catchall(match);
+    state_init(st, &flows[1], ipv6, nw_proto);
+    if (!tunnel_from_outer(&st->m->tunnel, &outer, match)) {
+        return CT_MERGE_TUNNEL;
+    }
+    st->m->tunnel.type = vport->type;
+    st->m->tunnel_port = vport->port;
+    tunnel_become_metadata(st, &flows[1]);
+    return CT_MERGE_OK;
+}
+
+/* Does what happens to packets depend on their RSS hash? */
+static bool
+uses_hash(const struct ct_merge *m)
+{
+    for (size_t i = 0; i < m->n_steps; i++) {
+        if (m->steps[i].type == STEP_HASH || m->steps[i].type == STEP_PUSH) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* What came out of a tunnel came from 'in_port', and there are properties of
+ * tunnels that the policy cannot depend on, nor most hardware match.  Its RSS
+ * hash is still that of what was outside: returns false if that may differ
+ * from packet to packet, but for the UDP source port. */
+static bool
+finish_tunnel(struct ct_merge *m)
+{
+    struct flow_tnl *mask = &m->match.wc.masks.tunnel;
+
+    mask->flags &= FLOW_TNL_PUB_F_MASK;
+    m->match.flow.tunnel.flags &= mask->flags;
+    if (mask->tun_id == htonll(0xffffff)) {
+        mask->tun_id = OVS_BE64_MAX;    /* There are no other bits. */
+    }
+    m->match.flow.in_port.odp_port = m->in_port;
+    return (!uses_hash(m)
+            || (m->tunnel.ipv6
+                ? (ipv6_mask_is_exact(&mask->ipv6_src)
+                   && ipv6_mask_is_exact(&mask->ipv6_dst))
+                : (mask->ip_src == OVS_BE32_MAX
+                   && mask->ip_dst == OVS_BE32_MAX)));
+}
+
 static enum ct_merge_reason
 merge_chain(struct state *st, const struct ct_merge_flow flows[],
             size_t n_flows)
@@ -947,18 +1167,20 @@ merge_chain(struct state *st, const struct ct_merge_flow flows[],
     struct ct_merge *m = st->m;
 
     for (size_t i = 0; i < n_flows; i++) {
-        enum ct_merge_reason reason = check_actions(&flows[i]);
+        enum ct_merge_reason reason = check_actions(flows[i].actions,
+                                                    flows[i].actions_len);
 
         if (reason) {
             return reason;
         }
     }
-    for (size_t i = 0; i < n_flows; i++) {
+    for (size_t i = m->tunnel.type != 0; i < n_flows; i++) {
         enum ct_merge_reason reason;
 
         st->flow = i;
         reason = merge_match(st, &flows[i]);
-        m->size_diff[i] = (st->tag - st->wire_tag) * VLAN_HEADER_LEN;
+        m->size_diff[i] = ((st->tag - st->wire_tag) * VLAN_HEADER_LEN
+                           - st->wire_len);
         if (!reason) {
             reason = merge_actions(st, &flows[i], i == n_flows - 1);
         }
@@ -968,6 +1190,9 @@ merge_chain(struct state *st, const struct ct_merge_flow flows[],
     }
     if (m->n_conns != st->n_conns) {
         return CT_MERGE_BROKEN;
+    }
+    if (m->tunnel.type && !finish_tunnel(m)) {
+        return CT_MERGE_TUNNEL;
     }
     match_tuple(st);
     return merge_sets(st);
@@ -1003,12 +1228,13 @@ check_conns(const struct ct_merge_conn conns[], size_t n_conns,
 /* Compiles the chain of the 'n_flows' megaflows in 'flows', in the order in
  * which a packet has met them, for it and for all others that find connections
  * of the same shape as those in 'conns', one for each ct() action.  If
- * successful, returns CT_MERGE_OK and stores the chain in '*mp'.  Otherwise,
- * returns why it cannot be one rule. */
+ * the first one does nothing but take packets out of a tunnel, 'vport' says
+ * what tunnel.  If successful, returns CT_MERGE_OK and stores the chain in
+ * '*mp'.  Otherwise, returns why it cannot be one rule. */
 enum ct_merge_reason
 ct_merge_create(const struct ct_merge_flow flows[], size_t n_flows,
                 const struct ct_merge_conn conns[], size_t n_conns,
-                struct ct_merge **mp)
+                struct ct_merge_vport vport, struct ct_merge **mp)
 {
     const struct ct_dpif_tuple *tuple;
     enum ct_merge_reason reason;
@@ -1035,9 +1261,14 @@ ct_merge_create(const struct ct_merge_flow flows[], size_t n_flows,
     st.m->first = SIZE_MAX;
     st.conns = conns;
     st.n_conns = n_conns;
-    state_init(&st, &flows[0], tuple_is_ipv6(tuple), tuple->ip_proto);
+    if (flow_pops_tunnel(&flows[0], &vport)) {
+        reason = merge_tunnel_pop(&st, flows, n_flows, &vport,
+                                  tuple_is_ipv6(tuple), tuple->ip_proto);
+    } else {
+        state_init(&st, &flows[0], tuple_is_ipv6(tuple), tuple->ip_proto);
+    }
 
-    reason = merge_chain(&st, flows, n_flows);
+    reason = reason ? reason : merge_chain(&st, flows, n_flows);
     if (reason) {
         ct_merge_destroy(st.m);
     } else {
@@ -1051,11 +1282,41 @@ ct_merge_destroy(struct ct_merge *m)
 {
     if (m) {
         free(m->steps);
+        free(m->push);
         free(m);
     }
 }
 
 /* Paths. */
+
+static struct flow
+flow_from_tuple(const struct ct_dpif_tuple *tuple)
+{
+    struct flow flow;
+
+    memset(&flow, 0, sizeof flow);
+    flow.dl_type = htons(tuple_is_ipv6(tuple) ? ETH_TYPE_IPV6 : ETH_TYPE_IP);
+    flow.nw_proto = tuple->ip_proto;
+    tuple_to_flow(tuple, &flow);
+    return flow;
+}
+
+/* The same as netdev_tnl_get_src_port(). */
+static ovs_be16
+compute_udp_src(const struct ct_merge_step *step,
+                const struct ct_dpif_tuple *tuple,
+                const struct ct_merge_rss *rss)
+{
+    uint64_t hash = rss->hash;
+
+    if (step->flow < rss->since) {
+        struct flow flow = flow_from_tuple(tuple);
+
+        hash = flow_hash_5tuple(&flow, 0);
+    }
+    hash = hash * (tnl_udp_port_max - tnl_udp_port_min) >> 32;
+    return htons(hash + tnl_udp_port_min);
+}
 
 static uint32_t
 compute_hash(const struct ct_merge_step *step,
@@ -1067,10 +1328,7 @@ compute_hash(const struct ct_merge_step *step,
     if (action->hash_alg == OVS_HASH_ALG_L4 && step->flow >= rss->since) {
         return hash_int(rss->hash, action->hash_basis);
     }
-    memset(&flow, 0, sizeof flow);
-    flow.dl_type = htons(tuple_is_ipv6(tuple) ? ETH_TYPE_IPV6 : ETH_TYPE_IP);
-    flow.nw_proto = tuple->ip_proto;
-    tuple_to_flow(tuple, &flow);
+    flow = flow_from_tuple(tuple);
     return (action->hash_alg == OVS_HASH_ALG_L4
             ? flow_hash_5tuple(&flow, action->hash_basis)
             : flow_hash_symmetric_l3l4(&flow, action->hash_basis, false));
@@ -1110,7 +1368,8 @@ pass_ct(const struct ct_merge_step *step, const struct ct_merge_conn *conn,
  *
  * 'rss' is the RSS hash of these packets, which is the same for all of them:
  * the port has computed it, or miniflow_extract() of the tuple.  If 'rss' is
- * NULL, packets are known to pass matches on dp_hash. */
+ * NULL, packets are known to pass matches on dp_hash, and it is not known what
+ * UDP source port they get from tnl_push(). */
 enum ct_merge_reason
 ct_merge_instantiate(const struct ct_merge *m,
                      const struct ct_merge_conn conns[],
@@ -1161,7 +1420,15 @@ ct_merge_instantiate(const struct ct_merge *m,
 
         case STEP_HASH:
             if (rss) {
+                path->tunnel_src = rss->tunnel_src;
                 v.dp_hash = compute_hash(step, &v.tuple, rss);
+            }
+            break;
+
+        case STEP_PUSH:
+            if (rss) {
+                path->tunnel_src = rss->tunnel_src;
+                path->udp_src = compute_udp_src(step, &v.tuple, rss);
             }
             break;
 
@@ -1196,6 +1463,10 @@ ct_merge_get_match(const struct ct_merge *m, const struct ct_merge_path *path,
 {
     *match = m->match;
     tuple_to_flow(&path->wire, &match->flow);
+    if (path->tunnel_src) {
+        match->flow.tunnel.tp_src = path->tunnel_src;
+        WC_MASK_FIELD(&match->wc, tunnel.tp_src);
+    }
 }
 
 /* Stores in '*match' what all paths of 'm' match. */
@@ -1272,17 +1543,38 @@ put_set(struct ofpbuf *b, enum ovs_key_attr type, const struct match *set)
     }
 }
 
+/* Appends to 'b' tnl_push() with the header in 'push', but for 'udp_src'. */
+static void
+put_tunnel_push(struct ofpbuf *b, const struct ovs_action_push_tnl *push,
+                ovs_be16 udp_src)
+{
+    struct ovs_action_push_tnl *copy;
+    struct udp_header *udp;
+
+    copy = nl_msg_put_unspec_uninit(b, OVS_ACTION_ATTR_TUNNEL_PUSH,
+                                    sizeof *copy);
+    *copy = *push;
+    udp = (netdev_tnl_is_header_ipv6(copy->header)
+           ? (void *) (netdev_tnl_ipv6_hdr(copy->header) + 1)
+           : (void *) (netdev_tnl_ip_hdr(copy->header) + 1));
+    udp->udp_src = udp_src;
+}
+
 /* Appends to 'b' the actions for packets of 'path', which goes through 'm'.
  * Each field is in them once at most.  They end with output; to drop, there is
  * nothing.  This is their order:
  *
- *     pop_vlan, push_vlan, set of eth, ip or ipv6, tcp or udp, ttl, output. */
+ *     tnl_pop, pop_vlan, push_vlan, set of eth, ip or ipv6, tcp or udp, ttl,
+ *     tnl_push, output. */
 void
 ct_merge_put_actions(const struct ct_merge *m,
                      const struct ct_merge_path *path, struct ofpbuf *b)
 {
     if (m->out_port == ODPP_NONE) {
         return;
+    }
+    if (m->tunnel.type) {
+        nl_msg_put_odp_port(b, OVS_ACTION_ATTR_TUNNEL_POP, m->tunnel_port);
     }
     if (m->pop_vlan) {
         nl_msg_put_flag(b, OVS_ACTION_ATTR_POP_VLAN);
@@ -1306,5 +1598,8 @@ ct_merge_put_actions(const struct ct_merge *m,
     set.flow.nw_ttl = m->set.flow.nw_ttl;
     set.wc.masks.nw_ttl = m->set.wc.masks.nw_ttl;
     put_set(b, ip, &set);
+    if (m->push) {
+        put_tunnel_push(b, m->push, path->udp_src);
+    }
     nl_msg_put_odp_port(b, OVS_ACTION_ATTR_OUTPUT, m->out_port);
 }

@@ -22,6 +22,7 @@
 #include <stdint.h>
 
 #include "ct-dpif.h"
+#include "ct-offload.h"
 #include "openvswitch/match.h"
 #include "openvswitch/types.h"
 #include "packets.h"
@@ -125,6 +126,20 @@
  * A 'struct match' cannot say that an IPv6 packet has no extension headers,
  * or that checksums are good.
  *
+ * Tunnels
+ * =======
+ *
+ * Packets can arrive in a tunnel.  The first megaflow does nothing but
+ * tnl_pop() then, and the next one matches what was outside as metadata.  The
+ * rule matches all of that at once: 'flow.tunnel' of its match is what the
+ * packet has outside, and everything else is what it has inside.  What a
+ * 'struct match' has no field for is in a 'struct ct_offload_tunnel'.
+ * Conversely, tnl_push() right before output is one of the rule's actions.
+ * The UDP source port that it sets depends on the path.
+ *
+ * Always added is that there are just as many bytes of Geneve options as the
+ * chain has seen.
+ *
  * Thread-safety
  * =============
  *
@@ -149,7 +164,7 @@ enum ct_merge_reason {
     CT_MERGE_TCP_FLAGS,         /* Packets that software must see. */
     CT_MERGE_FRAGMENT,
     CT_MERGE_INVALID,           /* +inv. */
-    CT_MERGE_TUNNEL,            /* Also an action. */
+    CT_MERGE_TUNNEL,            /* Not one that this can merge. */
     CT_MERGE_L3_PORT,           /* Also an action. */
     CT_MERGE_VLAN,              /* More than one tag.  Also an action. */
     CT_MERGE_MPLS,              /* Also an action. */
@@ -222,6 +237,13 @@ struct ct_merge_flow {
     size_t actions_len;
 };
 
+/* The tunnel port that the first megaflow has packets popped for, if it does.
+ */
+struct ct_merge_vport {
+    odp_port_t port;
+    enum ct_offload_tunnel_type type;
+};
+
 /* The fields that are in 'struct flow' and differ from path to path. */
 struct ct_merge_values {
     struct ct_dpif_tuple tuple;
@@ -242,18 +264,21 @@ struct ct_merge {
      * a path's: here they are what megaflows have matched of them. */
     struct match match;
     odp_port_t in_port;
+    struct ct_offload_tunnel tunnel; /* If packets arrive in one... */
+    odp_port_t tunnel_port;     /* ...for this port. */
 
     /* The actions, in the order in which they are done.  The values of the
      * tuple in 'set' are a path's. */
-    bool pop_vlan;
+    bool pop_vlan;              /* After tnl_pop() for 'tunnel'. */
     bool push_vlan;
     struct ovs_action_push_vlan vlan;
     struct match set;           /* What is set, and its mask. */
+    struct ovs_action_push_tnl *push; /* Or NULL. */
     odp_port_t out_port;        /* ODPP_NONE to drop. */
 
     /* By how many bytes packets are longer, when they meet each megaflow, than
      * they were on the wire. */
-    int8_t size_diff[CT_MERGE_MAX_FLOWS];
+    int16_t size_diff[CT_MERGE_MAX_FLOWS];
     size_t n_flows;
 
     /* For ct_merge_instantiate(). */
@@ -272,6 +297,11 @@ struct ct_merge_path {
     struct ct_dpif_tuple wire;  /* Of packets on the wire. */
     struct ct_dpif_tuple out;   /* Of packets that leave. */
     struct ct_dpif_tuple seen[CT_MERGE_MAX_CONNS]; /* By each ct(). */
+    ovs_be16 udp_src;           /* Of the tunnel that they leave in; 0 if that
+                                 * is not known. */
+    ovs_be16 tunnel_src;        /* Of the tunnel that they arrive in, if what
+                                 * happens to them depends on it, and it is
+                                 * known; else 0. */
 };
 
 /* The RSS hash that packets have. */
@@ -279,12 +309,15 @@ struct ct_merge_rss {
     uint32_t hash;
     size_t since;               /* From which megaflow on.  There may be none
                                  * as long as nobody extracts the flow. */
+    ovs_be16 tunnel_src;        /* If they arrive in a tunnel, their UDP source
+                                 * port outside: the hash depends on it. */
 };
 
 enum ct_merge_reason ct_merge_create(const struct ct_merge_flow[],
                                      size_t n_flows,
                                      const struct ct_merge_conn[],
-                                     size_t n_conns, struct ct_merge **);
+                                     size_t n_conns, struct ct_merge_vport,
+                                     struct ct_merge **);
 void ct_merge_destroy(struct ct_merge *);
 
 enum ct_merge_reason ct_merge_instantiate(const struct ct_merge *,

@@ -29,6 +29,7 @@
 #include "ct-offload-private.h"
 #include "ct-offload-thread.h"
 #include "ct-offload-trace.h"
+#include "netdev.h"
 #include "odp-util.h"
 #include "openvswitch/ofpbuf.h"
 #include "openvswitch/usdt-probes.h"
@@ -353,6 +354,7 @@ path_add(struct path *path, const struct ct_merge_path *values)
     ct_merge_get_match(merge, values, &match);
     ct_merge_put_actions(merge, values, &actions);
     p.match = &match;
+    p.tunnel = merge->tunnel.type ? &merge->tunnel : NULL;
     p.actions = actions.data;
     p.actions_len = actions.size;
     error = ct_offload_path_add(chain->slot, &p, &path->priv);
@@ -448,39 +450,91 @@ job_run(struct ct_offload_job *job_)
     job_free(job, true);
 }
 
+/* Returns the last action of 'flow' if it is of 'type', or NULL. */
+static const struct nlattr *
+flow_get_last_action(const struct dp_netdev_flow *flow, int type)
+{
+    const struct nlattr *actions, *a, *last = NULL;
+    size_t len, left;
+
+    actions = dp_netdev_flow_get_nlattrs(flow, &len);
+    do {
+        NL_ATTR_FOR_EACH_UNSAFE (a, left, actions, len) {
+            last = a;
+        }
+        if (last) {
+            actions = nl_attr_get(last);
+            len = nl_attr_get_size(last);
+        }
+    } while (last && nl_attr_type(last) == OVS_ACTION_ATTR_CLONE && len);
+    return last && nl_attr_type(last) == type ? last : NULL;
+}
+
 /* Returns where the actions of 'flow' send packets at their end, or 0 if they
  * do not recirculate them. */
 static uint32_t
 flow_get_recirc(const struct dp_netdev_flow *flow)
 {
-    const struct nlattr *actions, *a;
-    uint32_t recirc_id = 0;
-    size_t len, left;
+    const struct nlattr *a = flow_get_last_action(flow,
+                                                  OVS_ACTION_ATTR_RECIRC);
 
-    actions = dp_netdev_flow_get_nlattrs(flow, &len);
-    NL_ATTR_FOR_EACH_UNSAFE (a, left, actions, len) {
-        recirc_id = (nl_attr_type(a) == OVS_ACTION_ATTR_RECIRC
-                     ? nl_attr_get_u32(a) : 0);
-    }
-    return recirc_id;
+    return a ? nl_attr_get_u32(a) : 0;
 }
 
-/* Returns where the actions of 'flow' output packets to, or ODPP_NONE.  If
- * that is more than one port, there is no path. */
+/* Returns where the actions of 'flow' output packets to at their end, or
+ * ODPP_NONE.  If that is more than one port, there is no path. */
 static odp_port_t
 flow_get_output(const struct dp_netdev_flow *flow)
 {
-    const struct nlattr *actions, *a;
-    odp_port_t port = ODPP_NONE;
-    size_t len, left;
+    const struct nlattr *a = flow_get_last_action(flow,
+                                                  OVS_ACTION_ATTR_OUTPUT);
 
-    actions = dp_netdev_flow_get_nlattrs(flow, &len);
-    NL_ATTR_FOR_EACH_UNSAFE (a, left, actions, len) {
-        if (nl_attr_type(a) == OVS_ACTION_ATTR_OUTPUT) {
-            port = nl_attr_get_odp_port(a);
-        }
+    return a ? nl_attr_get_odp_port(a) : ODPP_NONE;
+}
+
+/* What kind of tunnel has 'netdev', which may be NULL? */
+static enum ct_offload_tunnel_type
+netdev_get_tunnel_type(const struct netdev *netdev)
+{
+    const char *type = netdev ? netdev_get_type(netdev) : "";
+
+    if (!strcmp(type, "geneve")) {
+        return CT_OFFLOAD_TUNNEL_GENEVE;
     }
-    return port;
+    return (!strcmp(type, "vxlan") && !netdev_get_tunnel_config(netdev)->exts
+            ? CT_OFFLOAD_TUNNEL_VXLAN : CT_OFFLOAD_TUNNEL_NONE);
+}
+
+/* Returns the tunnel that the actions of 'flow' take packets out of, if that
+ * is one that is known here. */
+static struct ct_merge_vport
+flow_get_vport(const struct dp_netdev_flow *flow, const struct ct_trace *trace)
+{
+    const struct nlattr *a = flow_get_last_action(flow,
+                                                  OVS_ACTION_ATTR_TUNNEL_POP);
+    struct ct_merge_vport vport = { .type = CT_OFFLOAD_TUNNEL_NONE };
+
+    if (a) {
+        vport.port = nl_attr_get_odp_port(a);
+        vport.type = netdev_get_tunnel_type(
+            trace->get_netdev(trace->aux, vport.port));
+    }
+    return vport;
+}
+
+/* Returns how many ct() actions there are in 'actions'. */
+static size_t
+count_cts(const struct nlattr *actions, size_t len)
+{
+    const struct nlattr *a;
+    size_t n = 0, left;
+
+    NL_ATTR_FOR_EACH_UNSAFE (a, left, actions, len) {
+        n += (nl_attr_type(a) == OVS_ACTION_ATTR_CT ? 1
+              : nl_attr_type(a) == OVS_ACTION_ATTR_CLONE
+              ? count_cts(nl_attr_get(a), nl_attr_get_size(a)) : 0);
+    }
+    return n;
 }
 
 /* Has 'trace' all the megaflows that the packet has met?  If one was just
@@ -507,13 +561,11 @@ trace_has_all_cts(const struct ct_trace *trace)
     size_t n_cts = 0;
 
     for (size_t i = 0; i < trace->n_flows; i++) {
-        const struct nlattr *actions, *a;
-        size_t len, left;
+        const struct nlattr *actions;
+        size_t len;
 
         actions = dp_netdev_flow_get_nlattrs(trace->flows[i], &len);
-        NL_ATTR_FOR_EACH_UNSAFE (a, left, actions, len) {
-            n_cts += nl_attr_type(a) == OVS_ACTION_ATTR_CT;
-        }
+        n_cts += count_cts(actions, len);
     }
     return trace->n_cts >= n_cts;
 }
@@ -545,9 +597,11 @@ trace_complete(struct ct_trace *trace)
     memcpy(job->key.flows, trace->flows, sizeof job->key.flows);
     job->key.n_flows = trace->n_flows;
     job->key.ct = trace->ct;
+    job->key.vport = flow_get_vport(trace->flows[0], trace);
     job->used = time_msec();
     job->rss.hash = trace->rss_hash;
     job->rss.since = trace->rss_since;
+    job->rss.tunnel_src = trace->tunnel_src;
 
     batch = conn_batch_enter();
     job->out_port = flow_get_output(trace->flows[trace->n_flows - 1]);

@@ -31,7 +31,6 @@
 #include "odp-util.h"
 #include "openvswitch/dynamic-string.h"
 #include "openvswitch/json.h"
-#include "openvswitch/match.h"
 #include "openvswitch/ofpbuf.h"
 #include "sset.h"
 
@@ -264,7 +263,7 @@ path_format_rule(const struct path *path, struct ds *match_,
         return false;
     }
     ct_merge_get_match(merge, &values, &match);
-    match_format(&match, NULL, match_, OFP_DEFAULT_PRIORITY);
+    ct_offload_match_format(&match, &merge->tunnel, match_);
     ofpbuf_init(&actions, 0);
     ct_merge_put_actions(merge, &values, &actions);
     format_odp_actions(actions_, actions.data, actions.size, NULL);
@@ -401,10 +400,9 @@ chain_show(const struct ct_chain *chain, bool more, struct ds *ds,
         ds_destroy(&ufid);
     }
     if (more && !chain->refused && !json) {
-        struct match match = chain->merge->match;
-
         ds_put_cstr(ds, "  match: ");
-        match_format(&match, NULL, ds, OFP_DEFAULT_PRIORITY);
+        ct_offload_match_format(&chain->merge->match, &chain->merge->tunnel,
+                                ds);
         ds_put_char(ds, '\n');
     }
     if (json) {

@@ -280,6 +280,16 @@ path_get_wire(const struct path *path, struct ct_dpif_tuple *wire)
 
 /* Life. */
 
+/* Do packets of 'a' and 'b' arrive in the same tunnel, or both in none? */
+static bool
+tunnel_is_same(const struct flow_tnl *a, const struct flow_tnl *b)
+{
+    return (a->ip_src == b->ip_src && a->ip_dst == b->ip_dst
+            && ipv6_addr_equals(&a->ipv6_src, &b->ipv6_src)
+            && ipv6_addr_equals(&a->ipv6_dst, &b->ipv6_dst)
+            && a->tun_id == b->tun_id && a->tp_dst == b->tp_dst);
+}
+
 /* Returns a path that matches packets with 'wire' of 'chain', or NULL. */
 struct path *
 ct_path_find(const struct ct_chain *chain, const struct ct_dpif_tuple *wire)
@@ -294,7 +304,8 @@ ct_path_find(const struct ct_chain *chain, const struct ct_dpif_tuple *wire)
         struct ct_dpif_tuple other;
 
         if (p->chain->ports[0] == chain->ports[0]
-            && m->flow.vlans[0].tci == match->flow.vlans[0].tci) {
+            && m->flow.vlans[0].tci == match->flow.vlans[0].tci
+            && tunnel_is_same(&m->flow.tunnel, &match->flow.tunnel)) {
             path_get_wire(p, &other);
             if (!memcmp(&other, wire, sizeof other)) {
                 return p;

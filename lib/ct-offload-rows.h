@@ -19,8 +19,10 @@
 
 #include <stddef.h>
 
+struct ct_offload_tunnel;
 struct ds;
 struct json;
+struct match;
 
 /* A number that is shown: its name for programs, and its text for people, with
  * which it begins, and what follows it there.  The text and the JSON of a
@@ -34,5 +36,8 @@ struct ct_offload_row {
 
 void ct_offload_rows_show(const struct ct_offload_row *, size_t n,
                           struct ds *, struct json *object);
+
+void ct_offload_match_format(const struct match *,
+                             const struct ct_offload_tunnel *, struct ds *);
 
 #endif /* ct-offload-rows.h */

@@ -110,9 +110,12 @@ lookout_begin(struct slots *s, uint32_t wire)
     struct lookout *lookout = &s->lookouts[0];
     long long int now = time_msec();
 
+    if (!wire) {
+        return;
+    }
     for (size_t i = 0; i < CT_TRACE_MAX; i++) {
         if (s->lookouts[i].wire == wire) {
-            return;             /* Also if 'wire' is 0. */
+            return;
         } else if (s->lookouts[i].since < lookout->since) {
             lookout = &s->lookouts[i];
         }
@@ -235,6 +238,8 @@ trace_begin(struct slots *s, const struct dp_packet *pkt, struct conn *conn,
     trace->await = await;
     trace->n_flows = 1;                 /* It is found by ct_trace_leave(). */
     trace->rss_since = CT_TRACE_MAX_FLOWS;
+    trace->tunnel_src = (flow_tnl_dst_is_set(&pkt->md.tunnel)
+                         ? pkt->md.tunnel.tp_src : 0);
     trace_rss(trace, pkt, 0);
     *ct_trace_n_get() += 1;
     CONST_CAST(struct dp_packet *, pkt)->md.ct_trace = trace - s->slots + 1;
@@ -292,6 +297,22 @@ ct_trace_enter__(struct dp_netdev_flow *flow,
     }
 }
 
+/* 'trace', which knows the megaflow that packets met first when they came out
+ * of a tunnel, was within 'flow', which took them out. */
+static void
+trace_prepend(struct ct_trace *trace, struct dp_netdev_flow *flow)
+{
+    if (trace->n_flows >= CT_TRACE_MAX_FLOWS) {
+        trace->result = CT_TRACE_TOO_LONG;
+        return;
+    }
+    memmove(&trace->flows[1], &trace->flows[0],
+            trace->n_flows * sizeof trace->flows[0]);
+    trace->flows[0] = flow;
+    trace->n_flows++;
+    trace->rss_since++;
+}
+
 void
 ct_trace_leave__(struct dp_netdev_flow *flow, const struct flow *key,
                  uint32_t recirc_depth, ct_trace_get_netdev_func *get_netdev,
@@ -302,12 +323,24 @@ ct_trace_leave__(struct dp_netdev_flow *flow, const struct flow *key,
     for (size_t i = 0; i < CT_TRACE_MAX; i++) {
         struct ct_trace *trace = &s->slots[i];
 
-        if (trace->in_use && trace->n_cts && trace->cts[0].at == key) {
-            trace->flows[0] = flow;
-            trace->get_netdev = get_netdev;
-            trace->aux = aux;
-            trace_end(trace);
+        if (!trace->in_use) {
+            continue;
         }
+        if (trace->tunnelled && !recirc_depth) {
+            trace_prepend(trace, flow);
+        } else if (trace->n_cts && trace->cts[0].at == key) {
+            trace->flows[0] = flow;
+            /* Only tnl_pop() begins anew within another megaflow. */
+            trace->tunnelled = recirc_depth == 1 && !key->recirc_id;
+            if (trace->tunnelled) {
+                continue;
+            }
+        } else {
+            continue;
+        }
+        trace->get_netdev = get_netdev;
+        trace->aux = aux;
+        trace_end(trace);
     }
     if (!recirc_depth) {
         ct_trace_abandon__();

@@ -54,6 +54,10 @@ struct nlattr;
  * the trace is complete.  Others are abandoned, and a later packet is traced:
  * nothing outlives the burst of packets.
  *
+ * Packets that come out of a tunnel meet their first ct() within a megaflow
+ * that the one which has taken them out of it leads to.  The latter is the
+ * outermost of the burst, and becomes the first one of the trace when it ends.
+ *
  * A connection can be met after other ct() actions that find none, or none
  * that waits.  Its trace begins too late then.  But it knows what the packet
  * was like when it was received (see ct-offload-wire.h): that is looked out
@@ -109,8 +113,10 @@ struct ct_trace {
     uint32_t wire;              /* See ct-offload-wire.h, or 0. */
     uint32_t rss_hash;          /* It had that... */
     size_t rss_since;           /* ...when it met this megaflow, or later. */
+    ovs_be16 tunnel_src;        /* UDP port of the tunnel that it was in. */
     ct_trace_get_netdev_func *get_netdev; /* Once it is complete... */
     const void *aux;                      /* ...with this. */
+    bool tunnelled;             /* The first megaflow is still to be found. */
     bool in_use;
 };
 

@@ -206,5 +206,6 @@ bool
 ct_offload_wire_is_same(const struct dp_packet *packet)
 {
     return (ct_offload_wire_is_known(packet)
+            && !flow_tnl_dst_is_set(&packet->md.tunnel)
             && packet->md.ct_wire == ct_offload_wire_fingerprint(packet));
 }

@@ -40,15 +40,18 @@
  *
  * 'ct_wire' is 0 for a packet that no port has received as it is: which was
  * made here, as by the controller or by reassembly, or has been put into a
- * tunnel or taken out of it; and for one that hardware cannot match like that:
- * a fragment, one with IPv6 extension headers, one without IP.  It is also 0
- * for what was received before the first connection was offloaded. */
+ * tunnel; and for one that hardware cannot match like that: a fragment, one
+ * with IPv6 extension headers, one without IP.  It is also 0 for what was
+ * received before the first connection was offloaded.
+ *
+ * A packet that has been taken out of a tunnel has the fingerprint of what was
+ * inside, but that is not what came from the port. */
 
 uint32_t ct_offload_wire_fingerprint(const struct dp_packet *);
 bool ct_offload_wire_is_same(const struct dp_packet *);
 
-/* 'packet', with new metadata, was just received from a port.  'active' is
- * ct_offload_is_active(). */
+/* 'packet', with new metadata, was just received from a port, or taken out of
+ * a tunnel.  'active' is ct_offload_is_active(). */
 static inline void
 ct_offload_wire_receive(struct dp_packet *packet, bool active)
 {

@@ -352,6 +352,23 @@ struct ct_offload_class {
     int (*path_stats)(void **priv, struct dpif_flow_stats *total);
 };
 
+/* A kind of tunnel over UDP, with Ethernet in it. */
+enum ct_offload_tunnel_type {
+    CT_OFFLOAD_TUNNEL_NONE,
+    CT_OFFLOAD_TUNNEL_VXLAN,        /* RFC 7348. */
+    CT_OFFLOAD_TUNNEL_GENEVE,       /* RFC 8926. */
+};
+
+/* What 'flow.tunnel' of a match does not tell of the tunnel that packets
+ * arrive in: they have no VLAN tag outside, and no IPv4 options. */
+struct ct_offload_tunnel {
+    enum ct_offload_tunnel_type type;
+    bool ipv6;                      /* Outside. */
+    struct eth_addr src, src_mask;  /* Outside. */
+    struct eth_addr dst, dst_mask;
+    size_t header_len;              /* Of all that is outside, in bytes. */
+};
+
 /* A direction of a connection that hardware is to forward by itself. */
 struct ct_offload_path {
     bool fence;                     /* See 'fences' above.  There is no
@@ -361,9 +378,17 @@ struct ct_offload_path {
     odp_port_t in_port, out_port;   /* Their datapath port numbers. */
     const struct match *match;      /* What the packets are like on the wire.
                                      * Others must not be taken. */
+    const struct ct_offload_tunnel *tunnel; /* If they arrive in a tunnel, for
+                                     * which 'flow.tunnel' of 'match' is, and
+                                     * the rest for what is inside.  Else
+                                     * NULL. */
     const struct nlattr *actions;   /* OVS_ACTION_ATTR_*: what to do with them:
-                                     * POP_VLAN, PUSH_VLAN, SET or SET_MASKED
-                                     * of each field at most once, OUTPUT. */
+                                     * TUNNEL_POP, POP_VLAN, PUSH_VLAN, SET or
+                                     * SET_MASKED of each field at most once,
+                                     * TUNNEL_PUSH, OUTPUT.  If the header to
+                                     * push has a UDP checksum, it is to be
+                                     * computed, or set to 0 by hardware that
+                                     * cannot do that. */
     size_t actions_len;
     unsigned int n_conns;           /* That packets pass, one in each zone. */
 };

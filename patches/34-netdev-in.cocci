@@ -3,8 +3,8 @@
 // Whoever is to offload a connection has to know the port that its packets
 // arrive at.  conntrack_execute() gets it from the port cache of the PMD
 // thread, which costs a look-up per batch, and only while connections are
-// offloaded.  Ports that have no queue of their own, such as tunnels, are not
-// in that cache and are passed as NULL.
+// offloaded.  Packets that came out of a tunnel have arrived at the port that
+// the tunnel's packets have.
 //
 // What happens to the connections of a batch is said to the hardware at the
 // end of the batch.
@@ -13,7 +13,7 @@
 // Expect: ct_execute_proto lib/conntrack.h 1 struct netdev *netdev_in)
 // Expect: netdev_in_decl lib/conntrack.h 1 struct netdev;
 // Expect: netdev_in_include lib/dpif-netdev.c 1 #include "ct-offload.h"
-// Expect: netdev_in_find lib/dpif-netdev.c 1 ct_port = pmd_send_port_cache
+// Expect: netdev_in_find lib/dpif-netdev.c 1 batch_get_netdev_in(pmd
 // Expect: netdev_in_test tests/test-conntrack.c /conntrack_execute\(\w/ , NULL);
 // Expect: ct_begin lib/conntrack.c 1 conntrack_offload_begin(netdev_in);
 // Expect: ct_end lib/conntrack.c 1 conntrack_offload_end(offload);
@@ -35,23 +35,18 @@ type T;
                     );
 
 @netdev_in_names@
-identifier aux, pmd;
+identifier pmd;
+expression aux;
 @@
  struct dp_netdev_pmd_thread *pmd = aux->pmd;
 
 @netdev_in_find@
-identifier netdev_in_names.aux, netdev_in_names.pmd;
-expression dp;
+identifier netdev_in_names.pmd;
+expression dp, batch;
 expression list args;
 @@
-+struct tx_port *ct_port = NULL;
-+if (OVS_UNLIKELY(ct_offload_is_active())) {
-+    ct_port = pmd_send_port_cache_lookup(
-+        pmd, aux->flow->in_port.odp_port);
-+}
-+
- conntrack_execute(dp->conntrack, args
-+                  , ct_port ? ct_port->port->netdev : NULL
+ conntrack_execute(dp->conntrack, batch, args
++                  , batch_get_netdev_in(pmd, batch)
                   );
 
 @netdev_in_include depends on netdev_in_find@

@@ -1,10 +1,11 @@
 // dpif-netdev: Remember what packets were like on the wire.
 //
 // While connections are offloaded, packets get their fingerprint when they
-// are received.
+// are received, and what is in a tunnel when it is taken out of that.
 //
 // Expect: wire_active lib/dpif-netdev.c 1 ct_active = ct_offload_is_active();
-// Expect: wire_receive lib/dpif-netdev.c 1 ct_offload_wire_receive(packet,
+// Expect: wire_receive lib/dpif-netdev.c 1 ct_offload_wire_receive(packet, ct_a
+// Expect: wire_tunnel lib/dpif-netdev.c 1 ct_offload_wire_receive(packet, ct_o
 // Expect: wire_include lib/dpif-netdev.c 1 #include "ct-offload-wire.h"
 
 @wire_active@
@@ -26,6 +27,18 @@ identifier packet;
  <...
  pkt_metadata_init(&packet->md, ...);
 +ct_offload_wire_receive(packet, ct_active);
+ ...>
+ }
+
+@wire_tunnel depends on wire_receive@
+identifier packet;
+expression portno;
+@@
+ dp_execute_cb(...)
+ {
+ <...
+ packet->md.in_port.odp_port = portno;
++ct_offload_wire_receive(packet, ct_offload_is_active());
  ...>
  }
 

@@ -40,8 +40,10 @@
 #include "command-line.h"
 #include "conntrack.h"
 #include "ct-dpif.h"
+#include "ct-offload-rows.h"
 #include "dp-packet.h"
 #include "flow.h"
+#include "netdev-native-tnl.h"
 #include "netlink.h"
 #include "odp-execute.h"
 #include "odp-util.h"
@@ -122,9 +124,155 @@ random_mask(void *mask, size_t n, uint32_t none, uint32_t all)
     }
 }
 
+/* Tunnels. */
+
+/* What is outside of packets. */
+struct outer {
+    enum ct_offload_tunnel_type type;
+    struct eth_addr src, dst;
+    struct flow_tnl tnl;
+};
+
+/* That of the packets that are for the present chain. */
+static struct outer outer;
+
+static void
+random_outer(struct outer *o)
+{
+    struct flow_tnl *tnl = &o->tnl;
+
+    memset(o, 0, sizeof *o);
+    o->type = (percent(40) ? CT_OFFLOAD_TUNNEL_VXLAN
+               : CT_OFFLOAD_TUNNEL_GENEVE);
+    fill_random(&o->src, sizeof o->src);
+    fill_random(&o->dst, sizeof o->dst);
+    if (percent(60)) {
+        tnl->ip_src = htonl(1 + pick(INT32_MAX));
+        tnl->ip_dst = htonl(1 + pick(INT32_MAX));
+        tnl->flags = percent(50) ? FLOW_TNL_F_DONT_FRAGMENT : 0;
+    } else {
+        fill_random(&tnl->ipv6_src, sizeof tnl->ipv6_src);
+        fill_random(&tnl->ipv6_dst, sizeof tnl->ipv6_dst);
+    }
+    tnl->flags |= percent(50) ? FLOW_TNL_F_CSUM : 0;
+    tnl->tun_id = htonll(pick(1 << 24));
+    tnl->ip_tos = pick(256);
+    tnl->ip_ttl = 1 + pick(255);
+    tnl->tp_src = htons(1 + pick(65535));
+    tnl->tp_dst = htons(1 + pick(65535));
+    if (o->type == CT_OFFLOAD_TUNNEL_GENEVE) {
+        tnl->flags |= percent(10) ? FLOW_TNL_F_OAM : 0;
+        tnl->metadata.present.len = percent(70) ? 4 * pick(6) : 0;
+        fill_random(tnl->metadata.opts.gnv, tnl->metadata.present.len);
+    }
+}
+
+/* Stores in '*push' the header of 'o'. */
+static void
+outer_to_push(const struct outer *o, struct ovs_action_push_tnl *push)
+{
+    const struct flow_tnl *tnl = &o->tnl;
+    struct eth_header *eth = (void *) push->header;
+    struct udp_header *udp;
+    struct genevehdr *geneve;
+    struct vxlanhdr *vxlan;
+    uint8_t *end;
+
+    memset(push, 0, sizeof *push);
+    eth->eth_src = o->src;
+    eth->eth_dst = o->dst;
+    if (tnl->ip_dst) {
+        struct ip_header *ip = netdev_tnl_ip_hdr(eth);
+
+        eth->eth_type = htons(ETH_TYPE_IP);
+        ip->ip_ihl_ver = IP_IHL_VER(5, 4);
+        ip->ip_tos = tnl->ip_tos;
+        ip->ip_ttl = tnl->ip_ttl;
+        ip->ip_proto = IPPROTO_UDP;
+        ip->ip_frag_off = htons(tnl->flags & FLOW_TNL_F_DONT_FRAGMENT
+                                ? IP_DF : 0);
+        put_16aligned_be32(&ip->ip_src, tnl->ip_src);
+        put_16aligned_be32(&ip->ip_dst, tnl->ip_dst);
+        udp = (void *) (ip + 1);
+    } else {
+        struct ovs_16aligned_ip6_hdr *ip6 = netdev_tnl_ipv6_hdr(eth);
+
+        eth->eth_type = htons(ETH_TYPE_IPV6);
+        put_16aligned_be32(&ip6->ip6_flow, htonl(6 << 28 | tnl->ip_tos << 20));
+        ip6->ip6_hlim = tnl->ip_ttl;
+        ip6->ip6_nxt = IPPROTO_UDP;
+        memcpy(&ip6->ip6_src, &tnl->ipv6_src, sizeof ip6->ip6_src);
+        memcpy(&ip6->ip6_dst, &tnl->ipv6_dst, sizeof ip6->ip6_dst);
+        udp = (void *) (ip6 + 1);
+    }
+    udp->udp_src = tnl->tp_src;
+    udp->udp_dst = tnl->tp_dst;
+    udp->udp_csum = tnl->flags & FLOW_TNL_F_CSUM ? OVS_BE16_MAX : 0;
+    if (o->type == CT_OFFLOAD_TUNNEL_VXLAN) {
+        vxlan = (void *) (udp + 1);
+        put_16aligned_be32(&vxlan->vx_flags, htonl(VXLAN_FLAGS));
+        put_16aligned_be32(&vxlan->vx_vni, htonl(ntohll(tnl->tun_id) << 8));
+        push->tnl_type = OVS_VPORT_TYPE_VXLAN;
+        end = (uint8_t *) (vxlan + 1);
+    } else {
+        geneve = (void *) (udp + 1);
+        put_16aligned_be32(&geneve->vni, htonl(ntohll(tnl->tun_id) << 8));
+        geneve->proto_type = htons(ETH_TYPE_TEB);
+        geneve->oam = (tnl->flags & FLOW_TNL_F_OAM) != 0;
+        geneve->opt_len = tnl->metadata.present.len / 4;
+        memcpy(geneve->options, tnl->metadata.opts.gnv,
+               tnl->metadata.present.len);
+        push->tnl_type = OVS_VPORT_TYPE_GENEVE;
+        end = (uint8_t *) geneve->options + tnl->metadata.present.len;
+    }
+    push->header_len = end - (uint8_t *) push->header;
+}
+
+static struct udp_header *
+header_get_udp(void *header)
+{
+    return (netdev_tnl_is_header_ipv6(header)
+            ? (void *) (netdev_tnl_ipv6_hdr(header) + 1)
+            : (void *) (netdev_tnl_ip_hdr(header) + 1));
+}
+
+static void
+push_header(struct dp_packet *packet, const struct ovs_action_push_tnl *push)
+{
+    netdev_tnl_push_udp_header(NULL, NULL, packet, push);
+}
+
+/* Puts 'packet' into 'o', as another host would. */
+static void
+encapsulate(struct dp_packet *packet, const struct outer *o)
+{
+    struct ovs_action_push_tnl push;
+    struct flow unused;
+
+    outer_to_push(o, &push);
+    dp_packet_ol_send_prepare(packet, 0);
+    push_header(packet, &push);
+    header_get_udp(dp_packet_data(packet))->udp_src = o->tnl.tp_src;
+    dp_packet_ol_send_prepare(packet, 0);
+    dp_packet_reset_offload(packet);
+    flow_extract(packet, &unused);
+}
+
+/* Takes 'packet', of which the flow was extracted, out of 'outer'. */
+static void
+decapsulate(struct dp_packet *packet, odp_port_t port)
+{
+    packet = (outer.type == CT_OFFLOAD_TUNNEL_VXLAN
+              ? netdev_vxlan_pop_header(packet)
+              : netdev_geneve_pop_header(packet));
+    ovs_assert(packet);
+    packet->md.in_port.odp_port = port;
+}
+
 /* Software. */
 
 #define IN_PORT 1
+#define TUNNEL_PORT 9
 #define N_ZONES 4
 
 /* What ct() has made of a packet. */
@@ -146,6 +294,7 @@ struct run {
     odp_port_t out_port;
     size_t n_stages;            /* Megaflows that it has met. */
     struct ct_merge_rss rss;
+    bool hard;                  /* Is it the rule that executes actions? */
 };
 
 static struct conntrack *ct;
@@ -203,6 +352,30 @@ run_ct(struct run *run, const struct nlattr *a)
 }
 
 static void
+run_pop(struct run *run, odp_port_t port)
+{
+    struct flow unused;
+
+    decapsulate(run->packet, port);
+    if (run->hard) {
+        flow_extract(run->packet, &unused);
+    }
+}
+
+/* Software computes the UDP source port, and a rule has it. */
+static void
+run_push(struct run *run, const struct ovs_action_push_tnl *push)
+{
+    push_header(run->packet, push);
+    if (run->hard) {
+        struct ovs_action_push_tnl copy = *push;
+
+        header_get_udp(dp_packet_data(run->packet))->udp_src
+            = header_get_udp(copy.header)->udp_src;
+    }
+}
+
+static void
 run_cb(void *run_, struct dp_packet_batch *batch OVS_UNUSED,
        const struct nlattr *a, bool should_steal)
 {
@@ -222,6 +395,14 @@ run_cb(void *run_, struct dp_packet_batch *batch OVS_UNUSED,
 
     case OVS_ACTION_ATTR_CT:
         run_ct(run, a);
+        break;
+
+    case OVS_ACTION_ATTR_TUNNEL_POP:
+        run_pop(run, nl_attr_get_odp_port(a));
+        break;
+
+    case OVS_ACTION_ATTR_TUNNEL_PUSH:
+        run_push(run, nl_attr_get(a));
         break;
 
     default:
@@ -261,6 +442,7 @@ run_init(struct run *run, const struct dp_packet *packet, size_t rss_since)
 {
     memset(run, 0, sizeof *run);
     run->rss.since = rss_since;
+    run->rss.tunnel_src = outer.type ? outer.tnl.tp_src : 0;
     run->packet = dp_packet_clone(packet);
     pkt_metadata_init(&run->packet->md, u32_to_odp(IN_PORT));
     run->out_port = ODPP_NONE;
@@ -305,6 +487,13 @@ struct chain {
     bool odd;                   /* Has a packet that NAT had translated in a
                                  * zone another tuple there than it should? */
 };
+
+/* What packets of 'chain' are like, with what was outside as metadata. */
+static const struct flow *
+chain_wire(const struct chain *chain)
+{
+    return &chain->stages[outer.type != 0].key;
+}
 
 /* Connections. */
 
@@ -636,6 +825,33 @@ make_mask(const struct flow *key, struct flow *mask)
     }
 }
 
+/* Makes 'mask' of a megaflow for 'key', which came from a tunnel, one for that
+ * as well. */
+static void
+make_tunnel_mask(const struct flow_tnl *key, struct flow_tnl *mask)
+{
+    if (key->ip_dst) {
+        random_mask(&mask->ip_src, sizeof mask->ip_src, 30, 50);
+        random_mask(&mask->ip_dst, sizeof mask->ip_dst, 30, 50);
+    } else {
+        random_mask(&mask->ipv6_src, sizeof mask->ipv6_src, 30, 50);
+        random_mask(&mask->ipv6_dst, sizeof mask->ipv6_dst, 30, 50);
+    }
+    random_mask(&mask->tun_id, sizeof mask->tun_id, 20, 60);
+    random_mask(&mask->ip_tos, sizeof mask->ip_tos, 40, 50);
+    random_mask(&mask->ip_ttl, sizeof mask->ip_ttl, 80, 10);
+    random_mask(&mask->tp_src, sizeof mask->tp_src, 80, 10);
+    random_mask(&mask->tp_dst, sizeof mask->tp_dst, 80, 10);
+    mask->flags = rng_next() & (FLOW_TNL_F_DONT_FRAGMENT | FLOW_TNL_F_CSUM
+                                | FLOW_TNL_F_KEY | FLOW_TNL_F_OAM);
+    if (key->metadata.present.len) {
+        mask->flags |= FLOW_TNL_F_UDPIF;
+        mask->metadata.present.len = UINT8_MAX;
+        random_mask(mask->metadata.opts.gnv, key->metadata.present.len, 30,
+                    30);
+    }
+}
+
 /* Appends a random set action of 'size' bytes. */
 static void
 make_set__(enum ovs_key_attr type, const void *key, size_t size, bool whole,
@@ -795,6 +1011,36 @@ make_action(struct chain *chain, const struct flow *flow, struct ofpbuf *b)
     }
 }
 
+/* Begins 'chain' with a megaflow that takes the packet out of its tunnel. */
+static void
+make_pop_stage(struct chain *chain)
+{
+    struct stage *stage = &chain->stages[chain->n_stages++];
+
+    flow_extract(chain->run.packet, &stage->key);
+    make_mask(&stage->key, &stage->mask);
+    if (percent(90)) {
+        stage->mask.tp_dst = OVS_BE16_MAX;
+        stage->mask.ipv6_label = 0;
+    }
+    ofpbuf_init(&stage->actions, 256);
+    nl_msg_put_odp_port(&stage->actions, OVS_ACTION_ATTR_TUNNEL_POP,
+                        u32_to_odp(TUNNEL_PORT));
+    run_actions(&chain->run, stage->actions.data, stage->actions.size);
+}
+
+static void
+make_push(struct ofpbuf *b)
+{
+    struct ovs_action_push_tnl push;
+    struct outer o;
+
+    random_outer(&o);
+    outer_to_push(&o, &push);
+    header_get_udp(push.header)->udp_src = 0;
+    nl_msg_put_unspec(b, OVS_ACTION_ATTR_TUNNEL_PUSH, &push, sizeof push);
+}
+
 /* Extends 'chain' by a megaflow for the packet as it is now. */
 static void
 make_stage(struct chain *chain, bool last)
@@ -805,6 +1051,9 @@ make_stage(struct chain *chain, bool last)
 
     flow_extract(run->packet, &stage->key);
     make_mask(&stage->key, &stage->mask);
+    if (outer.type) {
+        make_tunnel_mask(&stage->key.tunnel, &stage->mask.tunnel);
+    }
     ofpbuf_init(&stage->actions, 256);
     for (uint32_t i = 0; i <= n_actions; i++) {
         size_t ofs = stage->actions.size;
@@ -818,6 +1067,9 @@ make_stage(struct chain *chain, bool last)
             nl_msg_put_u32(&stage->actions, OVS_ACTION_ATTR_RECIRC,
                            chain->n_stages);
         } else if (percent(95)) {
+            if (percent(20)) {
+                make_push(&stage->actions);
+            }
             nl_msg_put_odp_port(&stage->actions, OVS_ACTION_ATTR_OUTPUT,
                                 u32_to_odp(2 + pick(3)));
         }
@@ -859,8 +1111,9 @@ random_flow(struct flow *flow)
     }
 }
 
+/* Returns a packet with 'flow', within 'o' if that is a tunnel. */
 static struct dp_packet *
-compose_wire(const struct flow *flow)
+compose_wire(const struct flow *flow, const struct outer *o)
 {
     struct dp_packet *packet = compose(flow, pick(64));
 
@@ -874,6 +1127,9 @@ compose_wire(const struct flow *flow)
         dp_packet_ip_checksum_set_unknown(packet);
         dp_packet_l4_checksum_set_unknown(packet);
     }
+    if (o->type) {
+        encapsulate(packet, o);
+    }
     return packet;
 }
 
@@ -886,10 +1142,14 @@ chain_init(struct chain *chain, const struct dp_packet *packet,
 
     memset(chain, 0, sizeof *chain);
     run_init(&chain->run, packet, rss_since);
+    if (outer.type) {
+        make_pop_stage(chain);
+        n -= n == CT_MERGE_MAX_FLOWS;
+    }
     for (size_t i = 0; i < n; i++) {
         make_stage(chain, i == n - 1);
     }
-    flow_tuple = flow_to_tuple(&chain->stages[0].key);
+    flow_tuple = flow_to_tuple(chain_wire(chain));
     for (size_t i = 0; i < chain->n_conns; i++) {
         struct ct_merge_conn *conn = &chain->conns[i];
         struct ct_dpif_entry entry;
@@ -933,7 +1193,10 @@ chain_compile(const struct chain *chain, const struct ct_merge_conn conns[],
         flows[i].actions = stage->actions.data;
         flows[i].actions_len = stage->actions.size;
     }
-    return ct_merge_create(flows, chain->n_stages, conns, chain->n_conns, mp);
+    return ct_merge_create(flows, chain->n_stages, conns, chain->n_conns,
+                           (struct ct_merge_vport) {
+                               u32_to_odp(TUNNEL_PORT), outer.type },
+                           mp);
 }
 
 /* What happens to packets. */
@@ -943,7 +1206,8 @@ chain_compile(const struct chain *chain, const struct ct_merge_conn conns[],
  * that made the chain.  'size_diff', if nonnull, is by how much it must be
  * longer than on the wire when it meets each. */
 static bool
-run_chain(const struct chain *chain, struct run *run, const int8_t size_diff[])
+run_chain(const struct chain *chain, struct run *run,
+          const int16_t size_diff[])
 {
     size_t wire_size = dp_packet_size(run->packet);
 
@@ -1032,6 +1296,38 @@ rule_uninit(struct rule *rule)
 }
 
 static bool
+eth_matches(struct eth_addr a, struct eth_addr value, struct eth_addr mask)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(a.be16); i++) {
+        if ((a.be16[i] ^ value.be16[i]) & mask.be16[i]) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Is 'packet' in the tunnel that 'rule' matches, as far as the match does not
+ * say that?  If so, takes it out of that. */
+static bool
+rule_takes_tunnel(const struct rule *rule, struct dp_packet *packet)
+{
+    const struct ct_offload_tunnel *tunnel = &rule->m->tunnel;
+    size_t size = dp_packet_size(packet);
+    struct flow flow;
+
+    ovs_assert(tunnel->type == outer.type);
+    flow_extract(packet, &flow);
+    if (flow.vlans[0].tci || flow.nw_frag || flow.nw_proto != IPPROTO_UDP
+        || flow.dl_type != htons(tunnel->ipv6 ? ETH_TYPE_IPV6 : ETH_TYPE_IP)
+        || !eth_matches(flow.dl_src, tunnel->src, tunnel->src_mask)
+        || !eth_matches(flow.dl_dst, tunnel->dst, tunnel->dst_mask)) {
+        return false;
+    }
+    decapsulate(packet, u32_to_odp(IN_PORT));
+    return size - dp_packet_size(packet) == tunnel->header_len;
+}
+
+static bool
 rule_takes(const struct rule *rule, const struct dp_packet *packet_)
 {
     struct dp_packet *packet = dp_packet_clone(packet_);
@@ -1039,8 +1335,9 @@ rule_takes(const struct rule *rule, const struct dp_packet *packet_)
     bool takes;
 
     pkt_metadata_init(&packet->md, u32_to_odp(IN_PORT));
+    takes = !rule->m->tunnel.type || rule_takes_tunnel(rule, packet);
     flow_extract(packet, &flow);
-    takes = flow_equal_except(&flow, &rule->match.flow, &rule->match.wc);
+    takes &= flow_equal_except(&flow, &rule->match.flow, &rule->match.wc);
     dp_packet_delete(packet);
     return takes;
 }
@@ -1050,6 +1347,7 @@ run_rule(const struct rule *rule, struct run *run)
 {
     struct flow flow;
 
+    run->hard = true;
     flow_extract(run->packet, &flow);
     run_actions(run, rule->actions.data, rule->actions.size);
     run_finish(run);
@@ -1163,6 +1461,54 @@ mutate_flow(struct flow *flow, const struct flow *keep)
     }
 }
 
+/* Puts random bits into 'o', except those in 'keep'. */
+static void
+mutate_outer(struct outer *o, const struct ct_offload_tunnel *tunnel,
+             const struct flow_tnl *keep)
+{
+    struct outer other = *o;
+    uint8_t *values[] = { (uint8_t *) &o->src, (uint8_t *) &o->dst,
+                          (uint8_t *) &o->tnl };
+    const uint8_t *others[] = { (uint8_t *) &other.src, (uint8_t *) &other.dst,
+                                (uint8_t *) &other.tnl };
+    const uint8_t *kept[] = { (uint8_t *) &tunnel->src_mask,
+                              (uint8_t *) &tunnel->dst_mask,
+                              (uint8_t *) keep };
+    const size_t sizes[] = { sizeof o->src, sizeof o->dst, sizeof o->tnl };
+    struct flow_tnl *tnl = &other.tnl;
+
+    random_outer(&other);
+    other.type = o->type;
+    if (o->tnl.ip_dst) {
+        tnl->ip_src = tnl->ip_src ? tnl->ip_src : htonl(1);
+        tnl->ip_dst = tnl->ip_dst ? tnl->ip_dst : htonl(1);
+        memset(&tnl->ipv6_src, 0, sizeof tnl->ipv6_src);
+        memset(&tnl->ipv6_dst, 0, sizeof tnl->ipv6_dst);
+    } else {
+        tnl->ip_src = tnl->ip_dst = 0;
+    }
+    /* The policy does not depend on these: there are as many megaflows. */
+    tnl->flags &= FLOW_TNL_F_OAM;
+    tnl->flags |= o->tnl.flags & ~FLOW_TNL_F_OAM;
+    tnl->tp_dst = o->tnl.tp_dst;
+    if (percent(80)) {
+        tnl->metadata.present.len = o->tnl.metadata.present.len;
+    }
+    fill_random(tnl->metadata.opts.gnv, tnl->metadata.present.len);
+    for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
+        for (size_t j = 0; j < sizes[i]; j++) {
+            if (percent(30)) {
+                values[i][j] = ((values[i][j] & kept[i][j])
+                                | (others[i][j] & ~kept[i][j]));
+            }
+        }
+    }
+    if (o->type == CT_OFFLOAD_TUNNEL_VXLAN) {
+        o->tnl.flags &= ~FLOW_TNL_F_OAM;
+        o->tnl.metadata.present.len = 0;
+    }
+}
+
 /* What a rule matches in any case, see ct-offload-merge.h. */
 static void
 always_matched(const struct flow *wire, struct flow *mask)
@@ -1175,6 +1521,8 @@ always_matched(const struct flow *wire, struct flow *mask)
     mask->nw_proto = UINT8_MAX;
     mask->nw_frag = UINT8_MAX;
     mask->vlans[0].tci = mask->vlans[1].tci = htons(VLAN_CFI);
+    mask->tunnel.tp_src = mask->tunnel.tp_dst = OVS_BE16_MAX;
+    mask->tunnel.metadata.present.len = UINT8_MAX;
     if (wire->nw_proto == IPPROTO_TCP) {
         mask->tcp_flags = htons(TCP_SYN | TCP_FIN | TCP_RST | TCP_ACK);
     }
@@ -1182,12 +1530,28 @@ always_matched(const struct flow *wire, struct flow *mask)
 
 static void
 make_other_flow(const struct flow *wire, const struct rule *rule,
-                struct flow *flow)
+                struct flow *flow, struct outer *o)
 {
     struct flow keep;
     uint32_t p = pick(100);
 
     *flow = *wire;
+    *o = outer;
+    if (o->type && percent(60)) {
+        struct ct_offload_tunnel tunnel = rule->m->tunnel;
+
+        keep = rule->match.wc.masks;
+        if (percent(30)) {
+            /* The rule may take it. */
+            memset(&tunnel, 0, sizeof tunnel);
+            memset(&keep.tunnel, 0, sizeof keep.tunnel);
+        }
+        mutate_outer(o, &tunnel, &keep.tunnel);
+        flow->tunnel = o->tnl;
+        if (percent(50)) {
+            return;
+        }
+    }
     if (p < 60) {
         /* The rule takes it. */
         mutate_flow(flow, &rule->match.wc.masks);
@@ -1278,7 +1642,7 @@ check_packet(const struct chain *chain, const struct rule *rule,
         run_uninit(&soft);
         run_uninit(&hard);
     } else {
-        const struct flow *made = &chain->stages[0].key;
+        const struct flow *made = chain_wire(chain);
         struct flow_wildcards always;
 
         always_matched(made, &always.masks);
@@ -1364,7 +1728,7 @@ make_other_path(const struct chain *chain, struct ct_merge_conn conns[],
     struct ct_dpif_tuple tuple;
     ovs_be16 from, to;
 
-    *flow = chain->stages[0].key;
+    *flow = *chain_wire(chain);
     tuple = flow_to_tuple(flow);
     from = percent(50) ? tuple.src_port : tuple.dst_port;
     to = from ^ htons(1 << pick(16));
@@ -1451,7 +1815,7 @@ check_other_path(const struct chain *chain, struct ct_merge *m)
     if (!make_other_path(chain, conns, &flow)) {
         return;
     }
-    packet = compose_wire(&flow);
+    packet = compose_wire(&flow, &outer);
     run_init(&run, packet, chain->run.rss.since);
     run_chain(chain, &run, NULL);
     reason = rule_init(&rule, m, conns, &run.rss);
@@ -1472,9 +1836,10 @@ check_other_path(const struct chain *chain, struct ct_merge *m)
 }
 
 /* Does 'packet', which has made 'chain', go through it again?  Connections
- * that were made on its way may have changed what an earlier ct() finds. */
+ * that were made on its way may have changed what an earlier ct() finds.
+ * Notes the RSS hash that it has when it goes through all at once. */
 static bool
-chain_is_stable(const struct chain *chain, const struct dp_packet *packet)
+chain_is_stable(struct chain *chain, const struct dp_packet *packet)
 {
     struct run run;
     bool stable;
@@ -1482,6 +1847,7 @@ chain_is_stable(const struct chain *chain, const struct dp_packet *packet)
     run_init(&run, packet, chain->run.rss.since);
     stable = (run_chain(chain, &run, NULL)
               && run_has_same_cts(&run, &chain->run));
+    chain->run.rss = run.rss;
     run_uninit(&run);
     return stable;
 }
@@ -1501,7 +1867,12 @@ check_chain(int n_packets)
     n_chains++;
     now = time_msec();
     random_flow(&flow);
-    packet = compose_wire(&flow);
+    memset(&outer, 0, sizeof outer);
+    if (percent(25)) {
+        random_outer(&outer);
+        flow.tunnel = outer.tnl;
+    }
+    packet = compose_wire(&flow, &outer);
     if (dp_packet_rss_valid(packet) && percent(50)) {
         rss_since = pick(3);
     }
@@ -1524,11 +1895,13 @@ check_chain(int n_packets)
         }
         check_packet(&chain, &rule, packet, &flow);
         while (--n_packets > 0) {
+            struct outer other_outer;
             struct dp_packet *other;
             struct flow other_flow;
 
-            make_other_flow(&chain.stages[0].key, &rule, &other_flow);
-            other = compose_wire(&other_flow);
+            make_other_flow(chain_wire(&chain), &rule, &other_flow,
+                            &other_outer);
+            other = compose_wire(&other_flow, &other_outer);
             check_packet(&chain, &rule, other, &other_flow);
             dp_packet_delete(other);
         }
@@ -1605,6 +1978,7 @@ struct text_chain {
     size_t n_flows;
     struct ct_merge_conn conns[CT_MERGE_MAX_CONNS + 2];
     size_t n_conns;
+    struct ct_merge_vport vport;
 };
 
 /* "tcp,SRC,SPORT,DST,DPORT" */
@@ -1740,14 +2114,15 @@ finish_text_chain(struct text_chain *tc)
         flows[i].actions = tc->actions[i].data;
         flows[i].actions_len = tc->actions[i].size;
     }
-    reason = ct_merge_create(flows, tc->n_flows, tc->conns, tc->n_conns, &m);
+    reason = ct_merge_create(flows, tc->n_flows, tc->conns, tc->n_conns,
+                             tc->vport, &m);
     if (!reason) {
         reason = rule_init(&rule, m, tc->conns, NULL);
     }
     if (reason) {
         printf("  refused: %s\n", ct_merge_reason_to_string(reason));
     } else {
-        match_format(&rule.match, NULL, &ds, OFP_DEFAULT_PRIORITY);
+        ct_offload_match_format(&rule.match, &m->tunnel, &ds);
         printf("  %s\n", ds_cstr(&ds));
         ds_clear(&ds);
         format_odp_actions(&ds, rule.actions.data, rule.actions.size, NULL);
@@ -1772,6 +2147,7 @@ finish_text_chain(struct text_chain *tc)
  * then an empty one:
  *
  *     chain NAME
+ *     tunnel geneve|vxlan PORT      if the first megaflow pops for that port
  *     ct [miss|one-way] [reply] [snat] [dnat] [mark=N] [label=N]
  *        TUPLE [REPLY-TUPLE [related PARENT-TUPLE]]     for each ct() action
  *     flow FLOW                                         for each megaflow
@@ -1804,6 +2180,10 @@ cmd_chains(struct ovs_cmdl_context *ctx)
         } else if (!strncmp(s, "chain ", 6)) {
             puts(s + 6);
             started = true;
+        } else if (!strncmp(s, "tunnel ", 7)) {
+            tc->vport.type = (s[7] == 'g' ? CT_OFFLOAD_TUNNEL_GENEVE
+                              : CT_OFFLOAD_TUNNEL_VXLAN);
+            tc->vport.port = u32_to_odp(atoi(strrchr(s, ' ')));
         } else if (!strncmp(s, "ct ", 3)) {
             parse_conn(s + 3, &tc->conns[tc->n_conns++]);
         } else if (!strncmp(s, "flow ", 5)) {
