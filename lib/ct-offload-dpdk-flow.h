@@ -55,7 +55,7 @@ BUILD_ASSERT_DECL(sizeof(struct dpdk_flow_key) == 44);
 /* The pattern of a rule, and what its items point to.  It must not be moved.
  */
 struct dpdk_flow_pattern {
-    struct rte_flow_item items[6]; /* END included. */
+    struct rte_flow_item items[14]; /* END included. */
     size_t n_items;
     struct rte_flow_item_eth eth, eth_mask;
     struct rte_flow_item_vlan vlan, vlan_mask;

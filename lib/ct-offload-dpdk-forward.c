@@ -215,8 +215,7 @@ path_make(const struct ct_offload_path *p, struct dpdk_port *in,
     if (!p->fence && !ovs_list_is_empty(&home->dead_paths)) {
         return refuse(in, DPDK_REFUSED_DEAD);
     }
-    error = dpdk_pair_create_rule(pair, home, p->match, p->actions,
-                                  p->actions_len, &options, flow, &refusal);
+    error = dpdk_pair_create_rule(pair, home, p, &options, flow, &refusal);
     return refusal == DPDK_N_REFUSALS ? error : refuse(in, refusal);
 }
 
@@ -259,6 +258,10 @@ dpdk_path_add(const struct ct_offload_path *p, void **priv)
         if (nl_attr_find__(p->actions, p->actions_len,
                            OVS_ACTION_ATTR_POP_VLAN)) {
             path->n_popped = VLAN_HEADER_LEN;
+        }
+        if (nl_attr_find__(p->actions, p->actions_len,
+                           OVS_ACTION_ATTR_TUNNEL_POP)) {
+            path->n_popped += p->tunnel->header_len;
         }
         if (path_link(path, home)) {
             *priv = path;

@@ -21,6 +21,7 @@
 #include <netinet/in.h>
 #include <string.h>
 
+#include "ct-offload.h"
 #include "flow.h"
 #include "netlink.h"
 #include "odp-netlink.h"
@@ -52,6 +53,12 @@ dpdk_path_cap_to_string(enum dpdk_path_cap cap)
     case DPDK_PATH_SET_TTL: return "set TTL";
     case DPDK_PATH_DROP: return "drop";
     case DPDK_PATH_FENCE: return "send to software";
+    case DPDK_PATH_MATCH_VXLAN: return "match VXLAN";
+    case DPDK_PATH_MATCH_GENEVE: return "match Geneve";
+    case DPDK_PATH_MATCH_OPTIONS: return "match Geneve options";
+    case DPDK_PATH_DECAP: return "take packets out of tunnels";
+    case DPDK_PATH_ENCAP_VXLAN: return "put packets into VXLAN";
+    case DPDK_PATH_ENCAP_GENEVE: return "put packets into Geneve";
     default: OVS_NOT_REACHED();
     }
 }
@@ -73,6 +80,21 @@ match_port(struct dpdk_path_rule *rule, struct flow *left,
                           &rule->from, &rule->from_mask);
     rule->pattern = &rule->match.items[options->by_proxy ? 0 : 1];
     CLEAR(left, in_port);
+}
+
+/* Returns false if it cannot translate everything. */
+static bool
+match_tunnel(struct dpdk_path_rule *rule, const struct match *match,
+             const struct ct_offload_tunnel *tunnel, struct flow *left)
+{
+    bool vxlan = tunnel->type == CT_OFFLOAD_TUNNEL_VXLAN;
+
+    if (!dpdk_tunnel_match(&rule->in, &rule->match, match, tunnel, left)) {
+        return false;
+    }
+    rule->caps |= vxlan ? DPDK_PATH_MATCH_VXLAN : DPDK_PATH_MATCH_GENEVE;
+    rule->caps |= rule->in.n_opts ? DPDK_PATH_MATCH_OPTIONS : 0;
+    return true;
 }
 
 static void
@@ -237,6 +259,7 @@ match_is_fit(const struct match *match)
 
 static bool
 rule_match(struct dpdk_path_rule *rule, const struct match *match,
+           const struct ct_offload_tunnel *tunnel,
            const struct dpdk_path_options *options)
 {
     static const struct flow nothing;
@@ -248,6 +271,9 @@ rule_match(struct dpdk_path_rule *rule, const struct match *match,
     left.recirc_id = 0;
     left.packet_type = 0;
     match_port(rule, &left, options);
+    if (tunnel && !match_tunnel(rule, match, tunnel, &left)) {
+        return false;
+    }
     match_l2(rule, match, &left);
     match_l3(rule, match, &left);
     match_l4(rule, match, &left);
@@ -473,22 +499,32 @@ add_sets(struct dpdk_path_rule *rule, const struct match *match,
 }
 
 /* Looks through 'actions', and notes what there is to be done to packets.
- * '*output' says whether they are sent on. */
+ * '*output' says whether they are sent on, '*push' into what tunnel. */
 static bool
 parse_actions(struct dpdk_path_rule *rule, const struct match *match,
-              const struct nlattr *actions, size_t actions_len, bool *output)
+              const struct nlattr *actions, size_t actions_len, bool *output,
+              const struct ovs_action_push_tnl **push)
 {
     const struct nlattr *a;
     size_t left;
 
     *output = false;
+    *push = NULL;
     NL_ATTR_FOR_EACH_UNSAFE (a, left, actions, actions_len) {
         enum ovs_action_attr type = nl_attr_type(a);
 
-        if (*output) {
+        if (*output || (*push && type != OVS_ACTION_ATTR_OUTPUT)) {
             return false;
         }
-        if (type == OVS_ACTION_ATTR_POP_VLAN) {
+        if (type == OVS_ACTION_ATTR_TUNNEL_POP) {
+            if (a != actions || !(rule->caps & (DPDK_PATH_MATCH_VXLAN
+                                                | DPDK_PATH_MATCH_GENEVE))) {
+                return false;
+            }
+            rule->caps |= DPDK_PATH_DECAP;
+        } else if (type == OVS_ACTION_ATTR_TUNNEL_PUSH) {
+            *push = nl_attr_get(a);
+        } else if (type == OVS_ACTION_ATTR_POP_VLAN) {
             if (!(rule->caps & DPDK_PATH_MATCH_VLAN)
                 || rule->caps & (DPDK_PATH_POP_VLAN | DPDK_PATH_PUSH_VLAN)) {
                 return false;
@@ -513,14 +549,37 @@ parse_actions(struct dpdk_path_rule *rule, const struct match *match,
     return *output || !actions_len;
 }
 
+/* Adds the action that puts packets into the tunnel in 'push'. */
+static bool
+act_encap(struct dpdk_path_rule *rule, const struct ovs_action_push_tnl *push)
+{
+    struct rte_flow_action action;
+
+    if (!dpdk_tunnel_encap(&rule->out, push, &action)) {
+        return false;
+    }
+    add_action(rule, action.type, action.conf);
+    rule->caps |= (action.type == RTE_FLOW_ACTION_TYPE_VXLAN_ENCAP
+                   ? DPDK_PATH_ENCAP_VXLAN : DPDK_PATH_ENCAP_GENEVE);
+    return true;
+}
+
 static bool
 rule_act(struct dpdk_path_rule *rule, const struct match *match,
-         const struct nlattr *actions, size_t actions_len,
-         const struct dpdk_path_options *options)
+         const struct ct_offload_tunnel *tunnel, const struct nlattr *actions,
+         size_t actions_len, const struct dpdk_path_options *options)
 {
+    const struct ovs_action_push_tnl *push;
     bool output;
 
-    if (!parse_actions(rule, match, actions, actions_len, &output)) {
+    if (!parse_actions(rule, match, actions, actions_len, &output, &push)) {
+        return false;
+    }
+    if (rule->caps & DPDK_PATH_DECAP) {
+        struct rte_flow_action decap = dpdk_tunnel_decap(&rule->in, tunnel);
+
+        add_action(rule, decap.type, decap.conf);
+    } else if (tunnel && output) {
         return false;
     }
     if (rule->caps & DPDK_PATH_POP_VLAN) {
@@ -533,6 +592,9 @@ rule_act(struct dpdk_path_rule *rule, const struct match *match,
         add_action(rule, RTE_FLOW_ACTION_TYPE_OF_SET_VLAN_VID, &rule->vid);
     }
     add_sets(rule, match, options);
+    if (push && !act_encap(rule, push)) {
+        return false;
+    }
     if (options->fence) {
         rule->caps |= DPDK_PATH_FENCE;
         rule->to.port_id = options->other_words ? UINT16_MAX : options->from;
@@ -548,19 +610,21 @@ rule_act(struct dpdk_path_rule *rule, const struct match *match,
     return true;
 }
 
-/* Makes 'rule' match what 'match' does, and do 'actions', which are in the
- * order of ct_merge_put_actions(), with each field set once at most, as
- * 'options' say. */
+/* Makes 'rule' match what 'match' and, if that is nonnull, 'tunnel' do, and do
+ * 'actions', which are in the order of ct_merge_put_actions(), with each field
+ * set once at most, as 'options' say.  'match' must stay for as long as 'rule'
+ * does. */
 enum dpdk_path_result
 dpdk_path_rule_init(struct dpdk_path_rule *rule, const struct match *match,
+                    const struct ct_offload_tunnel *tunnel,
                     const struct nlattr *actions, size_t actions_len,
                     const struct dpdk_path_options *options)
 {
-    memset(rule, 0, sizeof *rule);
+    memset(rule, 0, offsetof(struct dpdk_path_rule, in));
     rule->attr.transfer = 1;
     rule->attr.priority = options->fence ? FENCE_PRIORITY : PRIORITY;
-    return (!rule_match(rule, match, options) ? DPDK_PATH_BAD_MATCH
-            : !rule_act(rule, match, actions, actions_len, options)
+    return (!rule_match(rule, match, tunnel, options) ? DPDK_PATH_BAD_MATCH
+            : !rule_act(rule, match, tunnel, actions, actions_len, options)
               ? DPDK_PATH_BAD_ACTION
             : DPDK_PATH_OK);
 }
@@ -602,7 +666,7 @@ dpdk_path_rule_init_probe(struct dpdk_path_rule *rule, uint8_t ip_proto,
                                    htons(TCP_SYN | TCP_FIN | TCP_RST
                                          | TCP_ACK));
     }
-    result = dpdk_path_rule_init(rule, &match, &output.nla, sizeof output,
-                                 options);
+    result = dpdk_path_rule_init(rule, &match, NULL, &output.nla,
+                                 sizeof output, options);
     ovs_assert(result == DPDK_PATH_OK);
 }

@@ -24,6 +24,7 @@
 #include <rte_flow.h>
 
 #include "ct-offload-dpdk-flow.h"
+#include "ct-offload-dpdk-tunnel.h"
 
 /* What is said to rte_flow of a path
  * ==================================
@@ -40,6 +41,8 @@
  *     ----------------   ----------------------------------------------------
  *     REPRESENTED_PORT   the port that packets arrive at, if the rule is made
  *                        on another one, the proxy
+ *     ...                the tunnel that packets arrive in, if they do: see
+ *                        ct-offload-dpdk-tunnel.h
  *     ETH                whether there is a tag; what megaflows match
  *     VLAN               the tag, if there is one, and that it is the last
  *     IPV4, IPV6         addresses; no fragments; what megaflows match
@@ -47,6 +50,7 @@
  *
  *     action                                           when
  *     ----------------------------------------------   ----------------------
+ *     VXLAN_DECAP or RAW_DECAP                         it is left behind
  *     OF_POP_VLAN                                      the tag goes
  *     COUNT                                            always
  *     OF_PUSH_VLAN, OF_SET_VLAN_PCP, OF_SET_VLAN_VID   there is a new one
@@ -54,6 +58,7 @@
  *     SET_IPV4_SRC, SET_IPV4_DST, or those of IPv6     they change
  *     SET_TP_SRC, SET_TP_DST                           they change
  *     SET_TTL                                          it changes
+ *     VXLAN_ENCAP or RAW_ENCAP                         there is a new one
  *     REPRESENTED_PORT or DROP                         always
  *
  * This is the order that hardware wants that wants any.  All of it is stable
@@ -70,6 +75,7 @@
  *
  * These functions keep no state, so that any thread may call them. */
 
+struct ct_offload_tunnel;
 struct match;
 struct nlattr;
 
@@ -91,8 +97,14 @@ enum dpdk_path_cap {
     DPDK_PATH_SET_TTL = 1 << 12,
     DPDK_PATH_DROP = 1 << 13,
     DPDK_PATH_FENCE = 1 << 14,
+    DPDK_PATH_MATCH_VXLAN = 1 << 15,
+    DPDK_PATH_MATCH_GENEVE = 1 << 16,
+    DPDK_PATH_MATCH_OPTIONS = 1 << 17,
+    DPDK_PATH_DECAP = 1 << 18,
+    DPDK_PATH_ENCAP_VXLAN = 1 << 19,
+    DPDK_PATH_ENCAP_GENEVE = 1 << 20,
 };
-#define DPDK_PATH_N_CAPS 15
+#define DPDK_PATH_N_CAPS 21
 
 const char *dpdk_path_cap_to_string(enum dpdk_path_cap);
 
@@ -104,7 +116,7 @@ enum dpdk_path_result {
 };
 
 /* The most that a rule can have, END included. */
-#define DPDK_PATH_MAX_ACTIONS 14
+#define DPDK_PATH_MAX_ACTIONS 16
 
 /* A rule, and what its items and actions point to.  It must not be moved. */
 struct dpdk_path_rule {
@@ -130,6 +142,10 @@ struct dpdk_path_rule {
     struct rte_flow_action_ethdev to;
     size_t n_actions;
     unsigned int sets;          /* Which of 'macs' to 'ttl', by a bit each. */
+
+    /* Not initialized unless there is a tunnel. */
+    struct dpdk_tunnel_in in;
+    struct dpdk_tunnel_out out;
 };
 
 /* What there is to choose in a rule. */
@@ -143,6 +159,7 @@ struct dpdk_path_options {
 
 enum dpdk_path_result dpdk_path_rule_init(struct dpdk_path_rule *,
                                           const struct match *,
+                                          const struct ct_offload_tunnel *,
                                           const struct nlattr *actions,
                                           size_t actions_len,
                                           const struct dpdk_path_options *);

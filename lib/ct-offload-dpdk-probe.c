@@ -451,14 +451,13 @@ pair_set_unable(struct dpdk_pair *pair, unsigned int caps, char *words)
     };
 }
 
-/* Creates a rule on 'home' that makes packets which match 'match' take 'pair',
- * after 'actions', and stores it in '*flow'.  Returns 0, or an errno value and
- * in '*refusal', unless hardware was asked, why not.  The port of 'pair' is
- * locked, too. */
+/* Creates a rule on 'home' that makes packets of 'p' take 'pair', and stores
+ * it in '*flow'.  Returns 0, or an errno value and in '*refusal', unless
+ * hardware was asked, why not.  The port of 'pair' is locked, too. */
 int
 dpdk_pair_create_rule(struct dpdk_pair *pair, struct dpdk_port *home,
-                      const struct match *match, const struct nlattr *actions,
-                      size_t actions_len, struct dpdk_path_options *options,
+                      const struct ct_offload_path *p,
+                      struct dpdk_path_options *options,
                       struct rte_flow **flow, enum dpdk_refusal *refusal)
 {
     struct rte_flow_error error, error2;
@@ -468,7 +467,8 @@ dpdk_pair_create_rule(struct dpdk_pair *pair, struct dpdk_port *home,
 
     options->to = pair->out_id;
     options->other_words = pair->other_words;
-    result = dpdk_path_rule_init(&rule, match, actions, actions_len, options);
+    result = dpdk_path_rule_init(&rule, p->match, p->tunnel, p->actions,
+                                 p->actions_len, options);
     *refusal = (result == DPDK_PATH_BAD_MATCH ? DPDK_REFUSED_MATCH
                 : result == DPDK_PATH_BAD_ACTION ? DPDK_REFUSED_ACTION
                 : pair_is_unable(pair, rule.caps) ? DPDK_REFUSED_UNABLE
@@ -482,7 +482,8 @@ dpdk_pair_create_rule(struct dpdk_pair *pair, struct dpdk_port *home,
     if (retval && !dpdk_flow_error_is_transient(retval)
         && dpdk_path_rule_has_other_words(&rule)) {
         options->other_words = !options->other_words;
-        dpdk_path_rule_init(&rule, match, actions, actions_len, options);
+        dpdk_path_rule_init(&rule, p->match, p->tunnel, p->actions,
+                            p->actions_len, options);
         if (!rule_create(home, &rule, flow, &error2)) {
             pair->other_words = options->other_words;
             return 0;

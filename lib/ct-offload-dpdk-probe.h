@@ -67,9 +67,9 @@ void dpdk_pairs_show(const struct dpdk_port *port, struct ds *, struct json *)
 
 /* Rules. */
 int dpdk_pair_create_rule(struct dpdk_pair *, struct dpdk_port *home,
-                          const struct match *, const struct nlattr *actions,
-                          size_t actions_len, struct dpdk_path_options *,
-                          struct rte_flow **, enum dpdk_refusal *)
+                          const struct ct_offload_path *,
+                          struct dpdk_path_options *, struct rte_flow **,
+                          enum dpdk_refusal *)
     OVS_REQUIRES(home->mutex);
 int dpdk_probe_rule_destroy(struct dpdk_port *home, struct rte_flow *)
     OVS_REQUIRES(home->mutex);

@@ -314,8 +314,8 @@ measure_paths(struct netdev *netdev, uint16_t port_id, uint32_t n,
     path.actions_len = actions.size;
     for (uint32_t i = 0; i < n; i++) {
         path_match_init(&matches[i], i);
-        ovs_assert(dpdk_path_rule_init(&rules[i], &matches[i], actions.data,
-                                       actions.size, &options)
+        ovs_assert(dpdk_path_rule_init(&rules[i], &matches[i], NULL,
+                                       actions.data, actions.size, &options)
                    == DPDK_PATH_OK);
     }
 

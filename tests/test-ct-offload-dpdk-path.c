@@ -347,7 +347,7 @@ test_no_rules(void)
 
         match_from_string(&match, cases[i].match);
         actions_from_string(&actions, cases[i].actions);
-        result = dpdk_path_rule_init(&rule, &match, actions.data,
+        result = dpdk_path_rule_init(&rule, &match, NULL, actions.data,
                                      actions.size, &options);
         if (result != cases[i].result) {
             ovs_fatal(0, "%s %s: %d", cases[i].match, cases[i].actions,
@@ -386,7 +386,7 @@ test_bits(void)
         size_t n_rules = 0;
 
         match_from_string(&match, matches[i]);
-        ovs_assert(!dpdk_path_rule_init(&base, &match, actions.data,
+        ovs_assert(!dpdk_path_rule_init(&base, &match, NULL, actions.data,
                                         actions.size, &options));
         for (size_t bit = 0; bit < 2 * 8 * sizeof(struct flow); bit++) {
             uint8_t mask = 1u << bit / 2 % 8;
@@ -403,8 +403,8 @@ test_bits(void)
             if (bit & 1) {
                 ((uint8_t *) &m.flow)[byte] |= mask;
             }
-            if (dpdk_path_rule_init(&rule, &m, actions.data, actions.size,
-                                    &options)) {
+            if (dpdk_path_rule_init(&rule, &m, NULL, actions.data,
+                                    actions.size, &options)) {
                 continue;
             }
             same = (!memcmp(&rule.match.eth_mask, &base.match.eth_mask,
