@@ -239,6 +239,9 @@ dpdk_tunnel_match(struct dpdk_tunnel_in *in, struct dpdk_flow_pattern *pattern,
     }
     match_udp(in, pattern, value, mask, left);
     left->ip_tos = left->ip_ttl = 0;
+    if (value->tun_id & mask->tun_id & ~htonll(0xffffff)) {
+        return false;           /* No packet has that. */
+    }
     left->tun_id = 0;
     if (tunnel->type == CT_OFFLOAD_TUNNEL_VXLAN) {
         match_vxlan(in, pattern, value, mask);

@@ -359,41 +359,108 @@ test_no_rules(void)
 
 /* Does bit 'bit' of struct flow, with mask, say nothing of packets that
  * 'match' does not say anyway?  So it is for the type of a tag that is not
- * there. */
+ * there, and for bits that an identifier of a network does not have. */
 static bool
 bit_is_implied(const struct match *match, size_t bit)
 {
     size_t ofs = offsetof(struct flow, vlans[0]);
+    size_t id = offsetof(struct flow, tunnel.tun_id);
 
-    return (!(match->flow.vlans[0].tci & htons(VLAN_CFI))
-            && bit / 8 >= ofs && bit / 8 < ofs + sizeof match->flow.vlans[0]);
+    return ((!(match->flow.vlans[0].tci & htons(VLAN_CFI)) && bit / 8 >= ofs
+             && bit / 8 < ofs + sizeof match->flow.vlans[0])
+            || (bit / 8 >= id && bit / 8 < id + 5));
+}
+
+/* Adds to 'match' what is always matched of a tunnel, and to that for Geneve
+ * an option, the value of which is not matched. */
+static void
+match_set_tunnel(struct match *match, struct ct_offload_tunnel *tunnel)
+{
+    struct flow_tnl *flow = &match->flow.tunnel;
+    struct flow_tnl *mask = &match->wc.masks.tunnel;
+
+    flow->tp_dst = htons(4789);
+    mask->tp_dst = OVS_BE16_MAX;
+    tunnel->header_len = tunnel->ipv6 ? 70 : 50;
+    if (tunnel->type == CT_OFFLOAD_TUNNEL_GENEVE) {
+        flow->metadata.present.len = 2 * sizeof *flow->metadata.opts.gnv;
+        mask->metadata.present.len = UINT8_MAX;
+        flow->metadata.opts.gnv[0].opt_class = htons(0x102);
+        mask->metadata.opts.gnv[0].opt_class = OVS_BE16_MAX;
+        flow->metadata.opts.gnv[0].type = 0x80;
+        mask->metadata.opts.gnv[0].type = UINT8_MAX;
+        flow->metadata.opts.gnv[0].length = 1;
+        mask->metadata.opts.gnv[0].length = 0x1f;
+        tunnel->header_len += flow->metadata.present.len;
+    }
+}
+
+/* Do the rules match the same bits? */
+static bool
+rules_have_same_masks(const struct dpdk_path_rule *a,
+                      const struct dpdk_path_rule *b, bool tunnel)
+{
+    const struct dpdk_flow_pattern *am = &a->match, *bm = &b->match;
+    const struct dpdk_tunnel_in *ai = &a->in, *bi = &b->in;
+
+    if (memcmp(&am->eth_mask, &bm->eth_mask, sizeof am->eth_mask)
+        || memcmp(&am->vlan_mask, &bm->vlan_mask, sizeof am->vlan_mask)
+        || memcmp(&am->ip_mask, &bm->ip_mask, sizeof am->ip_mask)
+        || memcmp(&am->l4_mask, &bm->l4_mask, sizeof am->l4_mask)) {
+        return false;
+    }
+    return (!tunnel
+            || (!memcmp(&ai->ip_mask, &bi->ip_mask, sizeof ai->ip_mask)
+                && !memcmp(&ai->udp_mask, &bi->udp_mask, sizeof ai->udp_mask)
+                && !memcmp(&ai->header_mask, &bi->header_mask,
+                           sizeof ai->header_mask)
+                && ai->n_opts == bi->n_opts
+                && (!ai->n_opts
+                    || ai->opt_masks[0].data[0] == bi->opt_masks[0].data[0])));
 }
 
 /* No bit of a match is lost: with one more, it is another rule, or none. */
 static void
 test_bits(void)
 {
-    static const char *const matches[] = { UDP4, TCP4, UDP6,
-        "udp,dl_vlan=5,nw_src=10.0.0.1,nw_dst=10.0.0.2,udp_src=1,udp_dst=80",
+    static const struct {
+        const char *match;
+        struct ct_offload_tunnel tunnel;
+    } cases[] = {
+        { UDP4, { .type = CT_OFFLOAD_TUNNEL_NONE } },
+        { TCP4, { .type = CT_OFFLOAD_TUNNEL_NONE } },
+        { UDP6, { .type = CT_OFFLOAD_TUNNEL_NONE } },
+        { "udp,dl_vlan=5,nw_src=10.0.0.1,nw_dst=10.0.0.2,udp_src=1,udp_dst=80",
+          { .type = CT_OFFLOAD_TUNNEL_NONE } },
+        { UDP4 ",tun_id=1,tun_src=10.2.0.1,tun_dst=10.2.0.2",
+          { .type = CT_OFFLOAD_TUNNEL_VXLAN } },
+        { TCP4 ",tun_src=10.2.0.1,tun_dst=10.2.0.2",
+          { .type = CT_OFFLOAD_TUNNEL_GENEVE } },
+        { UDP4 ",tun_id=1,tun_ipv6_src=fc01::1,tun_ipv6_dst=fc01::2",
+          { .type = CT_OFFLOAD_TUNNEL_GENEVE, .ipv6 = true } },
     };
     const struct dpdk_path_options options = { .from = 0, .to = 1 };
-    struct ofpbuf actions;
 
-    actions_from_string(&actions, "2");
-    for (size_t i = 0; i < ARRAY_SIZE(matches); i++) {
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        struct ct_offload_tunnel tunnel_ = cases[i].tunnel;
+        struct ct_offload_tunnel *tunnel = tunnel_.type ? &tunnel_ : NULL;
         struct dpdk_path_rule base;
+        struct ofpbuf actions;
         struct match match;
         size_t n_rules = 0;
 
-        match_from_string(&match, matches[i]);
-        ovs_assert(!dpdk_path_rule_init(&base, &match, NULL, actions.data,
+        actions_from_string(&actions, tunnel ? "tnl_pop(3),2" : "2");
+        match_from_string(&match, cases[i].match);
+        if (tunnel) {
+            match_set_tunnel(&match, tunnel);
+        }
+        ovs_assert(!dpdk_path_rule_init(&base, &match, tunnel, actions.data,
                                         actions.size, &options));
         for (size_t bit = 0; bit < 2 * 8 * sizeof(struct flow); bit++) {
             uint8_t mask = 1u << bit / 2 % 8;
             size_t byte = bit / 2 / 8;
             struct dpdk_path_rule rule;
             struct match m = match;
-            bool same;
 
             if (((uint8_t *) &m.wc.masks)[byte] & mask
                 || (!(bit & 1) && bit_is_implied(&m, bit / 2))) {
@@ -403,28 +470,22 @@ test_bits(void)
             if (bit & 1) {
                 ((uint8_t *) &m.flow)[byte] |= mask;
             }
-            if (dpdk_path_rule_init(&rule, &m, NULL, actions.data,
+            if (dpdk_path_rule_init(&rule, &m, tunnel, actions.data,
                                     actions.size, &options)) {
                 continue;
             }
-            same = (!memcmp(&rule.match.eth_mask, &base.match.eth_mask,
-                            sizeof rule.match.eth_mask)
-                    && !memcmp(&rule.match.vlan_mask, &base.match.vlan_mask,
-                               sizeof rule.match.vlan_mask)
-                    && !memcmp(&rule.match.ip_mask, &base.match.ip_mask,
-                               sizeof rule.match.ip_mask)
-                    && !memcmp(&rule.match.l4_mask, &base.match.l4_mask,
-                               sizeof rule.match.l4_mask));
-            if (same) {
+            if (rules_have_same_masks(&rule, &base, tunnel != NULL)) {
                 ovs_fatal(0, "%s: byte %"PRIuSIZE", bit 0x%x is lost",
-                          matches[i], byte, mask);
+                          cases[i].match, byte, mask);
             }
             n_rules++;
         }
-        /* MAC addresses, TOS, TTL, each with both values. */
-        ovs_assert(n_rules >= 2 * (2 * 48 + 8 + 8));
+        /* MAC addresses, TOS, TTL, each with both values, and outside TOS, TTL
+         * and the source port. */
+        ovs_assert(n_rules >= (2 * (2 * 48 + 8 + 8)
+                               + (tunnel ? 2 * (8 + 8 + 16) : 0)));
+        ofpbuf_uninit(&actions);
     }
-    ofpbuf_uninit(&actions);
 }
 
 /* Receives from netdevs[i].  Returns the number of packets. */
