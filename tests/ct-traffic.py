@@ -59,8 +59,13 @@ Run it as one of:
                                         that came from.  The first one is sent
                                         to MAC, by default the other device.
     repeat SECONDS ROLE ...             Do one of the above again and again.
-    vxlan DEV VNI LOCAL REMOTE          Be the end of a tunnel between two IPv4
-                                        addresses, as the tap device DEV.
+    tunnel KIND DEV VNI LOCAL REMOTE [OPTION]
+                                        Be the end of a tunnel of KIND, "vxlan"
+                                        or "geneve", between two addresses, as
+                                        the tap device DEV.  What is sent has
+                                        the Geneve OPTION, in hexadecimal
+                                        digits.  Says which UDP port packets of
+                                        each connection have come from.
 
 PROTO is "tcp" or "udp".
 """
@@ -98,10 +103,14 @@ TUNSETIFF = 0x400454ca
 IFF_TAP = 0x0002
 IFF_NO_PI = 0x1000
 
-# From RFC 7348.
-VXLAN_PORT = 4789
+# From RFC 7348 and RFC 8926.
+TUNNEL_PORTS = {"vxlan": 4789, "geneve": 6081}
 VXLAN_HAS_VNI = 1 << 27
-VXLAN_HEADER = struct.Struct("!II")
+TUNNEL_HEADER = struct.Struct("!II")
+ETH_TYPE_TEB = 0x6558
+
+# From linux/udp.h: packets over IPv6 need no checksum.
+UDP_NO_CHECK6_RX = 102
 
 
 def new_socket(proto, addr):
@@ -474,20 +483,41 @@ def flood(proto, device, saddr, daddr, mac, n):
 
 # Tunnels.
 
-def vxlan(device, vni, local, remote):
-    header = VXLAN_HEADER.pack(VXLAN_HAS_VNI, int(vni) << 8)
+def inner_ports(frame):
+    """Returns the ports of TCP or UDP over IPv4 in 'frame', or None."""
+    if frame[12:14] != b"\x08\x00" or frame[23] not in (6, 17):
+        return None
+    return struct.unpack_from("!HH", frame, 14 + (frame[14] & 0xf) * 4)
+
+
+def tunnel(kind, device, vni, local, remote, option=""):
+    option = bytes.fromhex(option)
+    first = (VXLAN_HAS_VNI if kind == "vxlan"
+             else len(option) // 4 << 24 | ETH_TYPE_TEB)
+    header = TUNNEL_HEADER.pack(first, int(vni) << 8) + option
     tap = os.open("/dev/net/tun", os.O_RDWR)
     fcntl.ioctl(tap, TUNSETIFF, struct.pack("16sH", device.encode(),
                                             IFF_TAP | IFF_NO_PI))
     sock = new_socket("udp", local)
-    sock.bind((local, VXLAN_PORT))
+    if ":" in local:
+        sock.setsockopt(socket.IPPROTO_UDP, UDP_NO_CHECK6_RX, 1)
+    sock.bind((local, TUNNEL_PORTS[kind]))
     print("ready", flush=True)
+    seen = set()
     while True:
         ready, _, _ = select.select([tap, sock], [], [])
         if tap in ready:
-            sock.sendto(header + os.read(tap, CHUNK), (remote, VXLAN_PORT))
+            sock.sendto(header + os.read(tap, CHUNK),
+                        (remote, TUNNEL_PORTS[kind]))
         if sock in ready:
-            os.write(tap, sock.recv(CHUNK)[VXLAN_HEADER.size:])
+            packet, peer = sock.recvfrom(CHUNK)
+            n_options = packet[0] & 0x3f if kind == "geneve" else 0
+            frame = packet[TUNNEL_HEADER.size + n_options * 4:]
+            os.write(tap, frame)
+            ports = inner_ports(frame)
+            if ports and (ports, peer[1]) not in seen:
+                seen.add((ports, peer[1]))
+                print(f"{ports[0]} to {ports[1]} in {peer[1]}", flush=True)
 
 
 def repeat(seconds, role, *arguments):
@@ -498,7 +528,7 @@ def repeat(seconds, role, *arguments):
 
 ROLES = {f.__name__: f for f in (serve, once, send, large, grow, who,
                                  attempt, reset, vanish, hold, get, many,
-                                 flood, packet, dialogue, repeat, vxlan)}
+                                 flood, packet, dialogue, repeat, tunnel)}
 
 if __name__ == "__main__":
     ROLES[sys.argv[1]](*sys.argv[2:])
