@@ -18,8 +18,10 @@ struct check {
     struct emu_rule *rule;
     struct rte_flow_error *error;
 
-    uint32_t layers;            /* Of the items so far. */
+    int level;                  /* 1 for an item of what is in a tunnel. */
+    uint32_t layers[2];         /* Of the items so far. */
     bool has_fate, has_age, has_ct, has_count, has_mark, has_push;
+    bool has_decap, has_encap;
 };
 
 static int
@@ -88,10 +90,10 @@ match_layer(struct check *check, uint32_t layer, bool spec, bool mask)
     struct emu_rule *rule = check->rule;
 
     if (mask) {
-        rule->flags |= layer;
-        rule->mask.f.layers |= layer;
+        rule->flags[check->level] |= layer;
+        rule->mask.levels[check->level].layers |= layer;
         if (spec) {
-            rule->key.f.layers |= layer;
+            rule->key.levels[check->level].layers |= layer;
         }
     }
 }
@@ -171,11 +173,10 @@ check_flags(struct check *check, const struct rte_flow_item *item,
 /* A mask without a bit of 'spec' and 'last' that the NIC cannot match. */
 static int
 check_values(struct check *check, const struct rte_flow_item *item,
-             const struct emu_item_class *class, bool second_vlan)
+             const struct emu_item_class *class, size_t offset,
+             bool second_vlan)
 {
     struct emu_rule *rule = check->rule;
-    size_t offset = class->offset + (second_vlan
-                                     ? sizeof(struct rte_vlan_hdr) : 0);
     uint8_t no_mask[64] = { 0 };
     const uint8_t *spec = item->spec, *mask = item->mask, *last = item->last;
     bool ranged = false;
@@ -204,11 +205,11 @@ check_values(struct check *check, const struct rte_flow_item *item,
     for (size_t i = 0; i < class->size; i++) {
         rule->mask.bytes[offset + i] = mask[i];
         rule->key.bytes[offset + i] = spec[i] & mask[i];
-        rule->last.bytes[offset + i] = spec[i] & mask[i];
+        rule->last->bytes[offset + i] = spec[i] & mask[i];
     }
     for (const struct emu_field *f = class->fields; last && f->name; f++) {
         const uint8_t *first = &rule->key.bytes[offset + f->offset];
-        uint8_t *end = &rule->last.bytes[offset + f->offset];
+        uint8_t *end = &rule->last->bytes[offset + f->offset];
         uint8_t value[16];
         bool zero = true;
 
@@ -266,16 +267,17 @@ field_contradicts(const void *bytes_, const void *mask_, uint32_t value,
 static bool
 type_contradicts(const struct check *check, uint16_t type)
 {
-    const struct emu_fields *key = &check->rule->key.f;
-    const struct emu_fields *mask = &check->rule->mask.f;
+    const struct emu_fields *key = &check->rule->key.levels[check->level];
+    const struct emu_fields *mask = &check->rule->mask.levels[check->level];
+    uint32_t layers = check->layers[check->level];
 
-    if (check->layers & EMU_VLAN2) {
+    if (layers & EMU_VLAN2) {
         return field_contradicts(&key->vlan[1].eth_proto,
                                  &mask->vlan[1].eth_proto, type, 2);
-    } else if (check->layers & EMU_VLAN) {
+    } else if (layers & EMU_VLAN) {
         return field_contradicts(&key->vlan[0].eth_proto,
                                  &mask->vlan[0].eth_proto, type, 2);
-    } else if (check->rule->flags & EMU_VLAN
+    } else if (check->rule->flags[check->level] & EMU_VLAN
                && key->layers & EMU_VLAN) {
         return false;           /* The type is that of a tag. */
     }
@@ -286,13 +288,14 @@ type_contradicts(const struct check *check, uint16_t type)
 static bool
 protocol_contradicts(const struct check *check, uint8_t protocol)
 {
-    const struct emu_fields *key = &check->rule->key.f;
-    const struct emu_fields *mask = &check->rule->mask.f;
+    const struct emu_fields *key = &check->rule->key.levels[check->level];
+    const struct emu_fields *mask = &check->rule->mask.levels[check->level];
+    uint32_t layers = check->layers[check->level];
 
-    if (check->layers & EMU_IPV4) {
+    if (layers & EMU_IPV4) {
         return field_contradicts(&key->ipv4.next_proto_id,
                                  &mask->ipv4.next_proto_id, protocol, 1);
-    } else if (check->layers & EMU_FRAG_EXT) {
+    } else if (layers & EMU_FRAG_EXT) {
         return field_contradicts(&key->frag.next_header,
                                  &mask->frag.next_header, protocol, 1);
     }
@@ -301,13 +304,46 @@ protocol_contradicts(const struct check *check, uint8_t protocol)
                                 protocol, 1);
 }
 
+/* Checks that an item that begins a tunnel, or is an option of one, may follow
+ * those before it. */
+static int
+check_tunnel_stacking(const struct check *check,
+                      const struct rte_flow_item *item, enum emu_layer layer)
+{
+    const enum rte_flow_error_type type = RTE_FLOW_ERROR_TYPE_ITEM;
+    uint32_t layers = check->layers[0];
+
+    if (!check->config->tunnels) {
+        return refuse(check, ENOTSUP, type, item,
+                      "tunnels are not supported");
+    }
+    if (!check->attr->transfer) {
+        return refuse(check, ENOTSUP, type, item,
+                      "tunnels are for transfer rules");
+    }
+    if (layer != EMU_GENEVE_OPT && layers & EMU_TUNNEL) {
+        return refuse(check, EINVAL, type, item, "a second tunnel");
+    }
+    if (check->layers[1]) {
+        return refuse(check, EINVAL, type, item,
+                      "items are not in the order of the layers");
+    }
+    if (!(layers & (layer == EMU_GENEVE_OPT ? EMU_GENEVE : EMU_UDP))) {
+        return refuse(check, EINVAL, type, item,
+                      "tunnel without the header that carries it");
+    }
+    return 0;
+}
+
 /* Checks that an item of 'class' may follow those before it. */
 static int
 check_stacking(struct check *check, const struct rte_flow_item *item,
                enum emu_layer layer)
 {
     const enum rte_flow_error_type type = RTE_FLOW_ERROR_TYPE_ITEM;
-    uint32_t layers = check->layers;
+    uint32_t layers = check->layers[check->level];
+    const struct emu_fields *key = &check->rule->key.levels[check->level];
+    uint32_t flags = check->rule->flags[check->level];
     bool contradicts = false;
 
     if (layer == EMU_CT) {
@@ -334,6 +370,14 @@ check_stacking(struct check *check, const struct rte_flow_item *item,
         }
         return 0;
     }
+    if (layer & (EMU_TUNNEL | EMU_GENEVE_OPT)) {
+        return check_tunnel_stacking(check, item, layer);
+    }
+    if (check->level && layer & ~(EMU_ETH | EMU_VLAN | EMU_VLAN2 | EMU_IPV4
+                                  | EMU_IPV6 | EMU_TCP | EMU_UDP)) {
+        return refuse(check, ENOTSUP, type, item,
+                      "this item is not supported in a tunnel");
+    }
     if (layers & ~(EMU_CT | EMU_PORT) & ~(uint32_t) (layer - 1)) {
         return refuse(check, EINVAL, type, item,
                       layers & layer ? "item given twice"
@@ -344,10 +388,15 @@ check_stacking(struct check *check, const struct rte_flow_item *item,
                       "items do not start from the lowest layer");
     }
     switch ((int) layer) {
+    case EMU_ETH:
+        /* In a tunnel: else nothing is asked of Geneve. */
+        contradicts = field_contradicts(&check->rule->key.f.geneve[2],
+                                        &check->rule->mask.f.geneve[2],
+                                        EMU_GENEVE_ETHERNET, 2);
+        break;
     case EMU_VLAN:
     case EMU_VLAN2:
-        contradicts = ((check->rule->flags & layer)
-                       && !(check->rule->key.f.layers & layer));
+        contradicts = flags & layer && !(key->layers & layer);
         break;
     case EMU_IPV4:
         contradicts = type_contradicts(check, RTE_ETHER_TYPE_IPV4);
@@ -364,17 +413,14 @@ check_stacking(struct check *check, const struct rte_flow_item *item,
             return refuse(check, EINVAL, type, item,
                           "IPV6_FRAG_EXT without IPV6");
         }
-        contradicts = ((check->rule->flags & EMU_FRAG_EXT)
-                       && !(check->rule->key.f.layers & EMU_FRAG_EXT));
+        contradicts = flags & EMU_FRAG_EXT && !(key->layers & EMU_FRAG_EXT);
         break;
     default:
         if (!(layers & (layer == EMU_ICMP ? EMU_IPV4
                         : layer == EMU_ICMP6 ? EMU_IPV6
                         : EMU_IPV4 | EMU_IPV6))) {
-            if (layer != EMU_ETH) {
-                return refuse(check, EINVAL, type, item,
-                              "transport layer without its network layer");
-            }
+            return refuse(check, EINVAL, type, item,
+                          "transport layer without its network layer");
         } else if (layers & EMU_L4) {
             return refuse(check, EINVAL, type, item, "two transport layers");
         } else {
@@ -415,6 +461,66 @@ check_represented_port(const struct check *check,
     return 0;
 }
 
+/* Makes the rule match a Geneve option. */
+static int
+check_option(struct check *check, const struct rte_flow_item *item)
+{
+    const struct rte_flow_item_geneve_opt *spec = item->spec;
+    const struct rte_flow_item_geneve_opt *mask = item->mask;
+    struct emu_rule *rule = check->rule;
+    struct emu_option *options, *want, *wmask;
+    size_t n = rule->n_options;
+
+    if (!spec) {
+        return refuse(check, EINVAL, RTE_FLOW_ERROR_TYPE_ITEM_SPEC, item,
+                      "GENEVE_OPT without spec");
+    }
+    if (item->last) {
+        return refuse(check, ENOTSUP, RTE_FLOW_ERROR_TYPE_ITEM_LAST, item,
+                      "this item has no range");
+    }
+    if (spec->option_len > 31) {
+        return refuse(check, EINVAL, RTE_FLOW_ERROR_TYPE_ITEM_SPEC, item,
+                      "the option is too long");
+    }
+    mask = mask ? mask : &rte_flow_item_geneve_opt_mask;
+    if (mask->data && spec->option_len && !spec->data) {
+        return refuse(check, EINVAL, RTE_FLOW_ERROR_TYPE_ITEM_SPEC, item,
+                      "option without data");
+    }
+    if (!check->config->any_mask
+        && (mask->option_class != UINT16_MAX || mask->option_type != UINT8_MAX
+            || (mask->option_len & 0x1f) != 0x1f)) {
+        return refuse(check, ENOTSUP, RTE_FLOW_ERROR_TYPE_ITEM_MASK, item,
+                      "an option's class, type and length are matched in "
+                      "full only");
+    }
+
+    options = emu_zalloc(2 * (n + 1) * sizeof *options);
+    if (n) {
+        memcpy(options, rule->options, 2 * n * sizeof *options);
+        free(rule->options);
+    }
+    rule->options = options;
+    want = &options[2 * n];
+    wmask = want + 1;
+    memcpy(wmask->bytes, &mask->option_class, 2);
+    wmask->bytes[2] = mask->option_type;
+    wmask->bytes[3] = mask->option_len & 0x1f;
+    memcpy(want->bytes, &spec->option_class, 2);
+    want->bytes[2] = spec->option_type;
+    want->bytes[3] = spec->option_len;
+    if (mask->data && spec->option_len) {
+        memcpy(&wmask->bytes[4], mask->data, spec->option_len * 4);
+        memcpy(&want->bytes[4], spec->data, spec->option_len * 4);
+    }
+    for (size_t i = 0; i < sizeof want->bytes; i++) {
+        want->bytes[i] &= wmask->bytes[i];
+    }
+    rule->n_options++;
+    return 0;
+}
+
 static int
 check_item(struct check *check, const struct rte_flow_item *item)
 {
@@ -422,6 +528,7 @@ check_item(struct check *check, const struct rte_flow_item *item)
     struct emu_rule *rule = check->rule;
     bool second_vlan = false;
     enum emu_layer layer;
+    size_t offset;
     int retval;
 
     if (!class) {
@@ -433,9 +540,14 @@ check_item(struct check *check, const struct rte_flow_item *item)
                       "too many items");
     }
     layer = class->layer;
-    if (layer == EMU_VLAN && check->layers & EMU_VLAN) {
+    check->level = (check->layers[0] & EMU_TUNNEL
+                    && !(layer & (EMU_TUNNEL | EMU_GENEVE_OPT | EMU_CT
+                                  | EMU_PORT)));
+    offset = class->offset + check->level * sizeof(struct emu_fields);
+    if (layer == EMU_VLAN && check->layers[check->level] & EMU_VLAN) {
         second_vlan = true;
         layer = EMU_VLAN2;
+        offset += sizeof(struct rte_vlan_hdr);
     }
     if (!item->spec && item->mask) {
         return refuse(check, EINVAL, RTE_FLOW_ERROR_TYPE_ITEM_MASK, item,
@@ -446,8 +558,10 @@ check_item(struct check *check, const struct rte_flow_item *item)
                       "last without spec");
     }
     retval = check_stacking(check, item, layer);
-    if (!retval && item->spec) {
-        retval = check_values(check, item, class, second_vlan);
+    if (!retval && layer == EMU_GENEVE_OPT) {
+        retval = check_option(check, item);
+    } else if (!retval && item->spec) {
+        retval = check_values(check, item, class, offset, second_vlan);
     }
     if (!retval && layer == EMU_PORT) {
         retval = check_represented_port(check, item);
@@ -455,11 +569,29 @@ check_item(struct check *check, const struct rte_flow_item *item)
     if (retval) {
         return retval;
     }
-    rule->items[rule->n_items++] = item->type;
-    check->layers |= layer;
-    if (layer != EMU_PORT) {
-        rule->key.f.layers |= layer;
-        rule->mask.f.layers |= layer;
+    rule->items[rule->n_items++] = (struct emu_item) { item->type, offset };
+    check->layers[check->level] |= layer;
+    if (!(layer & (EMU_PORT | EMU_GENEVE_OPT))) {
+        rule->key.levels[check->level].layers |= layer;
+        rule->mask.levels[check->level].layers |= layer;
+    }
+    return 0;
+}
+
+/* Checks what depends on there being a tunnel. */
+static int
+check_pattern(const struct check *check, const struct rte_flow_item *end)
+{
+    const union emu_key *mask = &check->rule->mask;
+
+    if (!check->config->any_mask
+        && ((mask->f.udp.dgram_cksum && !(check->layers[0] & EMU_TUNNEL))
+            || (mask->f.udp.dgram_cksum
+                && mask->f.udp.dgram_cksum != UINT16_MAX)
+            || mask->inner.udp.dgram_cksum)) {
+        return refuse(check, ENOTSUP, RTE_FLOW_ERROR_TYPE_ITEM_MASK, end,
+                      "UDP checksums are matched outside of a tunnel and in "
+                      "full only");
     }
     return 0;
 }
@@ -580,13 +712,29 @@ check_representor(const struct check *check,
     return 0;
 }
 
+/* Returns the layers that the pattern has of the packet as it is now: of what
+ * is in the tunnel after its end. */
+static uint32_t
+layers_now(const struct check *check)
+{
+    return check->layers[check->has_decap];
+}
+
 /* Checks that the pattern has one of 'layers', which the action changes. */
 static int
 check_rewrite(struct check *check, const struct rte_flow_action *action,
               uint32_t layers)
 {
     check->rule->rewrites = true;
-    if (!(check->layers & layers)) {
+    if (check->has_encap) {
+        return refuse(check, EINVAL, RTE_FLOW_ERROR_TYPE_ACTION, action,
+                      "headers cannot be changed after encapsulation");
+    }
+    if (check->layers[0] & EMU_TUNNEL && !check->has_decap) {
+        return refuse(check, EINVAL, RTE_FLOW_ERROR_TYPE_ACTION, action,
+                      "the headers of a tunnel cannot be changed");
+    }
+    if (!(layers_now(check) & layers)) {
         return refuse(check, EINVAL, RTE_FLOW_ERROR_TYPE_ACTION, action,
                       "the pattern does not have the header that this action "
                       "changes");
@@ -611,6 +759,162 @@ check_set(struct check *check, const struct rte_flow_action *action,
                       "this action is not supported");
     }
     return check_rewrite(check, action, layers);
+}
+
+/* What DECAP and ENCAP have in common.  Each comes once, before the fate. */
+static int
+check_tunnel_action(struct check *check, const struct rte_flow_action *action,
+                    bool *has)
+{
+    const enum rte_flow_error_type type = RTE_FLOW_ERROR_TYPE_ACTION;
+
+    if (!check->config->tunnels || !check->config->rewrite) {
+        return refuse(check, ENOTSUP, type, action,
+                      "tunnels are not supported");
+    }
+    if (!check->attr->transfer) {
+        return refuse(check, ENOTSUP, type, action,
+                      "tunnels are for transfer rules");
+    }
+    if (check->has_fate) {
+        return refuse(check, EINVAL, type, action,
+                      "DECAP or ENCAP after the fate");
+    }
+    return check_once(check, action, has);
+}
+
+/* Checks that the header that RAW_DECAP takes off is as long as that of the
+ * pattern, as far as it is known. */
+static int
+check_decap_size(const struct check *check, const void *conf, size_t size)
+{
+    const struct emu_rule *rule = check->rule;
+    uint32_t layers = rule->key.f.layers;
+    size_t want = (sizeof(struct rte_ether_hdr)
+                   + (layers & EMU_VLAN ? sizeof(struct rte_vlan_hdr) : 0)
+                   + (layers & EMU_VLAN2 ? sizeof(struct rte_vlan_hdr) : 0)
+                   + (layers & EMU_IPV4 ? sizeof(struct rte_ipv4_hdr)
+                      : sizeof(struct rte_ipv6_hdr))
+                   + sizeof(struct rte_udp_hdr) + sizeof rule->key.f.geneve);
+    size_t max = want;
+
+    if (layers & EMU_GENEVE) {
+        size_t options = (rule->key.f.geneve[0] & 0x3f) * 4;
+        bool known = (rule->mask.f.geneve[0] & 0x3f) == 0x3f;
+
+        want += known ? options : 0;
+        max += known ? options : 0x3f * 4;
+    }
+    if (size < want || size > max || (size - want) % 4) {
+        return refuse(check, EINVAL, RTE_FLOW_ERROR_TYPE_ACTION_CONF, conf,
+                      "the size is not that of the pattern's outer headers");
+    }
+    return 0;
+}
+
+static int
+check_decap(struct check *check, const struct rte_flow_action *action,
+            struct emu_action *out)
+{
+    const struct rte_flow_action_raw_decap *raw = action->conf;
+    uint32_t tunnels = EMU_TUNNEL;
+    int retval = check_tunnel_action(check, action, &check->has_decap);
+
+    if (retval) {
+        return retval;
+    }
+    if (check->rule->rewrites) {
+        return refuse(check, EINVAL, RTE_FLOW_ERROR_TYPE_ACTION, action,
+                      "DECAP after a change of headers");
+    }
+    if (action->type == RTE_FLOW_ACTION_TYPE_VXLAN_DECAP) {
+        tunnels = EMU_VXLAN;
+    }
+    if (!(check->layers[0] & tunnels)) {
+        return refuse(check, EINVAL, RTE_FLOW_ERROR_TYPE_ACTION, action,
+                      "the pattern does not have the tunnel that DECAP ends");
+    }
+    if (action->type == RTE_FLOW_ACTION_TYPE_RAW_DECAP) {
+        if (!raw->data) {
+            return refuse(check, EINVAL, RTE_FLOW_ERROR_TYPE_ACTION_CONF, raw,
+                          "RAW_DECAP without data");
+        }
+        retval = check_decap_size(check, raw, raw->size);
+        out->value = check->rule->decap_size = raw->size;
+    }
+
+    /* What is left has to be a frame. */
+    check->rule->key.inner.layers |= EMU_ETH;
+    check->rule->mask.inner.layers |= EMU_ETH;
+    check->rule->rewrites = true;
+    return retval;
+}
+
+/* Stores in '*out' the headers that VXLAN_ENCAP describes by items. */
+static int
+check_encap_items(const struct check *check,
+                  const struct rte_flow_action *action, struct emu_action *out)
+{
+    const struct rte_flow_action_vxlan_encap *encap = action->conf;
+    const struct rte_flow_item *item = encap->definition;
+    uint32_t last = 0;
+
+    for (; item && item->type != RTE_FLOW_ITEM_TYPE_END; item++) {
+        const struct emu_item_class *class = emu_item_class(item->type);
+
+        if (item->type == RTE_FLOW_ITEM_TYPE_VOID) {
+            continue;
+        }
+        if (!class || class->layer <= last
+            || !(class->layer & (EMU_ETH | EMU_VLAN | EMU_IPV4 | EMU_IPV6
+                                 | EMU_UDP | EMU_VXLAN))
+            || !item->spec) {
+            return refuse(check, EINVAL, RTE_FLOW_ERROR_TYPE_ACTION_CONF, item,
+                          "the definition is not of items with their specs "
+                          "in the order of headers");
+        }
+        last = class->layer;
+        memcpy(&out->header[out->value], item->spec, class->size);
+        out->value += class->size;
+    }
+    return 0;
+}
+
+static int
+check_encap(struct check *check, const struct rte_flow_action *action,
+            struct emu_action *out)
+{
+    const enum rte_flow_error_type bad_conf = RTE_FLOW_ERROR_TYPE_ACTION_CONF;
+    const struct rte_flow_action_raw_encap *raw = action->conf;
+    int retval = check_tunnel_action(check, action, &check->has_encap);
+    const char *problem;
+    uint32_t tunnel;
+
+    if (retval) {
+        return retval;
+    }
+    check->rule->rewrites = true;
+    out->header = emu_zalloc(RTE_PKTMBUF_HEADROOM);
+    if (action->type == RTE_FLOW_ACTION_TYPE_VXLAN_ENCAP) {
+        retval = check_encap_items(check, action, out);
+        if (retval) {
+            return retval;
+        }
+    } else {
+        if (!raw->data || raw->size > RTE_PKTMBUF_HEADROOM) {
+            return refuse(check, EINVAL, bad_conf, raw,
+                          "RAW_ENCAP without data, or with too many");
+        }
+        memcpy(out->header, raw->data, raw->size);
+        out->value = raw->size;
+    }
+    problem = emu_encap_problem(out->header, out->value, &tunnel);
+    if (!problem && action->type == RTE_FLOW_ACTION_TYPE_VXLAN_ENCAP
+        && tunnel != EMU_VXLAN) {
+        problem = "the headers do not end with one of VXLAN";
+    }
+    return (problem ? refuse(check, EINVAL, bad_conf, action->conf, problem)
+            : 0);
 }
 
 /* Says whether action 'i' of 'rule' is of 'type'. */
@@ -668,7 +972,7 @@ check_ct(struct check *check, const struct rte_flow_action *action,
         return refuse(check, ENOTSUP, type, action,
                       "CONNTRACK is not supported in group 0");
     }
-    if (!(check->layers & EMU_TCP)) {
+    if (!(layers_now(check) & EMU_TCP)) {
         return refuse(check, ENOTSUP, type, action,
                       "CONNTRACK is for TCP only");
     }
@@ -765,6 +1069,9 @@ check_action(struct check *check, const struct rte_flow_action *action,
     case RTE_FLOW_ACTION_TYPE_DEC_TTL:
         return check_set(check, action, EMU_IPV4 | EMU_IPV6);
 
+    case RTE_FLOW_ACTION_TYPE_VXLAN_DECAP:
+        return check_decap(check, action, out);
+
     case RTE_FLOW_ACTION_TYPE_JUMP:
     case RTE_FLOW_ACTION_TYPE_MARK:
     case RTE_FLOW_ACTION_TYPE_QUEUE:
@@ -784,6 +1091,9 @@ check_action(struct check *check, const struct rte_flow_action *action,
     case RTE_FLOW_ACTION_TYPE_SET_TP_SRC:
     case RTE_FLOW_ACTION_TYPE_SET_TP_DST:
     case RTE_FLOW_ACTION_TYPE_SET_TTL:
+    case RTE_FLOW_ACTION_TYPE_RAW_DECAP:
+    case RTE_FLOW_ACTION_TYPE_VXLAN_ENCAP:
+    case RTE_FLOW_ACTION_TYPE_RAW_ENCAP:
         if (!conf) {
             return refuse(check, EINVAL, bad_conf, action,
                           "action without a configuration");
@@ -900,6 +1210,13 @@ check_action(struct check *check, const struct rte_flow_action *action,
             ((const struct rte_flow_action_set_tp *) conf)->port);
         return check_set(check, action, EMU_TCP | EMU_UDP);
 
+    case RTE_FLOW_ACTION_TYPE_RAW_DECAP:
+        return check_decap(check, action, out);
+
+    case RTE_FLOW_ACTION_TYPE_VXLAN_ENCAP:
+    case RTE_FLOW_ACTION_TYPE_RAW_ENCAP:
+        return check_encap(check, action, out);
+
     default:
         out->value =
             ((const struct rte_flow_action_set_ttl *) conf)->ttl_value;
@@ -919,7 +1236,7 @@ check_source(struct check *check)
     if (!check->attr->transfer || mask->port) {
         return;
     }
-    if (check->config->proxy_first || check->layers & EMU_PORT) {
+    if (check->config->proxy_first || check->layers[0] & EMU_PORT) {
         key->domain = check->config->switch_domain;
         mask->domain = UINT16_MAX;
     } else {
@@ -1001,11 +1318,15 @@ emu_rule_compile(struct emu_port *port, const struct rte_flow_attr *attr,
 
     check.rule = emu_zalloc(sizeof *check.rule);
     check.rule->port = port->id;
+    check.rule->last = emu_zalloc(sizeof *check.rule->last);
     retval = check_attr(&check);
     for (; !retval && items->type != RTE_FLOW_ITEM_TYPE_END; items++) {
         if (items->type != RTE_FLOW_ITEM_TYPE_VOID) {
             retval = check_item(&check, items);
         }
+    }
+    if (!retval) {
+        retval = check_pattern(&check, items);
     }
     if (!retval) {
         check_source(&check);
@@ -1015,6 +1336,10 @@ emu_rule_compile(struct emu_port *port, const struct rte_flow_attr *attr,
         emu_rule_free(check.rule);
         rte_errno = -retval;
         return NULL;
+    }
+    if (!check.rule->ranged) {
+        free(check.rule->last);
+        check.rule->last = NULL;
     }
     return check.rule;
 }

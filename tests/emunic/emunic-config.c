@@ -77,6 +77,7 @@ set_profile(struct emu_config *c, const char *name)
     c->rewrite = !no_rewrite;
     c->set_ipv6 = c->set_ttl = !nat_bundle;
     c->nat_bundle = nat_bundle;
+    c->tunnels = true;
     c->representor_own = !mlx5;
     c->representor_any = strcmp(name, "mlx5-sws") && !others;
     c->share_handles = strcmp(name, "mlx5-hws");
@@ -179,6 +180,7 @@ static const struct {
     SWITCH("set-ipv6", set_ipv6, "on", "off"),
     SWITCH("set-ttl", set_ttl, "on", "off"),
     SWITCH("nat-bundle", nat_bundle, "on", "off"),
+    SWITCH("tunnels", tunnels, "on", "off"),
     SWITCH("representor-own", representor_own, "on", "off"),
     SWITCH("representor-any", representor_any, "on", "off"),
     SWITCH("share-handles", share_handles, "on", "off"),

@@ -259,8 +259,8 @@ run_domain(struct emu_port *port, bool transfer, struct emu_packet *packet,
         struct emu_rule *rule;
         bool ambiguous, overlap;
 
-        rule = emu_rule_lookup(port, transfer, group, &packet->key,
-                               &ambiguous, &overlap);
+        rule = emu_rule_lookup(port, transfer, group, packet, &ambiguous,
+                               &overlap);
         if (!rule) {
             if (group) {
                 emu_count(port, EMU_MISSED, 1);
@@ -276,6 +276,10 @@ run_domain(struct emu_port *port, bool transfer, struct emu_packet *packet,
         }
         if (overlap) {
             emu_count(port, EMU_OVERLAP, 1);
+        }
+        if (rule->decap_size && rule->decap_size != packet->outer_size) {
+            emu_count(port, EMU_DECAP_SIZE, 1);
+            return false;
         }
         atomic_fetch_add_explicit(&rule->hits, 1, memory_order_relaxed);
         atomic_fetch_add_explicit(&rule->bytes,

@@ -102,6 +102,28 @@ static const struct emu_field icmp6_fields[] = {
     { NULL, 0, 0, 0 },
 };
 
+static const struct emu_field vxlan_fields[] = {
+    { "flags", 0, 1, EMU_FMT_HEX },
+    { "reserved", 1, 3, EMU_FMT_HEX },
+    { "vni", 4, 3, EMU_FMT_HEX },
+    { "last_reserved", 7, 1, EMU_FMT_HEX },
+    { NULL, 0, 0, 0 },
+};
+
+static const struct emu_field geneve_fields[] = {
+    { "opt_len", 0, 1, EMU_FMT_DEC6 },
+    { "flags", 1, 1, EMU_FMT_HEX },
+    { "protocol", 2, 2, EMU_FMT_HEX },
+    { "vni", 4, 3, EMU_FMT_HEX },
+    { "reserved", 7, 1, EMU_FMT_HEX },
+    { NULL, 0, 0, 0 },
+};
+
+/* Options are not at one place of a packet. */
+static const struct emu_field no_fields[] = {
+    { NULL, 0, 0, 0 },
+};
+
 static const struct emu_field port_fields[] = {
     FIELD(rte_flow_item_ethdev, port_id, "id", EMU_FMT_PORT),
     { NULL, 0, 0, 0 },
@@ -142,6 +164,7 @@ static const struct rte_tcp_hdr mlx5_tcp_mask = {
 static const struct rte_udp_hdr mlx5_udp_mask = {
     .src_port = RTE_BE16(0xffff),
     .dst_port = RTE_BE16(0xffff),
+    .dgram_cksum = RTE_BE16(0xffff), /* Outside of a tunnel, in full. */
 };
 
 static const struct rte_sctp_hdr mlx5_sctp_mask = {
@@ -164,6 +187,16 @@ static const struct rte_icmp_hdr mlx5_icmp_mask = {
 static const struct rte_flow_item_icmp6 mlx5_icmp6_mask = {
     .type = 0xff,
     .code = 0xff,
+};
+
+static const struct rte_flow_item_vxlan mlx5_vxlan_mask = {
+    .hdr.vx_vni = RTE_BE32(0xffffff00),
+};
+
+static const struct rte_flow_item_geneve mlx5_geneve_mask = {
+    .ver_opt_len_o_c_rsvd0 = RTE_BE16(0x3f00),
+    .protocol = RTE_BE16(0xffff),
+    .vni = { 0xff, 0xff, 0xff },
 };
 
 #define ITEM(TYPE, NAME, LAYER, MEMBER, DEFAULT, MLX5, FIELDS)              \
@@ -191,6 +224,12 @@ static const struct emu_item_class classes[] = {
          &mlx5_icmp_mask, icmp_fields),
     ITEM(ICMP6, "icmp6", EMU_ICMP6, icmp6, &rte_flow_item_icmp6_mask,
          &mlx5_icmp6_mask, icmp6_fields),
+    ITEM(VXLAN, "vxlan", EMU_VXLAN, vxlan, &rte_flow_item_vxlan_mask,
+         &mlx5_vxlan_mask, vxlan_fields),
+    ITEM(GENEVE, "geneve", EMU_GENEVE, geneve, &rte_flow_item_geneve_mask,
+         &mlx5_geneve_mask, geneve_fields),
+    { RTE_FLOW_ITEM_TYPE_GENEVE_OPT, "geneve_opt", EMU_GENEVE_OPT, 0, 0,
+      &rte_flow_item_geneve_opt_mask, NULL, no_fields },
     ITEM(CONNTRACK, "conntrack", EMU_CT, ct, &rte_flow_item_conntrack_mask,
          NULL, conntrack_fields),
     ITEM(REPRESENTED_PORT, "represented_port", EMU_PORT, port,
@@ -245,6 +284,7 @@ emu_bytes_format(FILE *out, const uint8_t *bytes,
         return;
     }
     case EMU_FMT_DEC:
+    case EMU_FMT_DEC6:
     case EMU_FMT_HEX:
         break;
     }

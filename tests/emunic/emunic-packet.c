@@ -179,19 +179,19 @@ parse_ipv6(struct emu_packet *packet, size_t offset)
     }
 }
 
-/* Finds the headers of 'mbuf'.  What is cut off is not there. */
-void
-emu_packet_parse(struct emu_packet *packet, struct rte_mbuf *mbuf)
+/* Finds the headers of the frame that begins at 'offset' of 'mbuf'. */
+static void
+parse_frame(struct emu_packet *packet, struct rte_mbuf *mbuf, size_t offset)
 {
     struct emu_fields *key = &packet->key.f;
-    size_t offset = sizeof key->eth;
     uint16_t type;
 
     memset(packet, 0, sizeof *packet);
     packet->mbuf = mbuf;
-    if (!take(packet, 0, &key->eth, sizeof key->eth, EMU_ETH)) {
+    if (!take(packet, offset, &key->eth, sizeof key->eth, EMU_ETH)) {
         return;
     }
+    offset += sizeof key->eth;
     type = rte_be_to_cpu_16(key->eth.ether_type);
     for (int i = 0; i < 2; i++) {
         if (type != RTE_ETHER_TYPE_VLAN && type != RTE_ETHER_TYPE_QINQ) {
@@ -208,6 +208,19 @@ emu_packet_parse(struct emu_packet *packet, struct rte_mbuf *mbuf)
         parse_ipv4(packet, offset);
     } else if (type == RTE_ETHER_TYPE_IPV6) {
         parse_ipv6(packet, offset);
+    }
+}
+
+/* Finds the headers of 'mbuf'.  What is cut off is not there. */
+void
+emu_packet_parse(struct emu_packet *packet, struct rte_mbuf *mbuf)
+{
+    parse_frame(packet, mbuf, 0);
+    if (emu_tunnel_parse(packet)) {
+        struct emu_packet inner;
+
+        parse_frame(&inner, mbuf, packet->outer_size);
+        packet->key.inner = inner.key.f;
     }
 }
 
@@ -426,13 +439,20 @@ apply(struct emu_packet *packet, const struct emu_action *action)
         return set_ttl(packet, false, action->value);
     case RTE_FLOW_ACTION_TYPE_DEC_TTL:
         return set_ttl(packet, true, 0);
+    case RTE_FLOW_ACTION_TYPE_VXLAN_DECAP:
+    case RTE_FLOW_ACTION_TYPE_RAW_DECAP:
+        return rte_pktmbuf_adj(packet->mbuf, packet->outer_size) != NULL;
+    case RTE_FLOW_ACTION_TYPE_VXLAN_ENCAP:
+    case RTE_FLOW_ACTION_TYPE_RAW_ENCAP:
+        return emu_encap(packet->mbuf, action->header, action->value);
     default:
         return true;
     }
 }
 
 /* Changes 'packet' as 'action' says.  Returns false if that cannot be, as when
- * the TTL is over: then the packet is to be dropped. */
+ * the TTL is over or there is no room for a header: then the packet is to be
+ * dropped. */
 bool
 emu_packet_apply(struct emu_packet *packet, const struct emu_action *action)
 {

@@ -28,6 +28,7 @@ const char *const emu_counter_names[EMU_N_COUNTERS] = {
     [EMU_MISSED] = "missed",
     [EMU_AMBIGUOUS] = "ambiguous",
     [EMU_OVERLAP] = "overlap",
+    [EMU_DECAP_SIZE] = "decap_size",
     [EMU_LOOPED] = "looped",
     [EMU_STEERED] = "steered",
     [EMU_STEER_FULL] = "steer_full",

@@ -25,8 +25,9 @@ field_format(FILE *out, const struct emu_rule *rule, size_t offset,
 {
     const uint8_t *key = &rule->key.bytes[offset + f->offset];
     const uint8_t *mask = &rule->mask.bytes[offset + f->offset];
-    const uint8_t *last = &rule->last.bytes[offset + f->offset];
-    bool ranged = rule->ranged && memcmp(key, last, f->size);
+    const uint8_t *last = (rule->ranged
+                           ? &rule->last->bytes[offset + f->offset] : key);
+    bool ranged = memcmp(key, last, f->size);
 
     if (all_bytes(mask, f->size, 0)) {
         return;
@@ -37,10 +38,51 @@ field_format(FILE *out, const struct emu_rule *rule, size_t offset,
         fputs(" to ", out);
         emu_bytes_format(out, last, f);
     }
-    if (!all_bytes(mask, f->size, 0xff)) {
+    if (!all_bytes(mask, f->size, f->format == EMU_FMT_DEC6 ? 0x3f : 0xff)) {
         fputs(" mask ", out);
         emu_bytes_format(out, mask, f);
     }
+}
+
+static void
+put_hex(FILE *out, const uint8_t *bytes, size_t n)
+{
+    fputs(" 0x", out);
+    for (size_t i = 0; i < n; i++) {
+        fprintf(out, "%02x", bytes[i]);
+    }
+}
+
+/* Writes the part of an option that has 'name' and 'n' bytes at 'offset'. */
+static void
+option_part_format(FILE *out, const struct emu_option *option,
+                   const char *name, size_t offset, size_t n, uint8_t full)
+{
+    const uint8_t *mask = &option[1].bytes[offset];
+
+    if (!all_bytes(mask, n, 0)) {
+        fprintf(out, " %s is", name);
+        put_hex(out, &option->bytes[offset], n);
+        if (!all_bytes(mask, n, full)) {
+            fputs(" mask", out);
+            put_hex(out, mask, n);
+        }
+    }
+}
+
+/* Writes a Geneve option, behind which its mask is. */
+static void
+option_format(FILE *out, const struct emu_option *option)
+{
+    size_t n = sizeof option->bytes - 4;
+
+    while (n && all_bytes(&option[1].bytes[4 + n - 4], 4, 0)) {
+        n -= 4;
+    }
+    option_part_format(out, option, "class", 0, 2, 0xff);
+    option_part_format(out, option, "type", 2, 1, 0xff);
+    option_part_format(out, option, "len", 3, 1, 0x1f);
+    option_part_format(out, option, "data", 4, n, 0xff);
 }
 
 static void
@@ -56,33 +98,35 @@ pattern_format(FILE *out, const struct emu_rule *rule)
         { EMU_MOBIL_EXT, "has_mobil_ext" }, { EMU_HIP_EXT, "has_hip_ext" },
         { EMU_SHIM6_EXT, "has_shim6_ext" },
     };
-    unsigned int n_vlans = 0;
+    size_t n_options = 0;
 
     for (unsigned int i = 0; i < rule->n_items; i++) {
-        const struct emu_item_class *class = emu_item_class(rule->items[i]);
-        size_t offset = class->offset;
+        const struct emu_item_class *class =
+            emu_item_class(rule->items[i].type);
+        size_t offset = rule->items[i].offset;
+        bool inner = offset >= sizeof(struct emu_fields);
+        uint32_t layers = rule->key.levels[inner].layers;
+        uint32_t flags = rule->flags[inner];
 
-        if (class->type == RTE_FLOW_ITEM_TYPE_VLAN) {
-            offset += n_vlans * sizeof(struct rte_vlan_hdr);
-        }
         fputs(class->name, out);
+        if (class->type == RTE_FLOW_ITEM_TYPE_GENEVE_OPT) {
+            option_format(out, &rule->options[2 * n_options++]);
+        }
         for (const struct emu_field *f = class->fields; f->name; f++) {
             field_format(out, rule, offset, f);
         }
-        if (class->type == RTE_FLOW_ITEM_TYPE_ETH && rule->flags & EMU_VLAN) {
-            fprintf(out, " has_vlan is %d",
-                    !!(rule->key.f.layers & EMU_VLAN));
+        if (class->type == RTE_FLOW_ITEM_TYPE_ETH && flags & EMU_VLAN) {
+            fprintf(out, " has_vlan is %d", !!(layers & EMU_VLAN));
         }
-        if (class->type == RTE_FLOW_ITEM_TYPE_VLAN && !n_vlans++
-            && rule->flags & EMU_VLAN2) {
-            fprintf(out, " has_more_vlan is %d",
-                    !!(rule->key.f.layers & EMU_VLAN2));
+        if (class->type == RTE_FLOW_ITEM_TYPE_VLAN && flags & EMU_VLAN2
+            && offset == class->offset + inner * sizeof(struct emu_fields)) {
+            fprintf(out, " has_more_vlan is %d", !!(layers & EMU_VLAN2));
         }
         for (size_t j = 0; class->type == RTE_FLOW_ITEM_TYPE_IPV6
                            && j < EMU_ARRAY_SIZE(exts); j++) {
-            if (rule->flags & exts[j].layer) {
+            if (flags & exts[j].layer) {
                 fprintf(out, " %s is %d", exts[j].name,
-                        !!(rule->key.f.layers & exts[j].layer));
+                        !!(layers & exts[j].layer));
             }
         }
         fputs(" / ", out);
@@ -124,6 +168,10 @@ static const struct {
     ACTION(SET_TP_DST, "port", 0, 0),
     ACTION(SET_TTL, "ttl", 0, 0),
     ACTION(DEC_TTL, NULL, 0, 0),
+    ACTION(VXLAN_DECAP, NULL, 0, 0),
+    ACTION(RAW_DECAP, "size", 0, 0),
+    ACTION(VXLAN_ENCAP, "size", 0, 0),
+    ACTION(RAW_ENCAP, "size", 0, 0),
 };
 
 static const char *

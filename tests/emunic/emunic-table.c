@@ -92,25 +92,23 @@ static bool
 ranges_match(const struct emu_rule *rule, const union emu_key *key)
 {
     uint32_t wanted = rule->mask.f.layers;
-    unsigned int n_vlans = 0;
 
     if ((key->f.layers ^ rule->key.f.layers) & wanted
+        || (key->inner.layers ^ rule->key.inner.layers)
+           & rule->mask.inner.layers
         || (key->f.port ^ rule->key.f.port) & rule->mask.f.port
         || (key->f.domain ^ rule->key.f.domain) & rule->mask.f.domain) {
         return false;
     }
     for (unsigned int i = 0; i < rule->n_items; i++) {
-        const struct emu_item_class *class = emu_item_class(rule->items[i]);
-        size_t offset = class->offset;
+        const struct emu_item *item = &rule->items[i];
+        const struct emu_field *f = emu_item_class(item->type)->fields;
 
-        if (class->type == RTE_FLOW_ITEM_TYPE_VLAN) {
-            offset += n_vlans++ * sizeof(struct rte_vlan_hdr);
-        }
-        for (const struct emu_field *f = class->fields; f->name; f++) {
-            size_t at = offset + f->offset;
+        for (; f->name; f++) {
+            size_t at = item->offset + f->offset;
 
             if (!in_range(&key->bytes[at], &rule->key.bytes[at],
-                          &rule->last.bytes[at], &rule->mask.bytes[at],
+                          &rule->last->bytes[at], &rule->mask.bytes[at],
                           f->size)) {
                 return false;
             }
@@ -122,10 +120,13 @@ ranges_match(const struct emu_rule *rule, const union emu_key *key)
 static bool
 same_match(const struct emu_rule *a, const struct emu_rule *b)
 {
-    return a->ranged == b->ranged
+    return a->ranged == b->ranged && a->n_options == b->n_options
+           && (!a->n_options
+               || !memcmp(a->options, b->options,
+                          2 * a->n_options * sizeof *a->options))
            && !memcmp(&a->mask, &b->mask, sizeof a->mask)
            && masked_equal(&a->key, &b->key, &a->mask)
-           && (!a->ranged || masked_equal(&a->last, &b->last, &a->mask));
+           && (!a->ranged || masked_equal(a->last, b->last, &a->mask));
 }
 
 /* Returns the rule of 'port' that 'flow' stands for, or NULL if there is none
@@ -275,8 +276,11 @@ emu_rule_free(struct emu_rule *rule)
             emu_object_unuse(rule->actions[i].object);
         }
         free(rule->actions[i].queues);
+        free(rule->actions[i].header);
     }
     free(rule->actions);
+    free(rule->options);
+    free(rule->last);
     free(rule);
 }
 
@@ -298,15 +302,17 @@ emu_rules_flush(struct emu_port *port)
     return n;
 }
 
-/* Returns the rule that a packet with 'key' hits in a group, or NULL.  Says in
+/* Returns the rule that 'packet' hits in a group, or NULL.  Says in
  * '*ambiguous' whether another rule of the same priority matches too: which of
  * them hardware takes is undefined.  Says in '*overlap' whether it is a
  * transfer rule that hides one of another priority.  The caller holds the
  * port's lock, and for transfer rules that of the switch. */
 struct emu_rule *
 emu_rule_lookup(struct emu_port *port, bool transfer, uint32_t group_number,
-                const union emu_key *key, bool *ambiguous, bool *overlap)
+                const struct emu_packet *packet, bool *ambiguous,
+                bool *overlap)
 {
+    const union emu_key *key = &packet->key;
     struct emu_group *group = group_find(groups_of(port, transfer),
                                          group_number);
     struct emu_rule *found = NULL;
@@ -331,7 +337,8 @@ emu_rule_lookup(struct emu_port *port, bool transfer, uint32_t group_number,
 
             if (!(rule->ranged
                   ? ranges_match(rule, key)
-                  : masked_equal(&rule->key, key, &rule->mask))) {
+                  : masked_equal(&rule->key, key, &rule->mask))
+                || !emu_options_match(packet, rule)) {
                 continue;
             }
             if (hidden) {

@@ -11,6 +11,7 @@
  * emunic-object.c     Counters, ages and connections: direct and indirect.
  * emunic-ct.c         TCP connection tracking.
  * emunic-packet.c     Taking packets apart, and changing them.
+ * emunic-tunnel.c     Tunnels: finding, opening and making them.
  * emunic-datapath.c   From received packets to software, drop or a port.
  * emunic-config.c     Profiles and commands.
  * emunic-report.c     Text and JSON.
@@ -103,11 +104,18 @@ enum emu_layer {
     EMU_ICMP6 = 1u << 18,
     EMU_CT = 1u << 19,
     EMU_PORT = 1u << 20,        /* Only items are of it: packets have none. */
+    EMU_VXLAN = 1u << 21,
+    EMU_GENEVE = 1u << 22,
+    EMU_GENEVE_OPT = 1u << 23,  /* The same as EMU_PORT. */
 };
 #define EMU_L4 (EMU_TCP | EMU_UDP | EMU_SCTP | EMU_ICMP | EMU_ICMP6)
 #define EMU_IPV6_EXTS (EMU_HOP_EXT | EMU_ROUTE_EXT | EMU_FRAG_EXT \
                        | EMU_AUTH_EXT | EMU_ESP_EXT | EMU_DEST_EXT \
                        | EMU_MOBIL_EXT | EMU_HIP_EXT | EMU_SHIM6_EXT)
+#define EMU_TUNNEL (EMU_VXLAN | EMU_GENEVE)
+
+/* A Geneve header's protocol, if there are frames in the tunnel. */
+#define EMU_GENEVE_ETHERNET 0x6558
 
 /* Every field that a rule can match, as on the wire, or the mask of one. */
 struct emu_fields {
@@ -121,14 +129,19 @@ struct emu_fields {
     struct rte_sctp_hdr sctp;
     struct rte_icmp_hdr icmp;
     uint8_t icmp6[4];
+    uint8_t vxlan[8], geneve[8]; /* Without options. */
     uint32_t ct;                /* RTE_FLOW_CONNTRACK_PKT_STATE_*. */
     uint32_t layers;            /* EMU_*: which headers there are. */
     uint16_t port, domain;      /* Where it is received. */
 };
 
-#define EMU_KEY_WORDS ((sizeof(struct emu_fields) + 7) / 8)
+#define EMU_KEY_WORDS ((2 * sizeof(struct emu_fields) + 7) / 8)
 union emu_key {
-    struct emu_fields f;
+    struct {
+        struct emu_fields f;
+        struct emu_fields inner; /* What is in a tunnel. */
+    };
+    struct emu_fields levels[2]; /* The same. */
     uint8_t bytes[EMU_KEY_WORDS * 8];
     uint64_t words[EMU_KEY_WORDS];
 };
@@ -136,6 +149,7 @@ union emu_key {
 enum emu_format {
     EMU_FMT_DEC,                /* An integer in network byte order. */
     EMU_FMT_HEX,                /* The same, in base 16. */
+    EMU_FMT_DEC6,               /* An integer in the lower 6 bits. */
     EMU_FMT_HOST,               /* An integer in host byte order. */
     EMU_FMT_PORT,               /* The number of a port. */
     EMU_FMT_IPV4,
@@ -250,8 +264,19 @@ struct emu_action {
     bool original;              /* CONNTRACK: the direction of the rule. */
     uint32_t value;             /* An id, group, queue, port, TTL, ... */
     uint8_t bytes[16];          /* An address. */
+    uint8_t *header;            /* Encapsulation: 'value' bytes. */
     uint16_t *queues;           /* RSS. */
     uint32_t n_queues;
+};
+
+/* A Geneve option that a packet has to have, or the mask of one. */
+struct emu_option {
+    uint8_t bytes[128];         /* As on the wire: 4 of a header, and data. */
+};
+
+struct emu_item {
+    uint16_t type;              /* RTE_FLOW_ITEM_TYPE_*. */
+    uint16_t offset;            /* Of its fields in union emu_key. */
 };
 
 struct emu_rule {
@@ -263,15 +288,19 @@ struct emu_rule {
     bool transfer;
     uint32_t group, priority;
 
-    enum rte_flow_item_type items[16];
+    struct emu_item items[32];
     unsigned int n_items;
-    uint32_t flags;             /* EMU_* that the rule itself asks for. */
+    uint32_t flags[2];          /* EMU_* that the rule itself asks for. */
     bool ranged;
-    union emu_key key, mask, last;
+    union emu_key key, mask;
+    union emu_key *last;        /* If 'ranged', else NULL. */
+    struct emu_option *options; /* Each with its mask behind it. */
+    size_t n_options;
 
     struct emu_action *actions;
     size_t n_actions;
     bool rewrites;
+    uint32_t decap_size;        /* Of RAW_DECAP, or 0. */
 
     _Atomic uint64_t hits, bytes;
 };
@@ -282,8 +311,9 @@ int emu_rule_insert(struct emu_port *, struct emu_rule *,
 void emu_rule_remove(struct emu_port *, struct emu_rule *);
 void emu_rule_free(struct emu_rule *);
 size_t emu_rules_flush(struct emu_port *);
+struct emu_packet;
 struct emu_rule *emu_rule_lookup(struct emu_port *, bool transfer,
-                                 uint32_t group, const union emu_key *,
+                                 uint32_t group, const struct emu_packet *,
                                  bool *ambiguous, bool *overlap);
 size_t emu_rules_list(struct emu_port *, struct emu_rule ***);
 
@@ -342,6 +372,7 @@ struct emu_config {
     bool ranges;
     bool rewrite;               /* SET_MAC, SET_IPV4, ..., DEC_TTL. */
     bool set_ipv6, set_ttl;
+    bool tunnels;               /* Items, and actions if 'rewrite' is set. */
     bool nat_bundle;            /* Addresses change with their ports only. */
     bool representor_own;       /* PORT_REPRESENTOR of the port itself. */
     bool representor_any;       /* The same, called UINT16_MAX. */
@@ -381,6 +412,7 @@ enum emu_counter {
     EMU_MISSED,                 /* No rule in a group other than 0. */
     EMU_AMBIGUOUS,              /* Two rules of one priority match. */
     EMU_OVERLAP,                /* Transfer rules of two priorities do. */
+    EMU_DECAP_SIZE,             /* RAW_DECAP of other headers. */
     EMU_LOOPED,
     EMU_STEERED,                /* To another queue. */
     EMU_STEER_FULL,
@@ -455,11 +487,22 @@ struct emu_packet {
     union emu_key key;
     uint16_t l3_offset, l4_offset; /* 0 if there is none. */
     struct emu_segment segment; /* If it is TCP. */
+    uint16_t outer_size;        /* Up to what is in a tunnel, or 0. */
+    const uint8_t *options;     /* Geneve's, whose lengths fit. */
+    size_t options_size;
 };
 
 void emu_packet_parse(struct emu_packet *, struct rte_mbuf *);
 bool emu_packet_apply(struct emu_packet *, const struct emu_action *);
 uint32_t emu_packet_hash(const struct emu_packet *);
+
+/* emunic-tunnel.c. */
+
+bool emu_tunnel_parse(struct emu_packet *);
+bool emu_options_match(const struct emu_packet *, const struct emu_rule *);
+const char *emu_encap_problem(const uint8_t *header, size_t size,
+                              uint32_t *tunnel);
+bool emu_encap(struct rte_mbuf *, const uint8_t *header, size_t size);
 
 /* emunic-datapath.c. */
 

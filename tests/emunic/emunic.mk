@@ -19,7 +19,7 @@ emunic_cflags = -I. $(dpdk_cflags) -std=gnu11 -D_GNU_SOURCE \
 	$(if $(EMUNIC_SANITIZE),-fsanitize=$(EMUNIC_SANITIZE) \
 	    -fno-omit-frame-pointer)
 objects = $(patsubst %,emunic-%.o,check config control ct datapath item \
-	object packet port report switch table wrap)
+	object packet port report switch table tunnel wrap)
 
 all: emunic.so test-emunic
 

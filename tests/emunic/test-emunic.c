@@ -2454,6 +2454,1544 @@ test_switch_domain(void)
     flush();
 }
 
+/* Tunnels. */
+
+/* The outer headers of a packet. */
+struct tunnel {
+    bool ipv6, geneve;
+    int vlan;                   /* 0 for none. */
+    uint16_t src;               /* UDP. */
+    uint32_t vni;
+    uint8_t tos, ttl;
+    uint16_t fragment;          /* IPv4: the field. */
+    uint8_t options[64];        /* Geneve, as on the wire. */
+    size_t n_options;           /* Bytes of them. */
+    bool checksum;              /* UDP. */
+};
+
+/* As OVN has it, behind another. */
+#define TWO_OPTIONS                                             \
+    .options = { 0x01, 0x03, 0x10, 1, 9, 9, 9, 9,               \
+                 0x01, 0x02, 0x80, 1, 0, 4, 0, 2 },             \
+    .n_options = 16
+
+/* The inner packet is to B, the outer one to another host. */
+static const uint8_t mac_outer[6] = { 2, 0, 0, 0, 9, 9 };
+
+static void
+put16(uint8_t *p, uint16_t value)
+{
+    p[0] = value >> 8;
+    p[1] = value;
+}
+
+static size_t
+outer_l3(const struct tunnel *t)
+{
+    return sizeof(struct rte_ether_hdr) + (t->vlan ? 4 : 0);
+}
+
+static size_t
+outer_l4(const struct tunnel *t)
+{
+    return outer_l3(t) + (t->ipv6 ? 40 : 20);
+}
+
+static size_t
+outer_size(const struct tunnel *t)
+{
+    return outer_l4(t) + 8 + 8 + t->n_options;
+}
+
+/* Writes outer headers without lengths and checksums to 'p'. */
+static void
+put_outer(uint8_t *p, const struct tunnel *t)
+{
+    uint8_t *ip = p + outer_l3(t), *udp = p + outer_l4(t), *hdr = udp + 8;
+
+    memset(p, 0, outer_size(t));
+    memcpy(p, mac_outer, 6);
+    memcpy(p + 6, mac_a, 6);
+    if (t->vlan) {
+        put16(p + 12, RTE_ETHER_TYPE_VLAN);
+        put16(p + 14, t->vlan);
+    }
+    put16(ip - 2, t->ipv6 ? RTE_ETHER_TYPE_IPV6 : RTE_ETHER_TYPE_IPV4);
+    if (t->ipv6) {
+        put16(ip, 0x6000 | t->tos << 4);
+        ip[6] = IPPROTO_UDP;
+        ip[7] = t->ttl ? t->ttl : 64;
+        ipv6_address(ip + 8, 101);
+        ipv6_address(ip + 24, 102);
+    } else {
+        ip[0] = 0x45;
+        ip[1] = t->tos;
+        put16(ip + 6, t->fragment);
+        ip[8] = t->ttl ? t->ttl : 64;
+        ip[9] = IPPROTO_UDP;
+        memcpy(ip + 12, (uint8_t[]) { 10, 0, 0, 101, 10, 0, 0, 102 }, 8);
+    }
+    put16(udp, t->src);
+    put16(udp + 2, t->geneve ? 6081 : 4789);
+    hdr[0] = t->geneve ? t->n_options / 4 : 0x08;
+    put16(hdr + 2, t->geneve ? 0x6558 : 0);
+    put16(hdr + 4, t->vni >> 8);
+    hdr[6] = t->vni;
+    memcpy(hdr + 8, t->options, t->n_options);
+}
+
+/* Sets the checksum of UDP in 'mbuf', or that of IPv4. */
+static void
+set_outer_checksum(struct rte_mbuf *mbuf, const struct tunnel *t, bool of_udp)
+{
+    uint8_t *p = rte_pktmbuf_mtod(mbuf, uint8_t *);
+    void *ip = p + outer_l3(t), *udp = p + outer_l4(t);
+    struct rte_udp_hdr *udp_hdr = udp;
+    struct rte_ipv4_hdr *ipv4 = ip;
+
+    if (of_udp) {
+        udp_hdr->dgram_cksum = 0;
+        udp_hdr->dgram_cksum = (t->ipv6 ? rte_ipv6_udptcp_cksum(ip, udp)
+                                : rte_ipv4_udptcp_cksum(ip, udp));
+    } else {
+        ipv4->hdr_checksum = 0;
+        ipv4->hdr_checksum = rte_ipv4_cksum(ipv4);
+    }
+}
+
+/* Puts outer headers before 'mbuf', as software does. */
+static struct rte_mbuf *
+wrap(struct rte_mbuf *mbuf, const struct tunnel *t)
+{
+    uint8_t *p = (uint8_t *) rte_pktmbuf_prepend(mbuf, outer_size(t));
+    size_t length;
+
+    assert(p);
+    put_outer(p, t);
+    length = rte_pktmbuf_pkt_len(mbuf);
+    put16(p + outer_l4(t) + 4, length - outer_l4(t));
+    if (t->ipv6) {
+        put16(p + outer_l3(t) + 4, length - outer_l4(t));
+    } else {
+        put16(p + outer_l3(t) + 2, length - outer_l3(t));
+        set_outer_checksum(mbuf, t, false);
+    }
+    if (t->checksum) {
+        set_outer_checksum(mbuf, t, true);
+    }
+    return mbuf;
+}
+
+static struct rte_mbuf *
+build_tunnel(const struct tunnel *t, const struct spec *s)
+{
+    return wrap(build(s), t);
+}
+
+/* Lets A receive 'mbuf'.  Returns what software gets, or NULL. */
+static struct rte_mbuf *
+pass_mbuf(struct rte_mbuf *mbuf)
+{
+    struct rte_mbuf *out = NULL;
+
+    assert(!rte_ring_enqueue(A.rx[0], mbuf));
+    receive(&A, 0, &out);
+    return out;
+}
+
+static bool
+same_packet(struct rte_mbuf *a, struct rte_mbuf *b)
+{
+    return (a && b && rte_pktmbuf_pkt_len(a) == rte_pktmbuf_pkt_len(b)
+            && !memcmp(rte_pktmbuf_mtod(a, void *),
+                       rte_pktmbuf_mtod(b, void *), rte_pktmbuf_pkt_len(a)));
+}
+
+/* Checks that A's 'mbuf' gets to software, with every byte as it was, if 'to'
+ * is NULL, or else that it leaves through B as 'want'.  Frees both. */
+static void
+tunnel_at(struct rte_mbuf *mbuf, struct rte_mbuf *want, int line)
+{
+    struct rte_mbuf *as_it_was = rte_pktmbuf_copy(mbuf, pool, 0, UINT32_MAX);
+    struct rte_mbuf *software = pass_mbuf(mbuf), *sent = sent_by(&B);
+
+    if (want) {
+        check(!software, line, "tunnel", "seen by software");
+        check(sent != NULL, line, "tunnel", "not sent");
+        check(!sent || same_packet(sent, want), line, "tunnel",
+              "wrong contents");
+    } else {
+        check(!sent, line, "tunnel", "sent");
+        check(same_packet(software, as_it_was), line, "tunnel",
+              "not seen by software as it was");
+    }
+    rte_pktmbuf_free(as_it_was);
+    rte_pktmbuf_free(software);
+    rte_pktmbuf_free(sent);
+    rte_pktmbuf_free(want);
+}
+#define BECOMES(MBUF, WANT) tunnel_at(MBUF, WANT, __LINE__)
+#define STAYS(MBUF) tunnel_at(MBUF, NULL, __LINE__)
+
+/* A rule for a tunnel, and what it points to. */
+struct tunnel_rule {
+    struct rule rule;
+    struct rte_flow_item_eth eth, eth_mask, in_eth, in_eth_mask;
+    struct rte_flow_item_vlan vlan, in_vlan, vlan_mask;
+    struct rte_flow_item_ipv4 ip4, ip4_mask, in_ip4, in_ip4_mask;
+    struct rte_flow_item_ipv6 ip6, ip6_mask, in_ip6, in_ip6_mask;
+    struct rte_flow_item_udp udp, udp_mask, in_udp, in_udp_mask;
+    struct rte_flow_item_tcp in_tcp, in_tcp_mask;
+    struct rte_flow_item_vxlan vxlan;
+    struct rte_flow_item_geneve geneve, geneve_mask;
+    struct rte_flow_item_geneve_opt opt[2], opt_mask;
+    uint32_t data[2], data_mask;
+    struct rte_flow_action_raw_decap decap;
+    struct rte_flow_action_raw_encap encap;
+    struct rte_flow_action_ethdev to;
+    uint8_t bytes[128];
+};
+
+/* Indexes of items of a rule for a tunnel without VLAN tags. */
+enum { I_ETH, I_IP, I_UDP, I_TUNNEL };
+
+static void
+tunnel_outer_pattern(struct tunnel_rule *r, const struct tunnel *t)
+{
+    r->eth.has_vlan = t->vlan != 0;
+    r->eth_mask.has_vlan = 1;
+    memcpy(&r->eth.hdr.dst_addr, mac_outer, 6);
+    memset(&r->eth_mask.hdr.dst_addr, 0xff, 6);
+    ITEM(&r->rule, ETH, &r->eth, &r->eth_mask);
+    r->vlan_mask.hdr.vlan_tci = htons(0xfff);
+    if (t->vlan) {
+        r->vlan.hdr.vlan_tci = htons(t->vlan);
+        ITEM(&r->rule, VLAN, &r->vlan, &r->vlan_mask);
+    }
+    if (t->ipv6) {
+        ipv6_address((void *) &r->ip6.hdr.src_addr, 101);
+        ipv6_address((void *) &r->ip6.hdr.dst_addr, 102);
+        memset(&r->ip6_mask.hdr.src_addr, 0xff, 16);
+        memset(&r->ip6_mask.hdr.dst_addr, 0xff, 16);
+        r->ip6.hdr.vtc_flow = htonl(0x60000000 | t->tos << 20);
+        r->ip6.hdr.proto = IPPROTO_UDP;
+        r->ip6.hdr.hop_limits = 64;
+        r->ip6_mask.hdr.vtc_flow = htonl(0x0ff00000);
+        r->ip6_mask.hdr.proto = 0xff;
+        r->ip6_mask.hdr.hop_limits = 0xff;
+        ITEM(&r->rule, IPV6, &r->ip6, &r->ip6_mask);
+    } else {
+        r->ip4.hdr.src_addr = htonl(0x0a000065);
+        r->ip4.hdr.dst_addr = htonl(0x0a000066);
+        r->ip4.hdr.type_of_service = t->tos;
+        r->ip4.hdr.time_to_live = 64;
+        r->ip4.hdr.next_proto_id = IPPROTO_UDP;
+        r->ip4.hdr.fragment_offset = htons(t->fragment);
+        r->ip4_mask.hdr.src_addr = r->ip4_mask.hdr.dst_addr = UINT32_MAX;
+        r->ip4_mask.hdr.type_of_service = 0xff;
+        r->ip4_mask.hdr.time_to_live = 0xff;
+        r->ip4_mask.hdr.next_proto_id = 0xff;
+        r->ip4_mask.hdr.fragment_offset = UINT16_MAX;
+        ITEM(&r->rule, IPV4, &r->ip4, &r->ip4_mask);
+    }
+    r->udp.hdr.dst_port = htons(t->geneve ? 6081 : 4789);
+    r->udp_mask.hdr.dst_port = UINT16_MAX;
+    ITEM(&r->rule, UDP, &r->udp, &r->udp_mask);
+    if (!t->geneve) {
+        r->vxlan.hdr.vx_vni = htonl(t->vni << 8);
+        ITEM(&r->rule, VXLAN, &r->vxlan, NULL);
+        return;
+    }
+    r->geneve.ver_opt_len_o_c_rsvd0 = htons(t->n_options / 4 << 8);
+    r->geneve.protocol = htons(0x6558);
+    memcpy(r->geneve.vni, (uint8_t[]) { t->vni >> 16, t->vni >> 8, t->vni },
+           3);
+    r->geneve_mask.ver_opt_len_o_c_rsvd0 = htons(0x3f00);
+    r->geneve_mask.protocol = UINT16_MAX;
+    memset(r->geneve_mask.vni, 0xff, 3);
+    ITEM(&r->rule, GENEVE, &r->geneve, &r->geneve_mask);
+    if (t->n_options) {
+        /* The last one. */
+        const uint8_t *option = &t->options[t->n_options - 8];
+
+        memcpy(&r->opt[0].option_class, option, 2);
+        memcpy(&r->data[0], option + 4, 4);
+        r->opt[0].option_type = option[2];
+        r->opt[0].option_len = 1;
+        r->opt[0].data = &r->data[0];
+        r->opt_mask.option_class = UINT16_MAX;
+        r->opt_mask.option_type = UINT8_MAX;
+        r->opt_mask.option_len = 0x1f;
+        r->opt_mask.data = &r->data_mask;
+        r->data_mask = UINT32_MAX;
+        ITEM(&r->rule, GENEVE_OPT, &r->opt[0], &r->opt_mask);
+    }
+}
+
+static void
+tunnel_inner_pattern(struct tunnel_rule *r, const struct spec *s)
+{
+    r->in_eth.has_vlan = s->vlan != 0;
+    r->in_eth_mask.has_vlan = 1;
+    ITEM(&r->rule, ETH, &r->in_eth, &r->in_eth_mask);
+    if (s->vlan) {
+        r->in_vlan.hdr.vlan_tci = htons(s->vlan);
+        ITEM(&r->rule, VLAN, &r->in_vlan, &r->vlan_mask);
+    }
+    if (s->ipv6) {
+        ipv6_address((void *) &r->in_ip6.hdr.src_addr, s->src_host);
+        memset(&r->in_ip6_mask.hdr.src_addr, 0xff, 16);
+        r->in_ip6_mask.has_frag_ext = 1;
+        ITEM(&r->rule, IPV6, &r->in_ip6, &r->in_ip6_mask);
+    } else {
+        r->in_ip4.hdr.src_addr = htonl(0x0a000000 | s->src_host);
+        r->in_ip4_mask.hdr.src_addr = UINT32_MAX;
+        r->in_ip4_mask.hdr.fragment_offset = htons(0x3fff);
+        ITEM(&r->rule, IPV4, &r->in_ip4, &r->in_ip4_mask);
+    }
+    if (s->protocol == IPPROTO_TCP) {
+        r->in_tcp.hdr.dst_port = htons(s->dst);
+        r->in_tcp_mask.hdr.dst_port = UINT16_MAX;
+        r->in_tcp_mask.hdr.tcp_flags = SYN_FIN_RST;
+        ITEM(&r->rule, TCP, &r->in_tcp, &r->in_tcp_mask);
+    } else {
+        r->in_udp.hdr.dst_port = htons(s->dst);
+        r->in_udp_mask.hdr.dst_port = UINT16_MAX;
+        ITEM(&r->rule, UDP, &r->in_udp, &r->in_udp_mask);
+    }
+}
+
+/* Leaves the first 'n' items, or 'n' actions, of a rule. */
+static void
+cut_items(struct rule *rule, size_t n)
+{
+    rule->n_items = n;
+    rule->items[n].type = RTE_FLOW_ITEM_TYPE_END;
+}
+
+static void
+cut_actions(struct rule *rule, size_t n)
+{
+    rule->n_actions = n;
+    rule->actions[n].type = RTE_FLOW_ACTION_TYPE_END;
+}
+
+/* Initialises '*r' to match what is in a tunnel, and no actions. */
+static void
+tunnel_pattern(struct tunnel_rule *r, const struct tunnel *t,
+               const struct spec *s)
+{
+    memset(r, 0, sizeof *r);
+    r->rule = transfer_rule();
+    r->to.port_id = B.id;
+    put_outer(r->bytes, t);
+    r->decap.data = r->bytes;
+    r->decap.size = outer_size(t);
+    r->encap.data = r->bytes;
+    r->encap.size = outer_size(t);
+    tunnel_outer_pattern(r, t);
+    if (s) {
+        tunnel_inner_pattern(r, s);
+    }
+}
+
+/* The same, with a decapsulation, COUNT, and B. */
+static void
+decap_rule(struct tunnel_rule *r, const struct tunnel *t,
+           const struct spec *s, bool raw)
+{
+    tunnel_pattern(r, t, s);
+    add_action(&r->rule, raw ? RTE_FLOW_ACTION_TYPE_RAW_DECAP
+               : RTE_FLOW_ACTION_TYPE_VXLAN_DECAP, raw ? &r->decap : NULL);
+    ACTION(&r->rule, COUNT, NULL);
+    ACTION(&r->rule, REPRESENTED_PORT, &r->to);
+}
+
+/* Calls 'func' for each kind of tunnel, with and without a VLAN tag. */
+static void
+for_tunnels(void (*func)(const struct tunnel *))
+{
+    for (int i = 0; i < 8; i++) {
+        struct tunnel t = {
+            .ipv6 = i & 1, .vlan = i & 2 ? 7 : 0, .vni = 0x123456,
+            .src = 50000, .tos = 0x28,
+        };
+        struct tunnel geneve = {
+            .ipv6 = i & 1, .vlan = i & 2 ? 7 : 0, .vni = 0x123456,
+            .src = 50000, .tos = 0x28, .geneve = true, TWO_OPTIONS,
+        };
+
+        func(i & 4 ? &geneve : &t);
+    }
+}
+
+static const struct spec udp_packet = {
+    .protocol = IPPROTO_UDP, .src_host = 1, .dst_host = 2, .src = 1000,
+    .dst = 80, .length = 33,
+};
+
+static void
+check_decap(const struct tunnel *t)
+{
+    for (int i = 0; i < 8; i++) {
+        struct spec s = {
+            .ipv6 = i & 1, .protocol = i & 2 ? IPPROTO_TCP : IPPROTO_UDP,
+            .vlan = i & 4 ? 5 : 0, .src_host = 1, .dst_host = 2,
+            .src = 1000, .dst = 80, .length = 50, .flags = RTE_TCP_ACK_FLAG,
+        };
+        struct tunnel with_sum = *t;
+        struct rte_flow_query_count query = { .reset = 0 };
+        struct rte_flow_action count_action = {
+            .type = RTE_FLOW_ACTION_TYPE_COUNT,
+        };
+        bool raw = t->geneve || i & 1;
+        struct tunnel_rule r;
+        struct rte_flow *flow;
+        struct rte_mbuf *want = build(&s);
+        size_t length = rte_pktmbuf_pkt_len(want);
+
+        decap_rule(&r, t, &s, raw);
+        flow = CREATE(&A, &r.rule);
+        REFUSED(&A, &r.rule, EEXIST, "exists");
+        BECOMES(build_tunnel(t, &s), want);
+        with_sum.checksum = true;
+        with_sum.src = 40000;
+        BECOMES(build_tunnel(&with_sum, &s), build(&s));
+
+        /* A packet is counted with the length it has then, and the rule with
+         * the one that it came with. */
+        CHECK_INT(rte_flow_query(A.id, flow, &count_action, &query, NULL), 0);
+        CHECK_INT(query.hits, 2);
+        CHECK_INT(query.bytes, 2 * length);
+        CHECK_INT(report(A.id, "bytes"), 2 * (length + outer_size(t)));
+
+        /* What is in the tunnel is something else, or not a tunnel. */
+#define DIFFERS(FIELD, VALUE)                   \
+        do {                                    \
+            struct spec other_ = s;             \
+                                                \
+            other_.FIELD = VALUE;               \
+            STAYS(build_tunnel(t, &other_));    \
+        } while (0)
+        DIFFERS(src_host, 3);
+        DIFFERS(dst, 81);
+        DIFFERS(vlan, 6);
+        DIFFERS(ipv6, !s.ipv6);
+        DIFFERS(protocol, i & 2 ? IPPROTO_UDP : IPPROTO_TCP);
+        if (s.protocol == IPPROTO_TCP) {
+            DIFFERS(flags, RTE_TCP_FIN_FLAG | RTE_TCP_ACK_FLAG);
+        }
+        if (s.ipv6) {
+            DIFFERS(ext, IPPROTO_FRAGMENT);
+        } else {
+            DIFFERS(fragment, RTE_IPV4_HDR_MF_FLAG);
+        }
+        STAYS(build(&s));
+        destroy(&A, flow);
+        STAYS(build_tunnel(t, &s));
+    }
+}
+
+static void
+test_decap(void)
+{
+    static const char *const profiles[] = { "mlx5-sws", "mlx5-hws",
+                                            "no-tcp-flags", "generous" };
+
+    CTL_OK("reset-counters");
+    for (size_t i = 0; i < ARRAY_SIZE(profiles); i++) {
+        CTL_OK("set profile %s", profiles[i]);
+        CTL_OK("set tcp-flags on");
+        for_tunnels(check_decap);
+    }
+    CHECK_INT(report(A.id, "ambiguous"), 0);
+    CHECK_INT(report(A.id, "decap_size"), 0);
+    CTL_OK("reset-counters");
+    CTL_OK("set profile generous");
+}
+
+/* Packets whose outer headers are not those of the rule, or wrong. */
+static void
+check_outer_headers(const struct tunnel *t)
+{
+    size_t l3 = outer_l3(t), l4 = outer_l4(t);
+    struct tunnel_rule r;
+    struct tunnel other;
+    struct rte_mbuf *mbuf;
+
+    decap_rule(&r, t, &udp_packet, true);
+    CREATE(&A, &r.rule);
+#define OUTER_DIFFERS(FIELD, VALUE)                     \
+    do {                                                \
+        other = *t;                                     \
+        other.FIELD = VALUE;                            \
+        STAYS(build_tunnel(&other, &udp_packet));       \
+    } while (0)
+    OUTER_DIFFERS(vni, t->vni ^ 0x010000);
+    OUTER_DIFFERS(vni, t->vni ^ 1);
+    OUTER_DIFFERS(vlan, t->vlan ? 0 : 9);
+    OUTER_DIFFERS(ipv6, !t->ipv6);
+    OUTER_DIFFERS(tos, t->tos ^ 4);
+    OUTER_DIFFERS(ttl, 63);
+    OUTER_DIFFERS(geneve, !t->geneve);
+    if (!t->ipv6) {
+        OUTER_DIFFERS(fragment, RTE_IPV4_HDR_DF_FLAG);
+    }
+
+    /* Bytes that are other ones: in the MAC and IP addresses and the ports. */
+#define BYTE_DIFFERS(AT, XOR)                                           \
+    do {                                                                \
+        mbuf = build_tunnel(t, &udp_packet);                            \
+        rte_pktmbuf_mtod(mbuf, uint8_t *)[AT] ^= XOR;                   \
+        if (!t->ipv6) {                                                 \
+            set_outer_checksum(mbuf, t, false);                         \
+        }                                                               \
+        STAYS(mbuf);                                                    \
+    } while (0)
+    BYTE_DIFFERS(5, 1);
+    BYTE_DIFFERS(l4 - 1, 1);
+    BYTE_DIFFERS(l4 + 3, 1);
+
+    /* Not a tunnel: the I flag, or the version and the protocol. */
+    if (t->geneve) {
+        BYTE_DIFFERS(l4 + 8, 0x40);
+        BYTE_DIFFERS(l4 + 11, 1);
+
+        /* Options that do not fit. */
+        BYTE_DIFFERS(l4 + 8 + 8 + 8 + 3, 2);
+        BYTE_DIFFERS(l4 + 8, 0x20);
+    } else {
+        BYTE_DIFFERS(l4 + 8, 0x08);
+    }
+
+    /* Lengths. */
+    BYTE_DIFFERS(l4 + 4 + 1, 1);
+    BYTE_DIFFERS(l3 + (t->ipv6 ? 4 : 2) + 1, 1);
+
+    /* Checksums. */
+    mbuf = build_tunnel(t, &udp_packet);
+    rte_pktmbuf_mtod(mbuf, uint8_t *)[l4 + 7] = 1;
+    STAYS(mbuf);
+    other = *t;
+    other.checksum = true;
+    mbuf = build_tunnel(&other, &udp_packet);
+    rte_pktmbuf_mtod(mbuf, uint8_t *)[outer_size(t) + 60] ^= 1;
+    STAYS(mbuf);
+    if (!t->ipv6) {
+        mbuf = build_tunnel(t, &udp_packet);
+        rte_pktmbuf_mtod(mbuf, uint8_t *)[l3 + 10] ^= 1;
+        STAYS(mbuf);
+    }
+
+    /* Packets that are cut off. */
+    for (uint16_t n = 1; n < outer_size(t) + 60; n++) {
+        mbuf = build_tunnel(t, &udp_packet);
+        rte_pktmbuf_trim(mbuf, rte_pktmbuf_pkt_len(mbuf) - n);
+        STAYS(mbuf);
+    }
+
+    /* The lengths fit, but what is in the tunnel is cut off. */
+    for (uint16_t n = 0; n < 14 + 20 + 8; n++) {
+        mbuf = build(&udp_packet);
+        rte_pktmbuf_trim(mbuf, rte_pktmbuf_pkt_len(mbuf) - n);
+        STAYS(wrap(mbuf, t));
+    }
+    BECOMES(build_tunnel(t, &udp_packet), build(&udp_packet));
+    flush();
+}
+
+static void
+test_outer_headers(void)
+{
+    struct tunnel t = { .vni = 5, .src = 50000 };
+    struct rte_mbuf *mbuf, *want;
+    struct rte_ipv4_hdr *ip;
+    struct tunnel_rule r;
+    uint8_t *p;
+
+    CTL_OK("reset-counters");
+    for_tunnels(check_outer_headers);
+    CHECK_INT(report(A.id, "decap_size"), 0);
+
+    /* That there is no UDP checksum can be matched. */
+    t.checksum = true;
+    decap_rule(&r, &t, &udp_packet, false);
+    r.udp_mask.hdr.dgram_cksum = UINT16_MAX;
+    CTL_OK("set profile mlx5-sws");
+    CREATE(&A, &r.rule);
+    STAYS(build_tunnel(&t, &udp_packet));
+    t.checksum = false;
+    BECOMES(build_tunnel(&t, &udp_packet), build(&udp_packet));
+    flush();
+
+    /* More of a frame than its lengths say is a part of what is inside. */
+    decap_rule(&r, &t, &udp_packet, false);
+    CREATE(&A, &r.rule);
+    mbuf = build_tunnel(&t, &udp_packet);
+    want = build(&udp_packet);
+    memset(rte_pktmbuf_append(mbuf, 3), 0, 3);
+    memset(rte_pktmbuf_append(want, 3), 0, 3);
+    BECOMES(mbuf, want);
+    flush();
+
+    /* Headers that the pattern does not describe. */
+    decap_rule(&r, &t, NULL, true);
+    r.eth_mask.has_vlan = 0;
+    CREATE(&A, &r.rule);
+    t.vlan = 4;
+    STAYS(build_tunnel(&t, &udp_packet));
+    CHECK_INT(report(A.id, "decap_size"), 1);
+    CHECK_INT(report(A.id, "hits"), 0);
+    t.vlan = 0;
+    BECOMES(build_tunnel(&t, &udp_packet), build(&udp_packet));
+    flush();
+    CTL_OK("set profile generous");
+
+    /* IPv4 options: a word of them. */
+    decap_rule(&r, &t, NULL, false);
+    CREATE(&A, &r.rule);
+    mbuf = build_tunnel(&t, &udp_packet);
+    p = (uint8_t *) rte_pktmbuf_prepend(mbuf, 4);
+    memmove(p, p + 4, outer_l4(&t));
+    ip = (void *) (p + outer_l3(&t));
+    memset(ip + 1, 1, 4);
+    ip->version_ihl = 0x46;
+    ip->total_length = htons(ntohs(ip->total_length) + 4);
+    ip->hdr_checksum = 0;
+    ip->hdr_checksum = ~rte_raw_cksum(ip, 24);
+    BECOMES(mbuf, build(&udp_packet));
+    flush();
+    CTL_OK("reset-counters");
+}
+
+static void
+test_geneve_options(void)
+{
+    struct tunnel t = { .vni = 5, .geneve = true, TWO_OPTIONS };
+    struct tunnel other, none = { .vni = 5, .geneve = true };
+    struct rte_flow *first, *second;
+    struct tunnel_rule r;
+
+    CTL_OK("reset-counters");
+    decap_rule(&r, &t, &udp_packet, true);
+    first = CREATE(&A, &r.rule);
+    BECOMES(build_tunnel(&t, &udp_packet), build(&udp_packet));
+
+    /* Wherever it is. */
+    other = t;
+    memcpy(other.options, t.options + 8, 8);
+    memcpy(other.options + 8, t.options, 8);
+    BECOMES(build_tunnel(&other, &udp_packet), build(&udp_packet));
+
+    /* Each part of it, and its length. */
+    for (int i = 8; i < 16; i++) {
+        if (i != 8 + 3) {
+            other = t;
+            other.options[i] ^= 1;
+            STAYS(build_tunnel(&other, &udp_packet));
+        }
+    }
+    other = t;
+    other.options[3] = 0;
+    memcpy(other.options + 4, t.options + 8, 8);
+    other.options[7] = 2;
+    STAYS(build_tunnel(&other, &udp_packet));
+    other.options[7] = 1;
+    other.options[15] = 0;
+    BECOMES(build_tunnel(&other, &udp_packet), build(&udp_packet));
+    other = t;
+    other.options[8 + 3] = 0xe1;
+    BECOMES(build_tunnel(&other, &udp_packet), build(&udp_packet));
+
+    /* The length of all options together. */
+    other = t;
+    memcpy(other.options, t.options + 8, 8);
+    other.n_options = 8;
+    STAYS(build_tunnel(&other, &udp_packet));
+    STAYS(build_tunnel(&none, &udp_packet));
+
+    /* The same pattern with another value is another match. */
+    REFUSED(&A, &r.rule, EEXIST, "exists");
+    r.data[0] = htonl(0x00040003);
+    second = CREATE(&A, &r.rule);
+    BECOMES(build_tunnel(&t, &udp_packet), build(&udp_packet));
+    CHECK_INT(count(&A, first), 5);
+    CHECK_INT(count(&A, second), 0);
+    other = t;
+    other.options[15] = 3;
+    BECOMES(build_tunnel(&other, &udp_packet), build(&udp_packet));
+    CHECK_INT(count(&A, second), 1);
+    CHECK_INT(report(A.id, "ambiguous"), 0);
+    flush();
+
+    /* Both options, in the other order, as a whole or in part. */
+    decap_rule(&r, &t, NULL, true);
+    r.rule.items[r.rule.n_items].type = RTE_FLOW_ITEM_TYPE_GENEVE_OPT;
+    memcpy(&r.opt[1].option_class, t.options, 2);
+    memcpy(&r.data[1], t.options + 4, 4);
+    r.opt[1].option_type = t.options[2];
+    r.opt[1].option_len = 1;
+    r.opt[1].data = &r.data[1];
+    ITEM(&r.rule, GENEVE_OPT, &r.opt[1], &r.opt_mask);
+    CTL_OK("set profile mlx5-hws");
+    CREATE(&A, &r.rule);
+    BECOMES(build_tunnel(&t, &udp_packet), build(&udp_packet));
+    other = t;
+    other.options[7] ^= 1;
+    STAYS(build_tunnel(&other, &udp_packet));
+    flush();
+    r.data_mask = htonl(0xffff0000);
+    CREATE(&A, &r.rule);
+    BECOMES(build_tunnel(&other, &udp_packet), build(&udp_packet));
+    other.options[5] ^= 1;
+    STAYS(build_tunnel(&other, &udp_packet));
+    flush();
+    r.opt_mask.data = NULL;
+    CREATE(&A, &r.rule);
+    BECOMES(build_tunnel(&other, &udp_packet), build(&udp_packet));
+    other.options[2] ^= 1;
+    STAYS(build_tunnel(&other, &udp_packet));
+    flush();
+    CTL_OK("set profile generous");
+
+    /* More data than there are: the next option is not a part of them. */
+    decap_rule(&r, &t, NULL, true);
+    memcpy(&r.opt[0].option_class, t.options, 2);
+    memcpy(r.data, t.options + 4, 8);
+    r.opt[0].option_type = t.options[2];
+    r.opt[0].option_len = 2;
+    r.opt_mask.option_len = 0;
+    r.opt_mask.data = (uint32_t[2]) { UINT32_MAX, UINT32_MAX };
+    CREATE(&A, &r.rule);
+    STAYS(build_tunnel(&t, &udp_packet));
+    flush();
+    r.opt_mask.data = (uint32_t[2]) { UINT32_MAX, 0 };
+    CREATE(&A, &r.rule);
+    BECOMES(build_tunnel(&t, &udp_packet), build(&udp_packet));
+    flush();
+
+    /* Without a match on their length, options may be too many. */
+    decap_rule(&r, &t, NULL, true);
+    r.geneve_mask.ver_opt_len_o_c_rsvd0 = 0;
+    CREATE(&A, &r.rule);
+    BECOMES(build_tunnel(&t, &udp_packet), build(&udp_packet));
+    other = t;
+    memcpy(other.options, t.options + 8, 8);
+    other.n_options = 8;
+    CHECK_INT(report(A.id, "decap_size"), 0);
+    STAYS(build_tunnel(&other, &udp_packet));
+    CHECK_INT(report(A.id, "decap_size"), 1);
+    flush();
+
+    /* What is in the tunnel is not a frame. */
+    decap_rule(&r, &none, NULL, true);
+    r.geneve_mask.protocol = 0;
+    CREATE(&A, &r.rule);
+    {
+        struct rte_mbuf *mbuf = build_tunnel(&none, &udp_packet);
+
+        put16(rte_pktmbuf_mtod_offset(mbuf, uint8_t *, outer_l4(&t) + 10),
+              RTE_ETHER_TYPE_IPV4);
+        STAYS(mbuf);
+    }
+    flush();
+    CTL_OK("reset-counters");
+}
+
+/* Says whether a rule for a tunnel, whatever it is of, takes a UDP packet with
+ * 'size' bytes of 'payload' and zeros behind, where lengths say that there are
+ * 'n' bytes of it, or less than a UDP header if 'n' is negative. */
+static bool
+is_tunnel(bool geneve, const uint8_t *payload, size_t size, int n)
+{
+    struct spec s = {
+        .protocol = IPPROTO_UDP, .dst = geneve ? 6081 : 4789,
+    };
+    struct rte_mbuf *mbuf = build(&s), *sent;
+    struct rule rule = transfer_rule();
+    uint8_t *ip = rte_pktmbuf_mtod_offset(mbuf, uint8_t *, 14);
+
+    put16(ip + 2, 20 + 8 + n);
+    put16(ip + 20 + 4, 8 + n);
+    put16(ip + 20 + 6, 0);
+    set_outer_checksum(mbuf, &(struct tunnel) { .vlan = 0 }, false);
+    memset(rte_pktmbuf_append(mbuf, 64), 0, 64);
+    memcpy(ip + 20 + 8, payload, size);
+    ITEM(&rule, ETH, NULL, NULL);
+    ITEM(&rule, IPV4, NULL, NULL);
+    ITEM(&rule, UDP, NULL, NULL);
+    add_item(&rule, geneve ? RTE_FLOW_ITEM_TYPE_GENEVE
+             : RTE_FLOW_ITEM_TYPE_VXLAN, NULL, NULL, NULL);
+    ACTION(&rule, REPRESENTED_PORT,
+           &(struct rte_flow_action_ethdev) { B.id });
+    CREATE(&A, &rule);
+    rte_pktmbuf_free(pass_mbuf(mbuf));
+    sent = sent_by(&B);
+    rte_pktmbuf_free(sent);
+    flush();
+    return sent != NULL;
+}
+
+static void
+test_tunnel_headers(void)
+{
+    static const uint8_t vxlan[8] = { 0x08 };
+    uint8_t geneve[20] = { 3, 0, 0x65, 0x58, [8 + 3] = 1, [16 + 3] = 0 };
+
+    for (int n = -8; n < 10; n++) {
+        CHECK_INT(is_tunnel(false, vxlan, 8, n), n >= 8);
+    }
+    CHECK(!is_tunnel(false, (uint8_t[8]) { 0xf7 }, 8, 8));
+    CHECK(!is_tunnel(true, vxlan, 8, 8));
+    for (int n = -8; n <= 20; n++) {
+        CHECK_INT(is_tunnel(true, geneve, 20, n), n == 20);
+    }
+    CHECK(!is_tunnel(false, geneve, 20, 20));
+
+    /* The last option is longer than all of them together. */
+    geneve[16 + 3] = 1;
+    CHECK(!is_tunnel(true, geneve, 20, 20));
+    geneve[16 + 3] = 0;
+    geneve[8 + 3] = 2;
+    CHECK(is_tunnel(true, geneve, 20, 20));
+    geneve[8 + 3] = 3;
+    CHECK(!is_tunnel(true, geneve, 20, 20));
+    geneve[8 + 3] = 2;
+    geneve[0] |= 0x40;
+    CHECK(!is_tunnel(true, geneve, 20, 20));
+    geneve[0] = 3;
+
+    /* What is in it need not be a frame. */
+    geneve[2] = RTE_ETHER_TYPE_IPV4 >> 8;
+    geneve[3] = 0;
+    CHECK(is_tunnel(true, geneve, 20, 20));
+}
+
+/* Sets the items of a VXLAN_ENCAP to what is in 'bytes'. */
+static void
+encap_items(struct rte_flow_item items[6], uint8_t *bytes,
+            const struct tunnel *t)
+{
+    struct rte_flow_item *item = items;
+
+    *item++ = (struct rte_flow_item) {
+        .type = RTE_FLOW_ITEM_TYPE_ETH, .spec = bytes,
+    };
+    if (t->vlan) {
+        *item++ = (struct rte_flow_item) {
+            .type = RTE_FLOW_ITEM_TYPE_VLAN, .spec = bytes + 14,
+        };
+    }
+    *item++ = (struct rte_flow_item) {
+        .type = (t->ipv6 ? RTE_FLOW_ITEM_TYPE_IPV6
+                 : RTE_FLOW_ITEM_TYPE_IPV4),
+        .spec = bytes + outer_l3(t),
+    };
+    *item++ = (struct rte_flow_item) {
+        .type = RTE_FLOW_ITEM_TYPE_UDP, .spec = bytes + outer_l4(t),
+    };
+    *item++ = (struct rte_flow_item) {
+        .type = RTE_FLOW_ITEM_TYPE_VXLAN, .spec = bytes + outer_l4(t) + 8,
+    };
+    *item = (struct rte_flow_item) { .type = RTE_FLOW_ITEM_TYPE_END };
+}
+
+/* Says whether the outer checksum of 'mbuf' is right: the sum of an IPv4
+ * header with its checksum is 0. */
+static bool
+outer_checksum_ok(struct rte_mbuf *mbuf, const struct tunnel *t)
+{
+    uint8_t *p = rte_pktmbuf_mtod(mbuf, uint8_t *) + outer_l3(t);
+    uint32_t sum = 0;
+
+    for (int i = 0; i < 20; i += 2) {
+        sum += p[i] << 8 | p[i + 1];
+    }
+    return t->ipv6 || (sum & 0xffff) + (sum >> 16) == 0xffff;
+}
+
+static void
+check_encap(const struct tunnel *t)
+{
+    for (int i = 0; i < 8; i++) {
+        struct spec s = {
+            .ipv6 = i & 1, .protocol = i & 2 ? IPPROTO_TCP : IPPROTO_UDP,
+            .src_host = 1, .dst_host = 2, .src = 1000, .dst = 80,
+            .length = 50, .flags = RTE_TCP_ACK_FLAG, .ttl = 64,
+        };
+        struct rte_flow_query_count query = { .reset = 0 };
+        struct rte_flow_action count_action = {
+            .type = RTE_FLOW_ACTION_TYPE_COUNT,
+        };
+        struct rte_flow_item items[6];
+        struct rte_flow_action_vxlan_encap vxlan = { items };
+        struct full_rule f = { .rule = transfer_rule() };
+        bool raw = t->geneve || i & 4;
+        struct spec want = s;
+        struct rte_mbuf *mbuf;
+        struct tunnel_rule r;
+        struct rte_flow *flow;
+        size_t length;
+
+        /* The wrapped packet is what it is without a tunnel. */
+        want.src_host = 200;
+        want.dst_host = 201;
+        want.src = 40000;
+        want.dst = 8080;
+        want.ttl = 63;
+        tunnel_pattern(&r, t, NULL);
+        full_pattern(&f, &s);
+        full_actions(&f, &s, &want);
+        f.rule.n_actions--;
+
+        /* Lengths and the checksum of IPv4, which are not used. */
+        put16(r.bytes + outer_l3(t) + (t->ipv6 ? 4 : 2), 77);
+        put16(r.bytes + outer_l4(t) + 4, 88);
+        if (!t->ipv6) {
+            put16(r.bytes + outer_l3(t) + 10, 99);
+        }
+        encap_items(items, r.bytes, t);
+        add_action(&f.rule, raw ? RTE_FLOW_ACTION_TYPE_RAW_ENCAP
+                   : RTE_FLOW_ACTION_TYPE_VXLAN_ENCAP,
+                   raw ? (const void *) &r.encap : &vxlan);
+        ACTION(&f.rule, REPRESENTED_PORT, &f.to);
+        flow = CREATE(&A, &f.rule);
+
+        /* Nothing of the application's memory is needed any more. */
+        memset(r.bytes, 0xff, sizeof r.bytes);
+        memset(items, 0xff, sizeof items);
+
+        mbuf = build(&want);
+        length = rte_pktmbuf_pkt_len(mbuf);
+        memset(rte_pktmbuf_mtod_offset(mbuf, uint8_t *, 0), 8, 6);
+        memset(rte_pktmbuf_mtod_offset(mbuf, uint8_t *, 6), 6, 6);
+        CHECK(checksums_ok(mbuf));
+        rte_pktmbuf_free(mbuf);
+        mbuf = build(&want);
+        memset(rte_pktmbuf_mtod_offset(mbuf, uint8_t *, 0), 8, 6);
+        memset(rte_pktmbuf_mtod_offset(mbuf, uint8_t *, 6), 6, 6);
+        wrap(mbuf, t);
+        CHECK(outer_checksum_ok(mbuf, t));
+        BECOMES(build(&s), mbuf);
+        CHECK_INT(rte_flow_query(A.id, flow, &count_action, &query, NULL), 0);
+        CHECK_INT(query.hits, 1);
+        CHECK_INT(query.bytes, length);
+        destroy(&A, flow);
+    }
+}
+
+/* From one tunnel to another, with a change of what is inside. */
+static void
+check_tunnel_to_tunnel(const struct tunnel *t)
+{
+    struct tunnel to = {
+        .ipv6 = !t->ipv6, .geneve = !t->geneve, .vni = 77, .src = 4,
+    };
+    struct rte_flow_action_set_ipv4 ip4 = { htonl(0x0a000009) };
+    struct rte_flow_action_set_tp port = { htons(4242) };
+    struct rte_flow_action_set_ttl ttl = { 9 };
+    struct spec s = udp_packet, want;
+    struct tunnel_rule r;
+    uint8_t bytes[128];
+
+    s.vlan = 5;
+    want = s;
+    want.src_host = 9;
+    want.dst = 4242;
+    want.ttl = 9;
+    want.vlan = 0;
+    tunnel_pattern(&r, t, &s);
+    put_outer(bytes, &to);
+    r.encap.data = bytes;
+    r.encap.size = outer_size(&to);
+    ACTION(&r.rule, RAW_DECAP, &r.decap);
+    ACTION(&r.rule, OF_POP_VLAN, NULL);
+    ACTION(&r.rule, COUNT, NULL);
+    ACTION(&r.rule, SET_IPV4_SRC, &ip4);
+    ACTION(&r.rule, SET_TP_DST, &port);
+    ACTION(&r.rule, SET_TTL, &ttl);
+    ACTION(&r.rule, RAW_ENCAP, &r.encap);
+    ACTION(&r.rule, REPRESENTED_PORT, &r.to);
+    CREATE(&A, &r.rule);
+    for (int i = 0; i < 2; i++) {
+        struct tunnel from = *t;
+
+        from.checksum = i;
+        BECOMES(build_tunnel(&from, &s), build_tunnel(&to, &want));
+    }
+    flush();
+}
+
+static void
+test_encap(void)
+{
+    struct tunnel t = { .vni = 5 };
+    struct tunnel_rule r;
+    struct rte_mbuf *mbuf;
+
+    for_tunnels(check_encap);
+    for_tunnels(check_tunnel_to_tunnel);
+
+    /* No room for the headers: there is no packet to send. */
+    CTL_OK("reset-counters");
+    tunnel_pattern(&r, &t, NULL);
+    cut_items(&r.rule, 0);
+    ITEM(&r.rule, ETH, NULL, NULL);
+    ACTION(&r.rule, RAW_ENCAP, &r.encap);
+    ACTION(&r.rule, REPRESENTED_PORT, &r.to);
+    CREATE(&A, &r.rule);
+    mbuf = build(&udp_packet);
+    memset(rte_pktmbuf_prepend(mbuf, rte_pktmbuf_headroom(mbuf) - 49), 0,
+           14);
+    CHECK(!pass_mbuf(mbuf));
+    CHECK(!sent_by(&B));
+    CHECK_INT(report(A.id, "dropped"), 1);
+    flush();
+    CTL_OK("reset-counters");
+}
+
+/* After a JUMP, rules see what was in the tunnel. */
+static void
+test_tunnel_jump(void)
+{
+    struct rte_flow_action_jump jump = { 2 };
+    struct tunnel t = { .vni = 5 };
+    struct tunnel_rule r;
+    struct rule rule;
+
+    tunnel_pattern(&r, &t, NULL);
+    ACTION(&r.rule, COUNT, NULL);
+    ACTION(&r.rule, VXLAN_DECAP, NULL);
+    ACTION(&r.rule, JUMP, &jump);
+    CREATE(&A, &r.rule);
+    rule = path_rule(NULL, &r.to);
+    rule.attr.group = 2;
+    CREATE(&A, &rule);
+    BECOMES(build_tunnel(&t, &udp_packet), build(&udp_packet));
+    STAYS(build(&udp_packet));
+    flush();
+}
+
+static void
+test_tunnel_item_errors(void)
+{
+    struct tunnel t = { .vni = 5, .geneve = true, TWO_OPTIONS };
+    struct rte_flow_item_geneve_opt opt = { .option_len = 1 };
+    struct rte_flow_item_geneve_opt opt_mask = { .option_type = 0xff };
+    struct rte_flow_item_vxlan flags = { .hdr.vx_flags = htonl(0x08000000) };
+    struct tunnel_rule r;
+    uint32_t zero = 0;
+
+#define RESET_TUNNEL()                                          \
+    do {                                                        \
+        decap_rule(&r, &t, NULL, true);                         \
+        cut_items(&r.rule, r.rule.n_items - 1); /* GENEVE_OPT. */ \
+        cut_actions(&r.rule, 0);                                \
+        ACTION(&r.rule, DROP, NULL);                            \
+    } while (0)
+    RESET_TUNNEL();
+    r.rule.attr.ingress = 1;
+    r.rule.attr.transfer = 0;
+    REFUSED(&A, &r.rule, ENOTSUP, "tunnels are for transfer");
+    RESET_TUNNEL();
+    ITEM(&r.rule, VXLAN, NULL, NULL);
+    REFUSED(&A, &r.rule, EINVAL, "second tunnel");
+    RESET_TUNNEL();
+    ITEM(&r.rule, IPV4, NULL, NULL);
+    REFUSED(&A, &r.rule, EINVAL, "lowest layer");
+    RESET_TUNNEL();
+    ITEM(&r.rule, ETH, NULL, NULL);
+    ITEM(&r.rule, GENEVE_OPT, &opt, NULL);
+    REFUSED(&A, &r.rule, EINVAL, "order");
+    RESET_TUNNEL();
+    ITEM(&r.rule, ETH, NULL, NULL);
+    ITEM(&r.rule, IPV4, NULL, NULL);
+    ITEM(&r.rule, VLAN, NULL, NULL);
+    REFUSED(&A, &r.rule, EINVAL, "order");
+    RESET_TUNNEL();
+    ITEM(&r.rule, ETH, NULL, NULL);
+    ITEM(&r.rule, TCP, NULL, NULL);
+    REFUSED(&A, &r.rule, EINVAL, "without its network layer");
+    RESET_TUNNEL();
+    ITEM(&r.rule, ETH, NULL, NULL);
+    ITEM(&r.rule, IPV4, NULL, NULL);
+    ITEM(&r.rule, ICMP, NULL, NULL);
+    REFUSED(&A, &r.rule, ENOTSUP, "in a tunnel");
+    RESET_TUNNEL();
+    r.geneve.protocol = htons(RTE_ETHER_TYPE_IPV4);
+    ITEM(&r.rule, ETH, NULL, NULL);
+    REFUSED(&A, &r.rule, EINVAL, "contradicts");
+    RESET_TUNNEL();
+    r.in_eth_mask.has_vlan = 1;
+    ITEM(&r.rule, ETH, &r.in_eth, &r.in_eth_mask);
+    ITEM(&r.rule, VLAN, NULL, NULL);
+    REFUSED(&A, &r.rule, EINVAL, "contradicts");
+    RESET_TUNNEL();
+    cut_items(&r.rule, I_UDP);
+    ITEM(&r.rule, GENEVE, NULL, NULL);
+    REFUSED(&A, &r.rule, EINVAL, "without the header that carries it");
+    RESET_TUNNEL();
+    cut_items(&r.rule, I_TUNNEL);
+    ITEM(&r.rule, VXLAN, NULL, NULL);
+    ITEM(&r.rule, GENEVE_OPT, &opt, NULL);
+    REFUSED(&A, &r.rule, EINVAL, "without the header that carries it");
+
+    /* Options. */
+    RESET_TUNNEL();
+    ITEM(&r.rule, GENEVE_OPT, NULL, NULL);
+    REFUSED(&A, &r.rule, EINVAL, "without spec");
+    RESET_TUNNEL();
+    add_item(&r.rule, RTE_FLOW_ITEM_TYPE_GENEVE_OPT, &opt, NULL, &opt);
+    REFUSED(&A, &r.rule, ENOTSUP, "range");
+    RESET_TUNNEL();
+    ITEM(&r.rule, GENEVE_OPT, &opt, &opt_mask);
+    opt_mask.data = &zero;
+    REFUSED(&A, &r.rule, EINVAL, "without data");
+    opt_mask.data = NULL;
+    opt.option_len = 32;
+    REFUSED(&A, &r.rule, EINVAL, "too long");
+    opt.option_len = 1;
+
+    /* Masks that mlx5 does not have. */
+    CTL_OK("set profile mlx5-sws");
+    REFUSED(&A, &r.rule, ENOTSUP, "in full");
+    opt_mask.option_class = UINT16_MAX;
+    REFUSED(&A, &r.rule, ENOTSUP, "in full");
+    opt_mask.option_len = 0x1f;
+    CREATE(&A, &r.rule);
+    opt_mask.option_type = 0xf;
+    REFUSED(&A, &r.rule, ENOTSUP, "in full");
+    opt_mask.option_type = 0xff;
+    opt_mask.option_class = htons(0xfff);
+    REFUSED(&A, &r.rule, ENOTSUP, "in full");
+    flush();
+    RESET_TUNNEL();
+    r.geneve_mask.ver_opt_len_o_c_rsvd0 = htons(0xc000);
+    REFUSED(&A, &r.rule, ENOTSUP, "mask");
+    RESET_TUNNEL();
+    cut_items(&r.rule, I_TUNNEL);
+    ITEM(&r.rule, VXLAN, &flags, &flags);
+    REFUSED(&A, &r.rule, ENOTSUP, "mask");
+    RESET_TUNNEL();
+    r.udp_mask.hdr.dgram_cksum = htons(0xff);
+    REFUSED(&A, &r.rule, ENOTSUP, "UDP checksum");
+    r.udp_mask.hdr.dgram_cksum = UINT16_MAX;
+    CREATE(&A, &r.rule);
+    cut_items(&r.rule, I_TUNNEL);
+    REFUSED(&A, &r.rule, ENOTSUP, "UDP checksum");
+    flush();
+    RESET_TUNNEL();
+    tunnel_inner_pattern(&r, &udp_packet);
+    r.in_udp_mask.hdr.dgram_cksum = UINT16_MAX;
+    REFUSED(&A, &r.rule, ENOTSUP, "UDP checksum");
+    CTL_OK("set profile generous");
+    CREATE(&A, &r.rule);
+    flush();
+    CHECK_INT(report(-1, "rules"), 0);
+}
+
+static void
+test_tunnel_action_errors(void)
+{
+    struct tunnel t = { .vni = 5, .geneve = true, TWO_OPTIONS };
+    struct tunnel v = { .vni = 5 }, none = { .vni = 5, .geneve = true };
+    struct rte_flow_action_set_ttl ttl = { 9 };
+    struct rte_flow_action_of_push_vlan push = { htons(RTE_ETHER_TYPE_VLAN) };
+    struct rte_flow_action_vxlan_encap vxlan = { NULL };
+    struct rte_flow_item items[6];
+    struct tunnel_rule r;
+
+#define RESET_DECAP(TUNNEL)                             \
+    do {                                                \
+        tunnel_pattern(&r, TUNNEL, &udp_packet);        \
+        encap_items(items, r.bytes, TUNNEL);            \
+        vxlan.definition = items;                       \
+    } while (0)
+#define REFUSED_WITH_FATE(CODE, TEXT)                   \
+    do {                                                \
+        ACTION(&r.rule, REPRESENTED_PORT, &r.to);       \
+        REFUSED(&A, &r.rule, CODE, TEXT);               \
+    } while (0)
+
+    /* DECAP. */
+    RESET_DECAP(&v);
+    cut_items(&r.rule, I_TUNNEL);
+    ACTION(&r.rule, VXLAN_DECAP, NULL);
+    REFUSED_WITH_FATE(EINVAL, "does not have the tunnel");
+    RESET_DECAP(&v);
+    cut_items(&r.rule, I_TUNNEL);
+    ACTION(&r.rule, RAW_DECAP, &r.decap);
+    REFUSED_WITH_FATE(EINVAL, "does not have the tunnel");
+    RESET_DECAP(&t);
+    ACTION(&r.rule, VXLAN_DECAP, NULL);
+    REFUSED_WITH_FATE(EINVAL, "does not have the tunnel");
+    RESET_DECAP(&t);
+    ACTION(&r.rule, RAW_DECAP, NULL);
+    REFUSED_WITH_FATE(EINVAL, "without a configuration");
+    RESET_DECAP(&t);
+    r.decap.data = NULL;
+    ACTION(&r.rule, RAW_DECAP, &r.decap);
+    REFUSED_WITH_FATE(EINVAL, "without data");
+    RESET_DECAP(&v);
+    ACTION(&r.rule, VXLAN_DECAP, NULL);
+    ACTION(&r.rule, RAW_DECAP, &r.decap);
+    REFUSED_WITH_FATE(EINVAL, "twice");
+    RESET_DECAP(&v);
+    ACTION(&r.rule, VXLAN_DECAP, NULL);
+    ACTION(&r.rule, VXLAN_DECAP, NULL);
+    REFUSED_WITH_FATE(EINVAL, "twice");
+    RESET_DECAP(&v);
+    ACTION(&r.rule, VXLAN_ENCAP, &vxlan);
+    ACTION(&r.rule, VXLAN_DECAP, NULL);
+    REFUSED_WITH_FATE(EINVAL, "after a change of headers");
+    RESET_DECAP(&v);
+    ACTION(&r.rule, REPRESENTED_PORT, &r.to);
+    ACTION(&r.rule, VXLAN_DECAP, NULL);
+    REFUSED(&A, &r.rule, EINVAL, "after the fate");
+
+    /* Sizes: of VXLAN, of Geneve with known options and with others. */
+    for (int i = 0; i < 3; i++) {
+        const struct tunnel *kind = i ? &t : &v;
+
+        RESET_DECAP(kind);
+        if (i == 2) {
+            r.geneve_mask.ver_opt_len_o_c_rsvd0 = 0;
+        }
+        ACTION(&r.rule, RAW_DECAP, &r.decap);
+        ACTION(&r.rule, REPRESENTED_PORT, &r.to);
+        CREATE(&A, &r.rule);
+        flush();
+        r.decap.size--;
+        REFUSED(&A, &r.rule, EINVAL, "size");
+        r.decap.size -= 3;
+        if (i != 2) {
+            REFUSED(&A, &r.rule, EINVAL, "size");
+        }
+        r.decap.size = outer_size(kind) + 4;
+        if (i == 2) {
+            CREATE(&A, &r.rule);
+            flush();
+            r.decap.size = 14 + 20 + 8 + 8 + 252 + 4;
+        }
+        REFUSED(&A, &r.rule, EINVAL, "size");
+        r.decap.size = 14 + 20 + 8 + 4;
+        REFUSED(&A, &r.rule, EINVAL, "size");
+    }
+    v.vlan = 5;
+    RESET_DECAP(&v);
+    r.decap.size -= 4;
+    ACTION(&r.rule, RAW_DECAP, &r.decap);
+    REFUSED_WITH_FATE(EINVAL, "size");
+    v.vlan = 0;
+
+    /* Changes of headers. */
+    RESET_DECAP(&v);
+    ACTION(&r.rule, SET_TTL, &ttl);
+    REFUSED_WITH_FATE(EINVAL, "headers of a tunnel");
+    RESET_DECAP(&v);
+    ACTION(&r.rule, OF_PUSH_VLAN, &push);
+    REFUSED_WITH_FATE(EINVAL, "headers of a tunnel");
+    RESET_DECAP(&v);
+    ACTION(&r.rule, VXLAN_ENCAP, &vxlan);
+    ACTION(&r.rule, SET_TTL, &ttl);
+    REFUSED_WITH_FATE(EINVAL, "after encapsulation");
+    RESET_DECAP(&v);
+    cut_items(&r.rule, I_TUNNEL + 1);
+    ACTION(&r.rule, VXLAN_DECAP, NULL);
+    ACTION(&r.rule, SET_TTL, &ttl);
+    REFUSED_WITH_FATE(EINVAL, "does not have the header");
+
+    /* ENCAP. */
+    RESET_DECAP(&v);
+    ACTION(&r.rule, VXLAN_ENCAP, &vxlan);
+    ACTION(&r.rule, VXLAN_ENCAP, &vxlan);
+    REFUSED_WITH_FATE(EINVAL, "twice");
+    RESET_DECAP(&v);
+    ACTION(&r.rule, VXLAN_ENCAP, &vxlan);
+    ACTION(&r.rule, RAW_ENCAP, &r.encap);
+    REFUSED_WITH_FATE(EINVAL, "twice");
+    RESET_DECAP(&v);
+    ACTION(&r.rule, REPRESENTED_PORT, &r.to);
+    ACTION(&r.rule, RAW_ENCAP, &r.encap);
+    REFUSED(&A, &r.rule, EINVAL, "after the fate");
+    RESET_DECAP(&v);
+    ACTION(&r.rule, RAW_ENCAP, NULL);
+    REFUSED_WITH_FATE(EINVAL, "without a configuration");
+    RESET_DECAP(&v);
+    ACTION(&r.rule, VXLAN_ENCAP, NULL);
+    REFUSED_WITH_FATE(EINVAL, "without a configuration");
+    RESET_DECAP(&v);
+    r.encap.data = NULL;
+    ACTION(&r.rule, RAW_ENCAP, &r.encap);
+    REFUSED_WITH_FATE(EINVAL, "without data");
+    RESET_DECAP(&v);
+    r.encap.size = 129;
+    ACTION(&r.rule, RAW_ENCAP, &r.encap);
+    REFUSED_WITH_FATE(EINVAL, "too many");
+    RESET_DECAP(&v);
+    vxlan.definition = NULL;
+    ACTION(&r.rule, VXLAN_ENCAP, &vxlan);
+    REFUSED_WITH_FATE(EINVAL, "not those of a tunnel");
+    RESET_DECAP(&v);
+    items[I_IP].spec = NULL;
+    ACTION(&r.rule, VXLAN_ENCAP, &vxlan);
+    REFUSED_WITH_FATE(EINVAL, "definition");
+    items[I_IP].type = RTE_FLOW_ITEM_TYPE_TCP;
+    items[I_IP].spec = r.bytes + 14;
+    REFUSED(&A, &r.rule, EINVAL, "definition");
+    items[I_IP] = items[I_UDP];
+    REFUSED(&A, &r.rule, EINVAL, "definition");
+    RESET_DECAP(&t);
+    ACTION(&r.rule, VXLAN_ENCAP, &vxlan);
+    REFUSED_WITH_FATE(EINVAL, "do not end with one of VXLAN");
+    RESET_DECAP(&none);
+    ACTION(&r.rule, VXLAN_ENCAP, &vxlan);
+    REFUSED_WITH_FATE(EINVAL, "do not end with one of VXLAN");
+
+    /* The headers of ENCAP: cut off anywhere, or not of a tunnel. */
+    for (int i = 0; i < 4; i++) {
+        struct tunnel kind = i & 1 ? t : v;
+
+        kind.ipv6 = i & 2;
+        RESET_DECAP(&kind);
+        ACTION(&r.rule, RAW_ENCAP, &r.encap);
+        ACTION(&r.rule, REPRESENTED_PORT, &r.to);
+        CREATE(&A, &r.rule);
+        flush();
+        for (size_t n = 0; n < outer_size(&kind); n++) {
+            r.encap.size = n;
+            REFUSED(&A, &r.rule, EINVAL, "headers");
+        }
+        r.encap.size = outer_size(&kind) + 4;
+        REFUSED(&A, &r.rule, EINVAL, "do not end");
+        r.encap.size = outer_size(&kind);
+        for (int j = 0; j < 5; j++) {
+            size_t offsets[] = {
+                12, outer_l3(&kind), outer_l3(&kind) + (kind.ipv6 ? 6 : 9),
+                outer_l4(&kind) + 7, outer_l4(&kind) + 8,
+            };
+
+            r.bytes[offsets[j]] ^= 0x48;
+            REFUSED(&A, &r.rule, EINVAL, j == 3 ? "UDP checksum must be 0"
+                    : "headers");
+            r.bytes[offsets[j]] ^= 0x48;
+        }
+        if (kind.geneve) {
+            r.bytes[outer_l4(&kind) + 8 + 3] = 0;
+            REFUSED(&A, &r.rule, EINVAL, "do not end");
+        }
+    }
+
+    /* Two VLAN tags. */
+    v.vlan = RTE_ETHER_TYPE_VLAN;
+    RESET_DECAP(&v);
+    memmove(r.bytes + 4, r.bytes, outer_size(&v));
+    memmove(r.bytes, r.bytes + 4, 16);
+    r.encap.size += 4;
+    ACTION(&r.rule, RAW_ENCAP, &r.encap);
+    REFUSED_WITH_FATE(EINVAL, "not those of a tunnel");
+    v.vlan = 0;
+    CHECK_INT(report(-1, "rules"), 0);
+
+    /* Not for ingress rules. */
+    for (int i = 0; i < 4; i++) {
+        RESET_DECAP(&v);
+        r.rule.attr.ingress = 1;
+        r.rule.attr.transfer = 0;
+        cut_items(&r.rule, I_TUNNEL);
+        switch (i) {
+        case 0: ACTION(&r.rule, VXLAN_DECAP, NULL); break;
+        case 1: ACTION(&r.rule, RAW_DECAP, &r.decap); break;
+        case 2: ACTION(&r.rule, VXLAN_ENCAP, &vxlan); break;
+        case 3: ACTION(&r.rule, RAW_ENCAP, &r.encap); break;
+        }
+        REFUSED_WITH_FATE(ENOTSUP, "transfer");
+    }
+}
+
+/* Tries everything that has to do with tunnels: items if they are refused, and
+ * actions. */
+static void
+check_no_tunnels(bool items_refused)
+{
+    struct tunnel v = { .vni = 5 }, t = { .geneve = true, TWO_OPTIONS };
+    struct rte_flow_action_vxlan_encap vxlan = { NULL };
+    struct rte_flow_item items[6];
+    struct tunnel_rule r;
+
+    for (int i = 0; i < 2; i++) {
+        tunnel_pattern(&r, i ? &t : &v, &udp_packet);
+        ACTION(&r.rule, REPRESENTED_PORT, &r.to);
+        create_at(&A, &r.rule, items_refused ? ENOTSUP : 0, "tunnels are not",
+                  __LINE__);
+        flush();
+    }
+    for (int i = 0; i < 4; i++) {
+        tunnel_pattern(&r, &v, &udp_packet);
+        encap_items(items, r.bytes, &v);
+        vxlan.definition = items;
+        if (items_refused) {
+            cut_items(&r.rule, I_TUNNEL);
+        }
+        switch (i) {
+        case 0: ACTION(&r.rule, VXLAN_DECAP, NULL); break;
+        case 1: ACTION(&r.rule, RAW_DECAP, &r.decap); break;
+        case 2: ACTION(&r.rule, VXLAN_ENCAP, &vxlan); break;
+        case 3: ACTION(&r.rule, RAW_ENCAP, &r.encap); break;
+        }
+        ACTION(&r.rule, REPRESENTED_PORT, &r.to);
+        REFUSED(&A, &r.rule, ENOTSUP, "tunnels are not supported");
+    }
+}
+
+static void
+test_no_tunnels(void)
+{
+    CTL_OK("set tunnels off");
+    check_no_tunnels(true);
+    CTL_OK("set port %u tunnels on", A.id);
+    check_decap(&(struct tunnel) { .vni = 5 });
+    CTL_OK("set profile no-rewrite");
+    check_no_tunnels(false);
+    CTL_OK("set profile generous");
+    CTL_ERROR("tunnels is \"on\" or \"off\"", "set tunnels maybe");
+    CTL_OK("reset-counters");
+}
+
+static void
+test_tunnel_text(void)
+{
+    struct tunnel t = { .vni = 2, .geneve = true, TWO_OPTIONS };
+    struct tunnel v = { .vni = 0x123456 };
+    struct rte_flow_item_geneve_opt any = { .option_type = 7 };
+    struct rte_flow_item_udp ports = { .hdr.src_port = htons(9) };
+    struct rte_flow_action_vxlan_encap vxlan = { NULL };
+    struct rte_flow_item items[6];
+    struct spec s = udp_packet;
+    struct tunnel_rule r;
+
+    s.vlan = 5;
+    decap_rule(&r, &t, &s, true);
+    memset(&r.ip4_mask, 0, sizeof r.ip4_mask);
+    r.vlan_mask.has_more_vlan = 1;
+    cut_actions(&r.rule, 0);
+    ACTION(&r.rule, RAW_DECAP, &r.decap);
+    ACTION(&r.rule, RAW_ENCAP, &r.encap);
+    ACTION(&r.rule, REPRESENTED_PORT, &r.to);
+    CREATE(&A, &r.rule);
+    CHECK(shown(A.id, "\"pattern\": \"eth dst is 02:00:00:00:09:09 has_vlan "
+                "is 0 / ipv4 / udp dst is 6081 / geneve opt_len is 4 "
+                "protocol is 0x6558 vni is 0x000002 / geneve_opt class is "
+                "0x0102 type is 0x80 len is 0x01 data is 0x00040002 / eth "
+                "has_vlan is 1 / vlan tci is 0x0005 mask 0x0fff "
+                "has_more_vlan is 0 / ipv4 fragment_offset is 0x0000 mask "
+                "0x3fff src is 10.0.0.1 / udp dst is 80 / end\", "
+                "\"actions\": \"raw_decap size 66 / raw_encap size 66 / "
+                "represented_port id "));
+    flush();
+
+    r.geneve_mask.ver_opt_len_o_c_rsvd0 = htons(0x0300);
+    r.opt_mask.option_len = 1;
+    r.data_mask = htonl(0xffff);
+    cut_items(&r.rule, I_TUNNEL + 2);
+    ITEM(&r.rule, GENEVE_OPT, &any, NULL);
+    CREATE(&A, &r.rule);
+    CHECK(shown(A.id, "geneve opt_len is 0 mask 3 protocol is 0x6558 vni is "
+                "0x000002 / geneve_opt class is 0x0102 type is 0x80 len is "
+                "0x01 mask 0x01 data is 0x00000002 mask 0x0000ffff / "
+                "geneve_opt type is 0x07 / end"));
+    flush();
+
+    /* Two tags in a tunnel. */
+    tunnel_pattern(&r, &v, NULL);
+    r.in_vlan.has_more_vlan = r.vlan_mask.has_more_vlan = 1;
+    ITEM(&r.rule, ETH, NULL, NULL);
+    ITEM(&r.rule, VLAN, &r.in_vlan, &r.vlan_mask);
+    ITEM(&r.rule, VLAN, NULL, NULL);
+    ACTION(&r.rule, DROP, NULL);
+    CREATE(&A, &r.rule);
+    CHECK(shown(A.id, "vxlan vni is 0x123456 / eth / vlan tci is 0x0000 mask "
+                "0x0fff has_more_vlan is 1 / vlan / end"));
+    flush();
+
+    tunnel_pattern(&r, &v, NULL);
+    encap_items(items, r.bytes, &v);
+    vxlan.definition = items;
+    ITEM(&r.rule, ETH, NULL, NULL);
+    ITEM(&r.rule, IPV6, NULL, NULL);
+
+    /* A range in a tunnel. */
+    add_item(&r.rule, RTE_FLOW_ITEM_TYPE_UDP,
+             &(struct rte_flow_item_udp) { .hdr.src_port = htons(4) },
+             &(struct rte_flow_item_udp) { .hdr.src_port = UINT16_MAX },
+             &ports);
+    ACTION(&r.rule, VXLAN_DECAP, NULL);
+    ACTION(&r.rule, VXLAN_ENCAP, &vxlan);
+    ACTION(&r.rule, REPRESENTED_PORT, &r.to);
+    CREATE(&A, &r.rule);
+    CHECK(shown(A.id, "vxlan vni is 0x123456 / eth / ipv6 / udp src from 4 "
+                "to 9 / end\", \"actions\": \"vxlan_decap / vxlan_encap size "
+                "50 / represented_port id "));
+    v.tos = 0;
+    s = udp_packet;
+    s.ipv6 = true;
+    for (s.src = 3; s.src <= 10; s.src++) {
+        if (s.src == 3 || s.src == 10) {
+            STAYS(build_tunnel(&v, &s));
+        } else {
+            BECOMES(build_tunnel(&v, &s),
+                    build_tunnel(&(struct tunnel) { .vni = 0x123456 }, &s));
+        }
+    }
+    s.src = 5;
+    s.ipv6 = false;
+    STAYS(build_tunnel(&v, &s));
+    flush();
+}
+
+/* Tunnels that make no sense do no harm. */
+static void
+test_tunnel_garbage(void)
+{
+    struct tunnel t = { .vni = 5, .geneve = true, TWO_OPTIONS };
+    struct tunnel v = { .vni = 5 };
+    struct tunnel_rule r;
+
+    for (int i = 0; i < 2; i++) {
+        tunnel_pattern(&r, i ? &t : &v, NULL);
+        r.eth_mask.has_vlan = 0;
+        memset(&r.ip4_mask, 0, sizeof r.ip4_mask);
+        memset(&r.udp_mask, 0, sizeof r.udp_mask);
+        memset(&r.geneve_mask, 0, sizeof r.geneve_mask);
+        ACTION(&r.rule, RAW_DECAP, &r.decap);
+        ACTION(&r.rule, RAW_ENCAP, &r.encap);
+        ACTION(&r.rule, REPRESENTED_PORT, &r.to);
+        CREATE(&A, &r.rule);
+    }
+    srandom(1);
+    for (int i = 0; i < 20000; i++) {
+        struct tunnel kind = i & 1 ? t : v;
+        struct rte_mbuf *mbuf;
+        uint8_t *p;
+
+        kind.vlan = i & 2;
+        kind.checksum = i & 4;
+        mbuf = build_tunnel(&kind, i & 8 ? &tcp_packet : &udp_packet);
+        p = rte_pktmbuf_mtod(mbuf, uint8_t *);
+        for (int j = 0; j < random() % 4; j++) {
+            p[outer_l4(&kind) + random() % 60] = random();
+        }
+        if (i & 16) {
+            rte_pktmbuf_trim(mbuf, random() % mbuf->pkt_len);
+        }
+        rte_pktmbuf_free(pass_mbuf(mbuf));
+        rte_pktmbuf_free(sent_by(&B));
+    }
+    CHECK(report(A.id, "forwarded") > 1000);
+    flush();
+    CTL_OK("reset-counters");
+}
+
 /* Counters and ages. */
 
 static struct rte_flow_action_handle *
@@ -4293,6 +5831,17 @@ static const struct test tests[] = {
     { "transfer: rules that match and change everything", test_full_rules },
     { "transfer: PORT_REPRESENTOR", test_port_representor },
     { "transfer: switch domains", test_switch_domain },
+    { "tunnels: decapsulation", test_decap },
+    { "tunnels: outer headers", test_outer_headers },
+    { "tunnels: their own headers", test_tunnel_headers },
+    { "tunnels: Geneve options", test_geneve_options },
+    { "tunnels: encapsulation", test_encap },
+    { "tunnels: JUMP", test_tunnel_jump },
+    { "tunnels: items that are refused", test_tunnel_item_errors },
+    { "tunnels: actions that are refused", test_tunnel_action_errors },
+    { "tunnels: not supported", test_no_tunnels },
+    { "tunnels: as text", test_tunnel_text },
+    { "tunnels: garbage", test_tunnel_garbage },
     { "COUNT, direct and indirect", test_count },
     { "AGE, direct and indirect", test_age },
     { "indirect actions that are refused or stale", test_handles },
