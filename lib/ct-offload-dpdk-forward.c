@@ -34,6 +34,9 @@
 #include "packets.h"
 #include "util.h"
 
+/* How often to try to read the counters of a path that ends. */
+#define LAST_TRIES 8
+
 /* A path.  'home' is NULL, and there is no rule, if one of its ports has
  * stopped.  That changes with the mutex of 'home'. */
 struct dpdk_path {
@@ -140,12 +143,17 @@ path_query(struct dpdk_path *path, struct dpdk_port *home)
     return dpdk_port_check(home, DPDK_CALL_QUERY, retval, &error);
 }
 
-/* Ends 'path', which is in no list any more, after its counters were read. */
+/* Ends 'path', which is in no list any more, after its counters were read: what
+ * is not known now never will be. */
 static void
 path_end(struct dpdk_path *path, struct dpdk_port *home)
     OVS_REQUIRES(home->mutex)
 {
-    path_query(path, home);
+    int n = 0;
+
+    while (path_query(path, home) && ++n < LAST_TRIES) {
+        continue;
+    }
     dpdk_probe_rule_destroy(home, path->rule);
     path->rule = NULL;
     atomic_store_explicit(&path->home, NULL, memory_order_release);
