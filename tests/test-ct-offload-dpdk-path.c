@@ -565,6 +565,9 @@ test_counters(void)
     /* What hardware does not tell now. */
     nic_set("fail query next 1 EIO");
     check_stats(&priv, EAGAIN, 1);
+
+    /* The last time that hardware is asked, it has to tell. */
+    nic_set("fail query next 3 EIO");
     path_del(&priv, 2);
     arrive();
     ovs_assert(receive(0) == 1 && !receive(1));
