@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A private OVN on two chassis, with emulated NICs.
+"""A private OVN on two chassis, with emulated NICs or with the provider that
+is for tests.
 
 demo-ovn and test-ovn use it.  OVN's programs are those in folder $OVN_BIN.
 
@@ -48,7 +49,10 @@ MTU = 1400                      # Geneve needs the rest.
 
 
 class Chassis:
-    """The daemons of Open vSwitch and ovn-controller on a host."""
+    """The daemons of Open vSwitch and ovn-controller on a host, with an
+    emulated NIC."""
+
+    forwards = True
 
     def __init__(self, net, name, underlay):
         self.net = net
@@ -93,26 +97,51 @@ class Chassis:
                    "external_ids:ovn-bridge-datapath-type=netdev",
                    "external_ids:ovn-bridge-mappings=phys:br-ex",
                    "external_ids:ovn-monitor-all=true",
-                   "other_config:hw-offload=true", *DPDK.dpdk_config(),
+                   "other_config:hw-offload=true", *self.config(),
                    *[f"other_config:{c}" for c in self.net.ovs_config])
         self.start_vswitchd()
         for bridge in BRIDGES:
             self.vsctl("add-br", bridge, "--", "set", "bridge", bridge,
                        "datapath_type=netdev", *(
                            ["fail-mode=secure"] if bridge == "br-int" else []))
-        # What was taken back, as when its mark has changed, waits for a sweep:
-        # for up to 20 s unless this says otherwise.
-        self.appctl("dpctl/ct-set-sweep-interval", "1000")
+        self.set_sweeps()
 
-    def start_vswitchd(self):
-        self.start_daemon(
+    def config(self):
+        return DPDK.dpdk_config()
+
+    def interface(self, name):
+        return DPDK.interface(name)
+
+    def start_vswitchd(self, *options):
+        self.vswitchd = self.start_daemon(
             "ovs-vswitchd", f"LD_PRELOAD={os.environ['EMUNIC_PRELOAD']}",
             f"EMUNIC_SOCKET={self.folder}/emunic.sock",
             f"EMUNIC_LOG={self.folder}/emunic.log", "ovs-vswitchd", self.db,
             "--no-chdir", "--disable-system", f"--unixctl={self.ctl}",
-            "-vconsole:err", f"--log-file={self.folder}/ovs-vswitchd.log")
+            "-vconsole:err", f"--log-file={self.folder}/ovs-vswitchd.log",
+            *options)
         self.net.wait_for("ovs-vswitchd is ready",
                           lambda: os.path.exists(self.ctl), 20)
+
+    def set_sweeps(self):
+        # What was taken back, as when its mark has changed, waits for a sweep:
+        # for up to 20 s unless this says otherwise.
+        self.appctl("dpctl/ct-set-sweep-interval", "1000")
+
+    def add_underlay(self):
+        """Gives br-phy its address, if it does not have it."""
+        self.net.run("ip", "addr", "replace", f"{self.underlay}/24", "dev",
+                     "br-phy", ns=self.name)
+        self.net.run("ip", "link", "set", "br-phy", "up", ns=self.name)
+
+    def restart_vswitchd(self):
+        self.appctl("exit")
+        self.net.wait_for("ovs-vswitchd ends",
+                          lambda: self.vswitchd.poll() is not None)
+        self.start_vswitchd()
+        self.vsctl("wait-until", "Open_vSwitch", ".", "cur_cfg>0")
+        self.add_underlay()
+        self.set_sweeps()
 
     def ofctl(self, command, bridge, *argv):
         return self.net.run("ovs-ofctl", command,
@@ -133,7 +162,7 @@ class Chassis:
 
     def add_port(self, bridge, name, *args):
         self.vsctl("add-port", bridge, name, "--", "set", "Interface", name,
-                   *DPDK.interface(name), *args)
+                   *self.interface(name), *args)
 
     def ask_nic(self, program, *argv):
         return self.net.run(
@@ -144,10 +173,15 @@ class Chassis:
         return self.ask_nic("emunic-ctl", *command)
 
     def take_down(self):
-        """Removes all bridges.  Returns what the NIC says of what is left."""
+        """Removes all bridges.  Returns what there is to say of what is left,
+        and whether that is nothing."""
         for bridge in BRIDGES:
             self.vsctl("del-br", bridge)
-        return self.nic("show").splitlines()[0]
+        return self.left()
+
+    def left(self):
+        line = self.nic("show").splitlines()[0]
+        return line, DPDK.is_empty(line)
 
     def rules(self, port):
         """Returns the NIC's rules for TCP from and to a client's port."""
@@ -162,10 +196,49 @@ class Chassis:
         return [sum(c[i] for c in counters) for i in (0, 1)]
 
 
+class DummyChassis(Chassis):
+    """The same, with the provider that is for tests: it has paths, but no
+    hardware that forwards packets."""
+
+    forwards = False
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.ports = []
+
+    def config(self):
+        return []
+
+    def interface(self, _name):
+        return ["type=\"\""]
+
+    def start_vswitchd(self, *options):
+        super().start_vswitchd("--enable-dummy", *options)
+        self.appctl("ct-offload-dummy/forward", "on")
+
+    def add_port(self, bridge, name, *args):
+        super().add_port(bridge, name, *args)
+        self.ports.append(name)
+        self.appctl("ct-offload-dummy/claim", *self.ports)
+
+    def rules(self, port):
+        return [line for line in self.appctl("ct-offload-dummy/paths")
+                .splitlines() if re.search(rf"\btp_(src|dst)={port}\b", line)]
+
+    def left(self):
+        left = (self.appctl("ct-offload-dummy/paths")
+                + self.appctl("ct-offload-dummy/dump"))
+        return left, not left
+
+    def seen(self):
+        return [0, 0]
+
+
 class Network(D.Network):
     """All of the above."""
 
     ovs_config = ()
+    chassis_type = Chassis
 
     def __init__(self, signals):
         super().__init__(signals)
@@ -218,7 +291,8 @@ class Network(D.Network):
         for i in 1, 2:
             name = f"ch{i}"
             self.add_namespace(name)
-            self.chassis[name] = c = Chassis(self, name, f"192.168.0.{i}")
+            self.chassis[name] = c = self.chassis_type(self, name,
+                                                       f"192.168.0.{i}")
             c.start_ovs(ovs_build)
         self.add_underlay()
         self.add_hosts()
@@ -243,13 +317,11 @@ class Network(D.Network):
 
     def add_underlay(self):
         self.add_link("phy", "ch1", "phy", "ch2")
-        for i, (name, c) in enumerate(self.chassis.items()):
+        for i, c in enumerate(self.chassis.values()):
             c.vsctl("set", "bridge", "br-phy",
                     f"other_config:hwaddr=02:00:00:00:aa:0{i}")
             c.add_port("br-phy", "phy")
-            self.run("ip", "addr", "add", f"{c.underlay}/24", "dev", "br-phy",
-                     ns=name)
-            self.run("ip", "link", "set", "br-phy", "up", ns=name)
+            c.add_underlay()
 
     def plug(self, chassis, name, mac, addresses, gateways):
         self.add_namespace(name)
