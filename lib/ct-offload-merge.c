@@ -774,13 +774,32 @@ flow_pops_tunnel(const struct ct_merge_flow *flow,
             && nl_attr_get_odp_port(a) == vport->port);
 }
 
+/* Returns the UDP header of 'header', with which tnl_push() begins packets. */
+static struct udp_header *
+header_get_udp(const void *header)
+{
+    return (netdev_tnl_is_header_ipv6(header)
+            ? (void *) (netdev_tnl_ipv6_hdr(CONST_CAST(void *, header)) + 1)
+            : (void *) (netdev_tnl_ip_hdr(CONST_CAST(void *, header)) + 1));
+}
+
+/* Is 'push' for VXLAN without extensions, of which hardware knows nothing? */
+static bool
+push_is_vxlan(const struct ovs_action_push_tnl *push)
+{
+    const struct vxlanhdr *vxlan
+        = (const void *) (header_get_udp(push->header) + 1);
+
+    return (push->tnl_type == OVS_VPORT_TYPE_VXLAN
+            && get_16aligned_be32(&vxlan->vx_flags) == htonl(VXLAN_FLAGS));
+}
+
 static enum ct_merge_reason
 merge_tunnel_push(struct state *st, const struct ovs_action_push_tnl *push)
 {
     struct ct_merge_step *step;
 
-    if (push->tnl_type != OVS_VPORT_TYPE_VXLAN
-        && push->tnl_type != OVS_VPORT_TYPE_GENEVE) {
+    if (push->tnl_type != OVS_VPORT_TYPE_GENEVE && !push_is_vxlan(push)) {
         return CT_MERGE_TUNNEL;
     }
     st->m->push = xmemdup(push, sizeof *push);
@@ -1549,15 +1568,11 @@ put_tunnel_push(struct ofpbuf *b, const struct ovs_action_push_tnl *push,
                 ovs_be16 udp_src)
 {
     struct ovs_action_push_tnl *copy;
-    struct udp_header *udp;
 
     copy = nl_msg_put_unspec_uninit(b, OVS_ACTION_ATTR_TUNNEL_PUSH,
                                     sizeof *copy);
     *copy = *push;
-    udp = (netdev_tnl_is_header_ipv6(copy->header)
-           ? (void *) (netdev_tnl_ipv6_hdr(copy->header) + 1)
-           : (void *) (netdev_tnl_ip_hdr(copy->header) + 1));
-    udp->udp_src = udp_src;
+    header_get_udp(copy->header)->udp_src = udp_src;
 }
 
 /* Appends to 'b' the actions for packets of 'path', which goes through 'm'.
