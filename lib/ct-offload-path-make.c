@@ -450,16 +450,19 @@ job_run(struct ct_offload_job *job_)
     job_free(job, true);
 }
 
-/* Returns the last action of 'flow' if it is of 'type', or NULL. */
+/* Returns the last action of 'flow' if it is of 'type', or NULL.  What is
+ * recirculated after tnl_push() is not what was traced, and does not count. */
 static const struct nlattr *
 flow_get_last_action(const struct dp_netdev_flow *flow, int type)
 {
     const struct nlattr *actions, *a, *last = NULL;
+    bool pushed = false;
     size_t len, left;
 
     actions = dp_netdev_flow_get_nlattrs(flow, &len);
     do {
         NL_ATTR_FOR_EACH_UNSAFE (a, left, actions, len) {
+            pushed |= nl_attr_type(a) == OVS_ACTION_ATTR_TUNNEL_PUSH;
             last = a;
         }
         if (last) {
@@ -467,7 +470,8 @@ flow_get_last_action(const struct dp_netdev_flow *flow, int type)
             len = nl_attr_get_size(last);
         }
     } while (last && nl_attr_type(last) == OVS_ACTION_ATTR_CLONE && len);
-    return last && nl_attr_type(last) == type ? last : NULL;
+    return (last && nl_attr_type(last) == type
+            && !(pushed && type == OVS_ACTION_ATTR_RECIRC) ? last : NULL);
 }
 
 /* Returns where the actions of 'flow' send packets at their end, or 0 if they
@@ -522,7 +526,7 @@ flow_get_vport(const struct dp_netdev_flow *flow, const struct ct_trace *trace)
     return vport;
 }
 
-/* Returns how many ct() actions there are in 'actions'. */
+/* Returns how many ct() actions there are in 'actions', before tnl_push(). */
 static size_t
 count_cts(const struct nlattr *actions, size_t len)
 {
@@ -530,6 +534,9 @@ count_cts(const struct nlattr *actions, size_t len)
     size_t n = 0, left;
 
     NL_ATTR_FOR_EACH_UNSAFE (a, left, actions, len) {
+        if (nl_attr_type(a) == OVS_ACTION_ATTR_TUNNEL_PUSH) {
+            break;
+        }
         n += (nl_attr_type(a) == OVS_ACTION_ATTR_CT ? 1
               : nl_attr_type(a) == OVS_ACTION_ATTR_CLONE
               ? count_cts(nl_attr_get(a), nl_attr_get_size(a)) : 0);
