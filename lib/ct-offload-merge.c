@@ -1144,23 +1144,9 @@ merge_tunnel_pop(struct state *st, const struct ct_merge_flow flows[],
     return CT_MERGE_OK;
 }
 
-/* Does what happens to packets depend on their RSS hash? */
-static bool
-uses_hash(const struct ct_merge *m)
-{
-    for (size_t i = 0; i < m->n_steps; i++) {
-        if (m->steps[i].type == STEP_HASH || m->steps[i].type == STEP_PUSH) {
-            return true;
-        }
-    }
-    return false;
-}
-
 /* What came out of a tunnel came from 'in_port', and there are properties of
- * tunnels that the policy cannot depend on, nor most hardware match.  Its RSS
- * hash is still that of what was outside: returns false if that may differ
- * from packet to packet, but for the UDP source port. */
-static bool
+ * tunnels that the policy cannot depend on, nor most hardware match. */
+static void
 finish_tunnel(struct ct_merge *m)
 {
     struct flow_tnl *mask = &m->match.wc.masks.tunnel;
@@ -1171,12 +1157,6 @@ finish_tunnel(struct ct_merge *m)
         mask->tun_id = OVS_BE64_MAX;    /* There are no other bits. */
     }
     m->match.flow.in_port.odp_port = m->in_port;
-    return (!uses_hash(m)
-            || (m->tunnel.ipv6
-                ? (ipv6_mask_is_exact(&mask->ipv6_src)
-                   && ipv6_mask_is_exact(&mask->ipv6_dst))
-                : (mask->ip_src == OVS_BE32_MAX
-                   && mask->ip_dst == OVS_BE32_MAX)));
 }
 
 static enum ct_merge_reason
@@ -1210,8 +1190,8 @@ merge_chain(struct state *st, const struct ct_merge_flow flows[],
     if (m->n_conns != st->n_conns) {
         return CT_MERGE_BROKEN;
     }
-    if (m->tunnel.type && !finish_tunnel(m)) {
-        return CT_MERGE_TUNNEL;
+    if (m->tunnel.type) {
+        finish_tunnel(m);
     }
     match_tuple(st);
     return merge_sets(st);
@@ -1439,14 +1419,12 @@ ct_merge_instantiate(const struct ct_merge *m,
 
         case STEP_HASH:
             if (rss) {
-                path->tunnel_src = rss->tunnel_src;
                 v.dp_hash = compute_hash(step, &v.tuple, rss);
             }
             break;
 
         case STEP_PUSH:
             if (rss) {
-                path->tunnel_src = rss->tunnel_src;
                 path->udp_src = compute_udp_src(step, &v.tuple, rss);
             }
             break;
@@ -1482,10 +1460,6 @@ ct_merge_get_match(const struct ct_merge *m, const struct ct_merge_path *path,
 {
     *match = m->match;
     tuple_to_flow(&path->wire, &match->flow);
-    if (path->tunnel_src) {
-        match->flow.tunnel.tp_src = path->tunnel_src;
-        WC_MASK_FIELD(&match->wc, tunnel.tp_src);
-    }
 }
 
 /* Stores in '*match' what all paths of 'm' match. */

@@ -299,18 +299,14 @@ struct ct_merge_path {
     struct ct_dpif_tuple seen[CT_MERGE_MAX_CONNS]; /* By each ct(). */
     ovs_be16 udp_src;           /* Of the tunnel that they leave in; 0 if that
                                  * is not known. */
-    ovs_be16 tunnel_src;        /* Of the tunnel that they arrive in, if what
-                                 * happens to them depends on it, and it is
-                                 * known; else 0. */
 };
 
-/* The RSS hash that packets have. */
+/* The RSS hash that packets have.  What is in a tunnel has none before it comes
+ * out. */
 struct ct_merge_rss {
     uint32_t hash;
     size_t since;               /* From which megaflow on.  There may be none
                                  * as long as nobody extracts the flow. */
-    ovs_be16 tunnel_src;        /* If they arrive in a tunnel, their UDP source
-                                 * port outside: the hash depends on it. */
 };
 
 enum ct_merge_reason ct_merge_create(const struct ct_merge_flow[],

@@ -608,7 +608,6 @@ trace_complete(struct ct_trace *trace)
     job->used = time_msec();
     job->rss.hash = trace->rss_hash;
     job->rss.since = trace->rss_since;
-    job->rss.tunnel_src = trace->tunnel_src;
 
     batch = conn_batch_enter();
     job->out_port = flow_get_output(trace->flows[trace->n_flows - 1]);

@@ -238,8 +238,6 @@ trace_begin(struct slots *s, const struct dp_packet *pkt, struct conn *conn,
     trace->await = await;
     trace->n_flows = 1;                 /* It is found by ct_trace_leave(). */
     trace->rss_since = CT_TRACE_MAX_FLOWS;
-    trace->tunnel_src = (flow_tnl_dst_is_set(&pkt->md.tunnel)
-                         ? pkt->md.tunnel.tp_src : 0);
     trace_rss(trace, pkt, 0);
     *ct_trace_n_get() += 1;
     CONST_CAST(struct dp_packet *, pkt)->md.ct_trace = trace - s->slots + 1;

@@ -113,7 +113,6 @@ struct ct_trace {
     uint32_t wire;              /* See ct-offload-wire.h, or 0. */
     uint32_t rss_hash;          /* It had that... */
     size_t rss_since;           /* ...when it met this megaflow, or later. */
-    ovs_be16 tunnel_src;        /* UDP port of the tunnel that it was in. */
     ct_trace_get_netdev_func *get_netdev; /* Once it is complete... */
     const void *aux;                      /* ...with this. */
     bool tunnelled;             /* The first megaflow is still to be found. */

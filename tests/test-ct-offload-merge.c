@@ -266,6 +266,7 @@ decapsulate(struct dp_packet *packet, odp_port_t port)
               ? netdev_vxlan_pop_header(packet)
               : netdev_geneve_pop_header(packet));
     ovs_assert(packet);
+    dp_packet_reset_offload(packet);    /* As netdev_pop_header() does. */
     packet->md.in_port.odp_port = port;
 }
 
@@ -442,7 +443,6 @@ run_init(struct run *run, const struct dp_packet *packet, size_t rss_since)
 {
     memset(run, 0, sizeof *run);
     run->rss.since = rss_since;
-    run->rss.tunnel_src = outer.type ? outer.tnl.tp_src : 0;
     run->packet = dp_packet_clone(packet);
     pkt_metadata_init(&run->packet->md, u32_to_odp(IN_PORT));
     run->out_port = ODPP_NONE;
@@ -1873,7 +1873,12 @@ check_chain(int n_packets)
         flow.tunnel = outer.tnl;
     }
     packet = compose_wire(&flow, &outer);
-    if (dp_packet_rss_valid(packet) && percent(50)) {
+    if (outer.type) {
+        /* What comes out has none before its flow is extracted. */
+        if (flow.dl_type == htons(ETH_TYPE_IP) && percent(50)) {
+            rss_since = 1;
+        }
+    } else if (dp_packet_rss_valid(packet) && percent(50)) {
         rss_since = pick(3);
     }
     chain_init(&chain, packet, rss_since);
