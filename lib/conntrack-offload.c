@@ -31,6 +31,7 @@
 #include "ct-offload-trace.h"
 #include "ct-offload-wire.h"
 #include "dp-packet.h"
+#include "odp-util.h"
 #include "openvswitch/dynamic-string.h"
 #include "openvswitch/list.h"
 #include "ovs-rcu.h"
@@ -81,12 +82,13 @@ ctx_from_packet(struct ct_offload_ctx *ctx, struct netdev *netdev,
                 const struct dp_packet *pkt)
 {
     memset(ctx, 0, sizeof *ctx);
-    ctx->input_port_id = pkt->md.orig_in_port;
+    ctx->input_port_id = ODPP_NONE;
 
     /* What was made here has no port.  (A reassembled packet may even have
      * been taken from another port's burst.) */
-    if (ct_offload_wire_is_known(pkt)) {
+    if (netdev && ct_offload_wire_is_known(pkt)) {
         ctx->netdev_in = netdev;
+        ctx->input_port_id = pkt->md.orig_in_port;
     }
     ctx->unmodified = ctx->netdev_in && ct_offload_wire_is_same(pkt);
     ctx_set_vlan(ctx, pkt);
