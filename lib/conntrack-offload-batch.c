@@ -75,19 +75,16 @@ batches_get_unused(void)
 static struct conn_offload_batch *
 thread_batch_create(void)
 {
-    static struct ovsthread_once once = OVSTHREAD_ONCE_INITIALIZER;
-    static ovsthread_key_t key;
+    static ovsthread_key_t key OVS_GUARDED_BY(batches_mutex) = NULL;
     struct conn_offload_batch *batch;
 
-    if (ovsthread_once_start(&once)) {
-        ovsthread_key_create(&key, thread_batch_destroy);
-        ovsthread_once_done(&once);
-    }
-
     ovs_mutex_lock(&batches_mutex);
+    if (!key) {
+        ovsthread_key_create(&key, thread_batch_destroy);
+    }
     batch = batches_get_unused();
-    ovs_mutex_unlock(&batches_mutex);
     ovsthread_setspecific(key, batch);
+    ovs_mutex_unlock(&batches_mutex);
     *thread_batch_get() = batch;
     return batch;
 }

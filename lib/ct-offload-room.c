@@ -125,20 +125,17 @@ thread_end(void *thread_)
 static struct room_thread *
 thread_create(void)
 {
-    static struct ovsthread_once once = OVSTHREAD_ONCE_INITIALIZER;
-    static ovsthread_key_t key;
+    static ovsthread_key_t key OVS_GUARDED_BY(threads_mutex) = NULL;
     struct room_thread *thread = xzalloc_cacheline(sizeof *thread);
-
-    if (ovsthread_once_start(&once)) {
-        ovsthread_key_create(&key, thread_end);
-        ovsthread_once_done(&once);
-    }
 
     atomic_init(&thread->credit, 0);
     ovs_mutex_lock(&threads_mutex);
+    if (!key) {
+        ovsthread_key_create(&key, thread_end);
+    }
+    ovsthread_setspecific(key, thread);
     ovs_list_push_back(&threads, &thread->node);
     ovs_mutex_unlock(&threads_mutex);
-    ovsthread_setspecific(key, thread);
     *room_thread_get() = thread;
     return thread;
 }

@@ -30,7 +30,6 @@ DEFINE_STATIC_PER_THREAD_DATA(struct ct_offload_stats *, thread_stats, NULL);
 static struct ovs_mutex stats_mutex = OVS_MUTEX_INITIALIZER;
 static struct ovs_list all_stats OVS_GUARDED_BY(stats_mutex)
     = OVS_LIST_INITIALIZER(&all_stats);
-static ovsthread_key_t stats_key;
 
 /* What threads that have ended had counted. */
 static struct ct_offload_stats ended_stats OVS_GUARDED_BY(stats_mutex);
@@ -84,18 +83,16 @@ stats_thread_end(void *stats_)
 static struct ct_offload_stats *
 stats_create(void)
 {
-    static struct ovsthread_once once = OVSTHREAD_ONCE_INITIALIZER;
+    static ovsthread_key_t key OVS_GUARDED_BY(stats_mutex) = NULL;
     struct ct_offload_stats *stats = xzalloc_cacheline(sizeof *stats);
 
-    if (ovsthread_once_start(&once)) {
-        ovsthread_key_create(&stats_key, stats_thread_end);
-        ovsthread_once_done(&once);
-    }
-
     ovs_mutex_lock(&stats_mutex);
+    if (!key) {
+        ovsthread_key_create(&key, stats_thread_end);
+    }
+    ovsthread_setspecific(key, stats);
     ovs_list_push_back(&all_stats, &stats->node);
     ovs_mutex_unlock(&stats_mutex);
-    ovsthread_setspecific(stats_key, stats);
     *thread_stats_get() = stats;
     return stats;
 }
