@@ -81,9 +81,10 @@ PORT_COUNTERS = ("pkts", "drop", "errs")
 FLOW_COUNTERS = ("n_packets", "n_bytes")
 
 # What programs choose at random: ports, from this one on, and, of data, all
-# that is a number, a date, or the name of a temporary file.
+# that is a number, a date, the name of a temporary file, or a list of files.
 ANY_PORT = 32768
-ANY_DATA = re.compile(rb"^Date: [^\r\n]*|\b\w+\.pid\b|\d+", re.M)
+ANY_DATA = re.compile(rb"^Date: [^\r\n]*|\b\w+\.pid\b|\d+"
+                      rb"|(?:^[-bcdlps][-rwxsStT]{9} .*\n?)+", re.M)
 
 # How many bytes of the header of a protocol are not chosen by programs.
 FIXED_HEADER = {ICMP: 2, ICMPV6: 2}
