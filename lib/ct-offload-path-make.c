@@ -502,11 +502,9 @@ netdev_get_tunnel_type(const struct netdev *netdev)
 {
     const char *type = netdev ? netdev_get_type(netdev) : "";
 
-    if (!strcmp(type, "geneve")) {
-        return CT_OFFLOAD_TUNNEL_GENEVE;
-    }
-    return (!strcmp(type, "vxlan") && !netdev_get_tunnel_config(netdev)->exts
-            ? CT_OFFLOAD_TUNNEL_VXLAN : CT_OFFLOAD_TUNNEL_NONE);
+    return (!strcmp(type, "geneve") ? CT_OFFLOAD_TUNNEL_GENEVE
+            : !strcmp(type, "vxlan") ? CT_OFFLOAD_TUNNEL_VXLAN
+            : CT_OFFLOAD_TUNNEL_NONE);
 }
 
 /* Returns the tunnel that the actions of 'flow' take packets out of, if that
