@@ -143,8 +143,8 @@ path_query(struct dpdk_path *path, struct dpdk_port *home)
     return dpdk_port_check(home, DPDK_CALL_QUERY, retval, &error);
 }
 
-/* Ends 'path', which is in no list any more, after its counters were read: what
- * is not known now never will be. */
+/* Ends 'path', which is in no list any more, after its counters were read:
+ * what is not known now never will be. */
 static void
 path_end(struct dpdk_path *path, struct dpdk_port *home)
     OVS_REQUIRES(home->mutex)

@@ -301,8 +301,8 @@ struct ct_merge_path {
                                  * is not known. */
 };
 
-/* The RSS hash that packets have.  What is in a tunnel has none before it comes
- * out. */
+/* The RSS hash that packets have.  What is in a tunnel has none before it
+ * comes out. */
 struct ct_merge_rss {
     uint32_t hash;
     size_t since;               /* From which megaflow on.  There may be none
