@@ -749,7 +749,7 @@ check_set(struct check *check, const struct rte_flow_action *action,
 {
     const struct emu_config *config = check->config;
 
-    if (!config->rewrite
+    if (!config->rewrite || !config->set_actions
         || (!config->set_ipv6
             && (action->type == RTE_FLOW_ACTION_TYPE_SET_IPV6_SRC
                 || action->type == RTE_FLOW_ACTION_TYPE_SET_IPV6_DST))
@@ -759,6 +759,73 @@ check_set(struct check *check, const struct rte_flow_action *action,
                       "this action is not supported");
     }
     return check_rewrite(check, action, layers);
+}
+
+static const struct emu_modify *
+modify_find(enum rte_flow_field_id field)
+{
+    static const struct emu_modify fields[] = {
+#define FIELD(FIELD, NAME, LAYERS, SIZE, FORMAT, SET)                   \
+        { RTE_FLOW_FIELD_##FIELD, NAME, LAYERS, SIZE, EMU_FMT_##FORMAT, \
+          RTE_FLOW_ACTION_TYPE_SET_##SET }
+        FIELD(MAC_SRC, "mac_src", EMU_ETH, 6, MAC, MAC_SRC),
+        FIELD(MAC_DST, "mac_dst", EMU_ETH, 6, MAC, MAC_DST),
+        FIELD(IPV4_SRC, "ipv4_src", EMU_IPV4, 4, IPV4, IPV4_SRC),
+        FIELD(IPV4_DST, "ipv4_dst", EMU_IPV4, 4, IPV4, IPV4_DST),
+        FIELD(IPV6_SRC, "ipv6_src", EMU_IPV6, 16, IPV6, IPV6_SRC),
+        FIELD(IPV6_DST, "ipv6_dst", EMU_IPV6, 16, IPV6, IPV6_DST),
+        FIELD(TCP_PORT_SRC, "tcp_port_src", EMU_TCP, 2, DEC, TP_SRC),
+        FIELD(TCP_PORT_DST, "tcp_port_dst", EMU_TCP, 2, DEC, TP_DST),
+        FIELD(UDP_PORT_SRC, "udp_port_src", EMU_UDP, 2, DEC, TP_SRC),
+        FIELD(UDP_PORT_DST, "udp_port_dst", EMU_UDP, 2, DEC, TP_DST),
+        FIELD(IPV4_TTL, "ipv4_ttl", EMU_IPV4, 1, DEC, TTL),
+        FIELD(IPV6_HOPLIMIT, "ipv6_hoplimit", EMU_IPV6, 1, DEC, TTL),
+#undef FIELD
+    };
+
+    for (size_t i = 0; i < EMU_ARRAY_SIZE(fields); i++) {
+        if (fields[i].field == field) {
+            return &fields[i];
+        }
+    }
+    return NULL;
+}
+
+/* Checks a MODIFY_FIELD, which sets a whole field to a value. */
+static int
+check_modify(struct check *check, const struct rte_flow_action *action,
+             struct emu_action *out)
+{
+    const struct rte_flow_action_modify_field *conf = action->conf;
+    const enum rte_flow_error_type type = RTE_FLOW_ERROR_TYPE_ACTION_CONF;
+    static const uint8_t none[sizeof conf->dst.value];
+    const struct emu_modify *modify = modify_find(conf->dst.field);
+
+    if (!check->config->rewrite || !check->config->modify_field) {
+        return refuse(check, ENOTSUP, RTE_FLOW_ERROR_TYPE_ACTION, action,
+                      "this action is not supported");
+    }
+    if (conf->operation != RTE_FLOW_MODIFY_SET
+        || conf->src.field != RTE_FLOW_FIELD_VALUE) {
+        return refuse(check, ENOTSUP, type, conf,
+                      "a field can only be set to a value");
+    }
+    if (!modify) {
+        return refuse(check, ENOTSUP, type, conf,
+                      "this field cannot be modified");
+    }
+    /* In the memory of a value, a destination has its level and offset. */
+    if (memcmp(conf->dst.value, none, sizeof none)
+        || conf->width != modify->size * 8u) {
+        return refuse(check, ENOTSUP, type, conf,
+                      "only whole fields can be modified, of level 0");
+    }
+    out->modify = modify;
+    memcpy(out->bytes, conf->src.value, modify->size);
+    for (size_t i = 0; i < modify->size && modify->size <= 2; i++) {
+        out->value = out->value << 8 | out->bytes[i];
+    }
+    return check_rewrite(check, action, modify->layers);
 }
 
 /* What DECAP and ENCAP have in common.  Each comes once, before the fate. */
@@ -953,6 +1020,74 @@ check_nat_bundles(const struct check *check,
     return 0;
 }
 
+/* Returns the place of an action among others, or 0 if it has none. */
+static int
+action_place(enum rte_flow_action_type type)
+{
+    switch ((int) type) {
+    case RTE_FLOW_ACTION_TYPE_VXLAN_DECAP:
+    case RTE_FLOW_ACTION_TYPE_RAW_DECAP:
+        return 1;
+    case RTE_FLOW_ACTION_TYPE_OF_POP_VLAN:
+        return 2;
+    case RTE_FLOW_ACTION_TYPE_COUNT:
+    case RTE_FLOW_ACTION_TYPE_AGE:
+        return 3;
+    case RTE_FLOW_ACTION_TYPE_CONNTRACK:
+        return 4;
+    case RTE_FLOW_ACTION_TYPE_OF_PUSH_VLAN:
+    case RTE_FLOW_ACTION_TYPE_OF_SET_VLAN_VID:
+    case RTE_FLOW_ACTION_TYPE_OF_SET_VLAN_PCP:
+        return 5;
+    case RTE_FLOW_ACTION_TYPE_MODIFY_FIELD:
+        return 6;
+    case RTE_FLOW_ACTION_TYPE_VXLAN_ENCAP:
+    case RTE_FLOW_ACTION_TYPE_RAW_ENCAP:
+        return 7;
+    case RTE_FLOW_ACTION_TYPE_DROP:
+    case RTE_FLOW_ACTION_TYPE_JUMP:
+    case RTE_FLOW_ACTION_TYPE_QUEUE:
+    case RTE_FLOW_ACTION_TYPE_RSS:
+    case RTE_FLOW_ACTION_TYPE_PORT_ID:
+    case RTE_FLOW_ACTION_TYPE_REPRESENTED_PORT:
+    case RTE_FLOW_ACTION_TYPE_PORT_REPRESENTOR:
+        return 8;
+    default:
+        return 0;
+    }
+}
+
+/* Checks that the actions are in the order in which hardware does them, and
+ * that a VLAN tag that is pushed is said in one go: its id comes next, and
+ * then its priority, if there is one. */
+static int
+check_order(const struct check *check, const struct rte_flow_action *actions)
+{
+    const enum rte_flow_action_type push = RTE_FLOW_ACTION_TYPE_OF_PUSH_VLAN;
+    const enum rte_flow_action_type vid = RTE_FLOW_ACTION_TYPE_OF_SET_VLAN_VID;
+    const enum rte_flow_action_type pcp = RTE_FLOW_ACTION_TYPE_OF_SET_VLAN_PCP;
+    const struct emu_rule *rule = check->rule;
+    int last = 0;
+
+    for (size_t i = 0; i < rule->n_actions; i++) {
+        int place = action_place(rule->actions[i].type);
+
+        if (place && place < last) {
+            return refuse(check, ENOTSUP, RTE_FLOW_ERROR_TYPE_ACTION, actions,
+                          "the actions are not in the order of hardware");
+        }
+        last = place ? place : last;
+        if (action_is(rule, i, push) != action_is(rule, i + 1, vid)
+            || (action_is(rule, i, pcp) && !(i && action_is(rule, i - 1, vid)))
+            || (!i && action_is(rule, i, vid))) {
+            return refuse(check, ENOTSUP, RTE_FLOW_ERROR_TYPE_ACTION, actions,
+                          "what is said of a VLAN tag is not in the order of "
+                          "hardware");
+        }
+    }
+    return 0;
+}
+
 /* What rules demand of a CONNTRACK action, indirect or not. */
 static int
 check_ct(struct check *check, const struct rte_flow_action *action,
@@ -1091,6 +1226,7 @@ check_action(struct check *check, const struct rte_flow_action *action,
     case RTE_FLOW_ACTION_TYPE_SET_TP_SRC:
     case RTE_FLOW_ACTION_TYPE_SET_TP_DST:
     case RTE_FLOW_ACTION_TYPE_SET_TTL:
+    case RTE_FLOW_ACTION_TYPE_MODIFY_FIELD:
     case RTE_FLOW_ACTION_TYPE_RAW_DECAP:
     case RTE_FLOW_ACTION_TYPE_VXLAN_ENCAP:
     case RTE_FLOW_ACTION_TYPE_RAW_ENCAP:
@@ -1210,6 +1346,9 @@ check_action(struct check *check, const struct rte_flow_action *action,
             ((const struct rte_flow_action_set_tp *) conf)->port);
         return check_set(check, action, EMU_TCP | EMU_UDP);
 
+    case RTE_FLOW_ACTION_TYPE_MODIFY_FIELD:
+        return check_modify(check, action, out);
+
     case RTE_FLOW_ACTION_TYPE_RAW_DECAP:
         return check_decap(check, action, out);
 
@@ -1270,6 +1409,13 @@ check_actions(struct check *check, const struct rte_flow_action *actions)
     if (!check->has_fate) {
         return refuse(check, EINVAL, RTE_FLOW_ERROR_TYPE_ACTION_NUM, actions,
                       "no fate");
+    }
+    if (check->config->fixed_order) {
+        int retval = check_order(check, actions);
+
+        if (retval) {
+            return retval;
+        }
     }
     if (check->config->nat_bundle) {
         int retval = check_nat_bundles(check, actions);

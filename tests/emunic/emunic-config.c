@@ -47,13 +47,14 @@ emu_random(void)
     return (value >> 11) * 0x1p-53;
 }
 
-/* Sets what a profile decides, and leaves latency, faults, the eSwitch, the
- * switch domain, the proxy and the transmit lock alone.  Returns false if
- * there is no such profile. */
+/* Sets what a profile decides, and leaves latency, faults, the quarantine of
+ * counters, the eSwitch, the switch domain, the proxy and the transmit lock
+ * alone.  Returns false if there is no such profile. */
 static bool
 set_profile(struct emu_config *c, const char *name)
 {
-    bool mlx5 = !strcmp(name, "mlx5-sws") || !strcmp(name, "mlx5-hws");
+    bool hws = !strcmp(name, "mlx5-hws");
+    bool mlx5 = hws || !strcmp(name, "mlx5-sws");
     bool no_tcp_flags = !strcmp(name, "no-tcp-flags");
     bool no_rewrite = !strcmp(name, "no-rewrite");
     bool nat_bundle = !strcmp(name, "nat-bundle");
@@ -75,12 +76,16 @@ set_profile(struct emu_config *c, const char *name)
     c->tcp_flags = !no_tcp_flags;
     c->ranges = !mlx5;
     c->rewrite = !no_rewrite;
+    c->set_actions = !hws;
     c->set_ipv6 = c->set_ttl = !nat_bundle;
+    c->modify_field = !others;
+    c->fixed_order = hws;
     c->nat_bundle = nat_bundle;
     c->tunnels = true;
     c->representor_own = !mlx5;
     c->representor_any = strcmp(name, "mlx5-sws") && !others;
-    c->share_handles = strcmp(name, "mlx5-hws");
+    c->share_handles = !hws;
+    c->newest_wins = hws;
     c->miss_drop = mlx5;
     c->lowest_priority = mlx5;
     c->groups = mlx5 ? 0xffff : UINT32_MAX - 1;
@@ -177,13 +182,17 @@ static const struct {
     SWITCH("tcp-flags", tcp_flags, "on", "off"),
     SWITCH("ranges", ranges, "on", "off"),
     SWITCH("rewrite", rewrite, "on", "off"),
+    SWITCH("set-actions", set_actions, "on", "off"),
     SWITCH("set-ipv6", set_ipv6, "on", "off"),
     SWITCH("set-ttl", set_ttl, "on", "off"),
+    SWITCH("modify-field", modify_field, "on", "off"),
+    SWITCH("action-order", fixed_order, "fixed", "any"),
     SWITCH("nat-bundle", nat_bundle, "on", "off"),
     SWITCH("tunnels", tunnels, "on", "off"),
     SWITCH("representor-own", representor_own, "on", "off"),
     SWITCH("representor-any", representor_any, "on", "off"),
     SWITCH("share-handles", share_handles, "on", "off"),
+    SWITCH("equal-rules", newest_wins, "newest", "refused"),
     SWITCH("miss", miss_drop, "drop", "software"),
     SWITCH("eswitch", eswitch, "on", "off"),
     SWITCH("tx-lock", tx_lock, "on", "off"),
@@ -205,6 +214,7 @@ static const struct {
     NUMBER("max-mark", max_mark, UINT32_MAX),
     NUMBER("max-rules", max_rules, UINT32_MAX),
     NUMBER("max-handles", max_handles, UINT32_MAX),
+    NUMBER("counter-quarantine", counter_quarantine, UINT32_MAX),
     NUMBER("switch-domain", switch_domain,
            RTE_ETH_DEV_SWITCH_DOMAIN_ID_INVALID - 1),
 };

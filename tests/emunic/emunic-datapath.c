@@ -534,6 +534,7 @@ emu_datapath_stop(struct emu_port *port)
     pthread_rwlock_wrlock(&port->lock);
     port->started = false;
     n = emu_rules_flush(port);
+    port->counters_at = 0;
     pthread_rwlock_unlock(&port->lock);
     if (n) {
         emu_count(port, EMU_RULES_LOST, n);

@@ -88,6 +88,31 @@ emu_object_unuse(struct emu_object *object)
     emu_object_release(object);
 }
 
+/* A rule, or an indirect action, that 'object' was made for is gone.  If it is
+ * a counter, hardware needs a while before it can be used again. */
+void
+emu_counter_freed(const struct emu_object *object)
+{
+    struct emu_port *port = &emu_ports[object->port];
+    uint32_t quarantine = port->config.counter_quarantine;
+
+    if (object->type == RTE_FLOW_ACTION_TYPE_COUNT && quarantine) {
+        port->counters_at = emu_now() + quarantine;
+    }
+}
+
+/* Is there a counter for 'port'?  Returns 0 or a negative errno value. */
+int
+emu_counter_check(struct emu_port *port, struct rte_flow_error *error)
+{
+    if (port->config.counter_quarantine && emu_now() < port->counters_at) {
+        return rte_flow_error_set(error, EAGAIN,
+                                  RTE_FLOW_ERROR_TYPE_UNSPECIFIED, NULL,
+                                  "the counters are not ready yet");
+    }
+    return 0;
+}
+
 /* Returns the indirect object behind 'handle' or NULL, which is counted for
  * 'port' as use of a stale handle unless 'quiet'.  The caller holds
  * 'emu_objects_mutex'. */
@@ -215,6 +240,10 @@ emu_handle_create(struct emu_port *port,
                            NULL, "the table of indirect actions is full");
         return NULL;
     }
+    if (action->type == RTE_FLOW_ACTION_TYPE_COUNT
+        && emu_counter_check(port, error)) {
+        return NULL;
+    }
 
     object = emu_object_new(action->type, port->id);
     object->transfer = conf->transfer;
@@ -273,6 +302,7 @@ emu_handle_destroy(struct emu_port *port,
         emu_map_remove(&objects, &object->node);
         n_objects[port->id]--;
         object->refs--;
+        emu_counter_freed(object);
     }
     pthread_mutex_unlock(&emu_objects_mutex);
     emu_object_release(object);

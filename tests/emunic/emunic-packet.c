@@ -402,7 +402,7 @@ apply(struct emu_packet *packet, const struct emu_action *action)
     struct rte_ipv6_hdr *ipv6 = (struct rte_ipv6_hdr *) l3;
     rte_be16_t port = rte_cpu_to_be_16(action->value);
 
-    switch ((int) action->type) {
+    switch ((int) (action->modify ? action->modify->set : action->type)) {
     case RTE_FLOW_ACTION_TYPE_OF_PUSH_VLAN:
         return push_vlan(packet, action->value);
     case RTE_FLOW_ACTION_TYPE_OF_POP_VLAN:

@@ -168,6 +168,7 @@ static const struct {
     ACTION(SET_TP_DST, "port", 0, 0),
     ACTION(SET_TTL, "ttl", 0, 0),
     ACTION(DEC_TTL, NULL, 0, 0),
+    ACTION(MODIFY_FIELD, NULL, 0, 0),
     ACTION(VXLAN_DECAP, NULL, 0, 0),
     ACTION(RAW_DECAP, "size", 0, 0),
     ACTION(VXLAN_ENCAP, "size", 0, 0),
@@ -210,6 +211,13 @@ action_format(FILE *out, const struct emu_action *action)
             fprintf(out, " %s", action->original ? "original" : "reply");
         }
         return;
+    }
+    if (action->modify) {
+        const struct emu_modify *m = action->modify;
+        struct emu_field f = { "", 0, m->size, m->format };
+
+        fprintf(out, " %s ", m->name);
+        emu_bytes_format(out, action->bytes, &f);
     }
     for (size_t i = 0; i < EMU_ARRAY_SIZE(actions); i++) {
         struct emu_field f = { "", 0, actions[i].size, actions[i].format };

@@ -177,8 +177,9 @@ subtable_for(struct emu_group *group, const struct emu_rule *rule)
     return sub;
 }
 
+/* Returns false if there is a rule with the same match, unless 'equal_ok'. */
 static bool
-match_insert(struct emu_map *groups, struct emu_rule *rule)
+match_insert(struct emu_map *groups, struct emu_rule *rule, bool equal_ok)
 {
     uint64_t hash = rule->ranged ? 0 : masked_hash(&rule->key, &rule->mask);
     struct emu_group *group = group_find(groups, rule->group);
@@ -193,8 +194,9 @@ match_insert(struct emu_map *groups, struct emu_rule *rule)
     sub = subtable_for(group, rule);
     for (struct emu_node *node = emu_map_first(&sub->rules, hash); node;
          node = emu_map_next(node)) {
-        if (same_match(rule, EMU_CONTAINER_OF(node, struct emu_rule,
-                                              match_node))) {
+        if (!equal_ok && same_match(rule, EMU_CONTAINER_OF(node,
+                                                           struct emu_rule,
+                                                           match_node))) {
             return false;
         }
     }
@@ -221,9 +223,22 @@ match_remove(struct emu_map *groups, struct emu_rule *rule)
     }
 }
 
+/* Says whether 'rule' has a counter of its own. */
+static bool
+has_counter(const struct emu_rule *rule)
+{
+    for (size_t i = 0; i < rule->n_actions; i++) {
+        if (rule->actions[i].type == RTE_FLOW_ACTION_TYPE_COUNT
+            && !rule->actions[i].object->id) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Adds 'rule' to 'port'.  Fails, with a negative errno value, if the table is
- * full or has a rule with the same match.  The caller holds the port's lock
- * for writing. */
+ * full, has no counter for it, or has a rule with the same match.  The caller
+ * holds the port's lock for writing. */
 int
 emu_rule_insert(struct emu_port *port, struct emu_rule *rule,
                 struct rte_flow_error *error)
@@ -235,11 +250,19 @@ emu_rule_insert(struct emu_port *port, struct emu_rule *rule,
                                   RTE_FLOW_ERROR_TYPE_UNSPECIFIED, NULL,
                                   "the rule table is full");
     }
+    if (has_counter(rule)) {
+        int retval = emu_counter_check(port, error);
+
+        if (retval) {
+            return retval;
+        }
+    }
     rule->id = emu_next_id();
     if (rule->transfer) {
         pthread_rwlock_wrlock(&emu_switch_lock);
     }
-    ok = match_insert(groups_of(port, rule->transfer), rule);
+    ok = match_insert(groups_of(port, rule->transfer), rule,
+                      port->config.newest_wins);
     if (rule->transfer) {
         pthread_rwlock_unlock(&emu_switch_lock);
     }
@@ -258,6 +281,13 @@ void
 emu_rule_remove(struct emu_port *port, struct emu_rule *rule)
 {
     emu_map_remove(&port->rules, &rule->node);
+    for (size_t i = 0; i < rule->n_actions; i++) {
+        const struct emu_object *object = rule->actions[i].object;
+
+        if (object && !object->id) {
+            emu_counter_freed(object);
+        }
+    }
     if (rule->transfer) {
         pthread_rwlock_wrlock(&emu_switch_lock);
     }
@@ -304,9 +334,10 @@ emu_rules_flush(struct emu_port *port)
 
 /* Returns the rule that 'packet' hits in a group, or NULL.  Says in
  * '*ambiguous' whether another rule of the same priority matches too: which of
- * them hardware takes is undefined.  Says in '*overlap' whether it is a
- * transfer rule that hides one of another priority.  The caller holds the
- * port's lock, and for transfer rules that of the switch. */
+ * them hardware takes is undefined, or the newest, if they match the same.
+ * Says in '*overlap' whether it is a transfer rule that hides one of another
+ * priority.  The caller holds the port's lock, and for transfer rules that of
+ * the switch. */
 struct emu_rule *
 emu_rule_lookup(struct emu_port *port, bool transfer, uint32_t group_number,
                 const struct emu_packet *packet, bool *ambiguous,
@@ -346,7 +377,8 @@ emu_rule_lookup(struct emu_port *port, bool transfer, uint32_t group_number,
                 return found;
             }
             *ambiguous |= found != NULL;
-            if (!found || rule->id < found->id) {
+            if (!found
+                || (rule->id < found->id) != same_match(rule, found)) {
                 found = rule;
             }
         }

@@ -236,6 +236,8 @@ int emu_handle_query(struct emu_port *, const struct rte_flow_action_handle *,
 int emu_object_query(struct emu_object *, const void *cause, void *data,
                      struct rte_flow_error *);
 bool emu_object_aged(const struct emu_object *);
+void emu_counter_freed(const struct emu_object *);
+int emu_counter_check(struct emu_port *, struct rte_flow_error *);
 size_t emu_objects_count(uint16_t port);
 size_t emu_objects_close(uint16_t port);
 size_t emu_objects_list(uint16_t port, struct emu_object ***);
@@ -262,11 +264,22 @@ struct emu_action {
     enum rte_flow_action_type type; /* That of the object, if indirect. */
     struct emu_object *object;  /* COUNT, AGE, CONNTRACK: has a reference. */
     bool original;              /* CONNTRACK: the direction of the rule. */
+    const struct emu_modify *modify; /* MODIFY_FIELD. */
     uint32_t value;             /* An id, group, queue, port, TTL, ... */
     uint8_t bytes[16];          /* An address. */
     uint8_t *header;            /* Encapsulation: 'value' bytes. */
     uint16_t *queues;           /* RSS. */
     uint32_t n_queues;
+};
+
+/* A field that MODIFY_FIELD can set. */
+struct emu_modify {
+    enum rte_flow_field_id field;
+    const char *name;
+    uint32_t layers;            /* EMU_*: one of these has it. */
+    uint8_t size;
+    enum emu_format format;
+    enum rte_flow_action_type set; /* The action that does the same. */
 };
 
 /* A Geneve option that a packet has to have, or the mask of one. */
@@ -370,13 +383,17 @@ struct emu_config {
     bool any_mask;              /* Else those of 'mlx5_mask'. */
     bool tcp_flags;             /* Can be matched. */
     bool ranges;
-    bool rewrite;               /* SET_MAC, SET_IPV4, ..., DEC_TTL. */
+    bool rewrite;               /* Headers other than VLAN tags. */
+    bool set_actions;           /* By SET_MAC, SET_IPV4, ..., DEC_TTL. */
     bool set_ipv6, set_ttl;
+    bool modify_field;          /* By MODIFY_FIELD. */
+    bool fixed_order;           /* Of actions. */
     bool tunnels;               /* Items, and actions if 'rewrite' is set. */
     bool nat_bundle;            /* Addresses change with their ports only. */
     bool representor_own;       /* PORT_REPRESENTOR of the port itself. */
     bool representor_any;       /* The same, called UINT16_MAX. */
     bool share_handles;         /* With the peer port of a connection. */
+    bool newest_wins;           /* Of rules that match the same. */
     bool miss_drop;             /* What a group without a match does. */
     bool eswitch;
     bool tx_lock;
@@ -388,6 +405,7 @@ struct emu_config {
     uint32_t root_priorities, priorities; /* How many. */
     uint32_t max_mark;
     uint32_t max_rules, max_handles;
+    uint32_t counter_quarantine; /* In ms, after a counter was freed. */
     uint32_t latency_us[EMU_N_OPS];
     struct emu_fault faults[EMU_N_OPS];
 };
@@ -450,6 +468,7 @@ struct emu_port {
     struct emu_config config;
     struct emu_map rules;       /* Created on it. */
     struct emu_map groups;      /* Of ingress rules. */
+    _Atomic uint64_t counters_at; /* When there are counters again. */
     struct emu_op_stats ops[EMU_N_OPS];
     _Atomic uint64_t counters[EMU_N_COUNTERS];
     const struct rte_eth_rxtx_callback *callbacks[EMU_MAX_QUEUES];

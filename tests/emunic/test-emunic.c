@@ -535,7 +535,7 @@ create_at(const struct port *port, const struct rule *rule, int code,
 
     valid = rte_flow_validate(port->id, &rule->attr, rule->items,
                               rule->actions, &error);
-    if (code != EEXIST && code != ENOSPC) {
+    if (code != EEXIST && code != ENOSPC && code != EAGAIN) {
         check(valid == -code, line, "validate", "%d (%s), not %d", valid,
               error.message ? error.message : "", -code);
     }
@@ -1338,6 +1338,140 @@ test_rewrite(void)
     REWRITE(SET_IPV6_SRC, &ip6, &echo, &want);
 }
 
+/* A MODIFY_FIELD that sets 'field' to 'size' bytes. */
+static struct rte_flow_action_modify_field
+modify_to(enum rte_flow_field_id field, const void *value, size_t size)
+{
+    struct rte_flow_action_modify_field conf;
+
+    memset(&conf, 0, sizeof conf);
+    conf.operation = RTE_FLOW_MODIFY_SET;
+    conf.dst.field = field;
+    conf.src.field = RTE_FLOW_FIELD_VALUE;
+    conf.width = 8 * size;
+    memcpy(conf.src.value, value, size);
+    return conf;
+}
+
+#define MODIFY(FIELD, VALUE, SIZE, S, WANT)                             \
+    do {                                                                \
+        struct rte_flow_action_modify_field conf_ =                     \
+            modify_to(RTE_FLOW_FIELD_##FIELD, VALUE, SIZE);             \
+                                                                        \
+        REWRITE(MODIFY_FIELD, &conf_, S, WANT);                         \
+    } while (0)
+
+static void
+test_modify_field(void)
+{
+    uint32_t address4 = htonl(0x0a000009);
+    uint16_t port = htons(4242);
+    uint8_t address6[16], ttl = 9;
+
+    ipv6_address(address6, 9);
+    for (int i = 0; i < 8; i++) {
+        struct spec s = {
+            .ipv6 = i & 1, .protocol = i & 2 ? IPPROTO_TCP : IPPROTO_UDP,
+            .vlan = i & 4 ? 5 : 0, .src_host = 1, .dst_host = 2,
+            .src = 1000, .dst = 80, .length = 33,
+        };
+        struct spec want[5] = { s, s, s, s, s };
+
+        want[0].src_host = want[1].dst_host = 9;
+        want[2].src = want[3].dst = 4242;
+        want[4].ttl = 9;
+        if (s.ipv6) {
+            MODIFY(IPV6_SRC, address6, 16, &s, &want[0]);
+            MODIFY(IPV6_DST, address6, 16, &s, &want[1]);
+            MODIFY(IPV6_HOPLIMIT, &ttl, 1, &s, &want[4]);
+        } else {
+            MODIFY(IPV4_SRC, &address4, 4, &s, &want[0]);
+            MODIFY(IPV4_DST, &address4, 4, &s, &want[1]);
+            MODIFY(IPV4_TTL, &ttl, 1, &s, &want[4]);
+        }
+        if (s.protocol == IPPROTO_TCP) {
+            MODIFY(TCP_PORT_SRC, &port, 2, &s, &want[2]);
+            MODIFY(TCP_PORT_DST, &port, 2, &s, &want[3]);
+        } else {
+            MODIFY(UDP_PORT_SRC, &port, 2, &s, &want[2]);
+            MODIFY(UDP_PORT_DST, &port, 2, &s, &want[3]);
+        }
+        MODIFY(MAC_SRC, mac_a, 6, &s, &s);
+        MODIFY(MAC_DST, mac_b, 6, &s, &s);
+    }
+}
+
+/* What MODIFY_FIELD does not do. */
+static void
+test_modify_field_errors(void)
+{
+    static const struct {
+        enum rte_flow_field_id field;
+        size_t size;
+        enum rte_flow_item_type l3, l4; /* Of another kind. */
+    } fields[] = {
+#define FIELD(NAME, SIZE, L3, L4) \
+        { RTE_FLOW_FIELD_##NAME, SIZE, RTE_FLOW_ITEM_TYPE_##L3, \
+          RTE_FLOW_ITEM_TYPE_##L4 }
+        FIELD(IPV4_SRC, 4, IPV6, UDP), FIELD(IPV4_DST, 4, IPV6, UDP),
+        FIELD(IPV4_TTL, 1, IPV6, UDP), FIELD(IPV6_SRC, 16, IPV4, UDP),
+        FIELD(IPV6_DST, 16, IPV4, UDP), FIELD(IPV6_HOPLIMIT, 1, IPV4, UDP),
+        FIELD(TCP_PORT_SRC, 2, IPV4, UDP), FIELD(TCP_PORT_DST, 2, IPV4, UDP),
+        FIELD(UDP_PORT_SRC, 2, IPV4, TCP), FIELD(UDP_PORT_DST, 2, IPV6, TCP),
+#undef FIELD
+    };
+    struct rte_flow_action_modify_field conf, good;
+    struct rule rule = transfer_rule();
+    uint8_t value[16] = { 0 };
+
+    for (size_t i = 0; i < ARRAY_SIZE(fields); i++) {
+        struct rule other = transfer_rule();
+
+        conf = modify_to(fields[i].field, value, fields[i].size);
+        ITEM(&other, ETH, NULL, NULL);
+        add_item(&other, fields[i].l3, NULL, NULL, NULL);
+        add_item(&other, fields[i].l4, NULL, NULL, NULL);
+        ACTION(&other, MODIFY_FIELD, &conf);
+        ACTION(&other, DROP, NULL);
+        REFUSED(&A, &other, EINVAL, "does not have the header");
+    }
+
+    good = modify_to(RTE_FLOW_FIELD_IPV4_SRC, value, 4);
+    ITEM(&rule, ETH, NULL, NULL);
+    ITEM(&rule, IPV4, NULL, NULL);
+    ACTION(&rule, MODIFY_FIELD, &conf);
+    ACTION(&rule, DROP, NULL);
+    for (size_t i = 0; i < sizeof conf.dst.value; i++) {
+        conf = good;
+        conf.dst.value[i] = 1;
+        REFUSED(&A, &rule, ENOTSUP, "of level 0");
+    }
+    conf = good;
+    conf.width = 31;
+    REFUSED(&A, &rule, ENOTSUP, "whole fields");
+    conf = good;
+    conf.operation = RTE_FLOW_MODIFY_ADD;
+    REFUSED(&A, &rule, ENOTSUP, "to a value");
+    conf = good;
+    conf.src.field = RTE_FLOW_FIELD_IPV4_DST;
+    REFUSED(&A, &rule, ENOTSUP, "to a value");
+    conf = good;
+    conf.dst.field = RTE_FLOW_FIELD_IPV4_DSCP;
+    REFUSED(&A, &rule, ENOTSUP, "this field");
+    conf = good;
+    CREATE(&A, &rule);
+    CHECK(shown(A.id, "modify_field ipv4_src 0.0.0.0 / drop / end"));
+    flush();
+    CTL_OK("set modify-field off");
+    REFUSED(&A, &rule, ENOTSUP, "not supported");
+    CTL_OK("set modify-field on");
+    CTL_OK("set rewrite off");
+    REFUSED(&A, &rule, ENOTSUP, "not supported");
+    CTL_OK("set rewrite on");
+    CREATE(&A, &rule);
+    flush();
+}
+
 static void
 test_rewrite_l2(void)
 {
@@ -1432,6 +1566,7 @@ test_action_errors(void)
         { RTE_FLOW_ACTION_TYPE_SET_TP_SRC, "configuration" },
         { RTE_FLOW_ACTION_TYPE_SET_TP_DST, "configuration" },
         { RTE_FLOW_ACTION_TYPE_SET_TTL, "configuration" },
+        { RTE_FLOW_ACTION_TYPE_MODIFY_FIELD, "configuration" },
         { RTE_FLOW_ACTION_TYPE_AGE, "configuration" },
         { RTE_FLOW_ACTION_TYPE_CONNTRACK, "configuration" },
         { RTE_FLOW_ACTION_TYPE_INDIRECT, "handle" },
@@ -1605,7 +1740,7 @@ test_jumps(void)
     struct rule root = rule_in(0, 0), low = rule_in(0, 1);
     struct rte_flow_item_eth eth = { .has_vlan = 0 };
     struct rte_flow_item_eth mask = { .has_vlan = 1 };
-    struct rte_flow *flow;
+    struct rte_flow *flow, *older;
 
     /* Nothing in the group. */
     ITEM(&root, ETH, NULL, NULL);
@@ -1633,12 +1768,13 @@ test_jumps(void)
     /* Two rules that match, of one priority, and then of two. */
     root = dropping_rule();
     ITEM(&root, ETH, NULL, NULL);
-    CREATE(&A, &root);
+    older = CREATE(&A, &root);
     root = dropping_rule();
     ITEM(&root, ETH, &eth, &mask);
     flow = CREATE(&A, &root);
     CHECK(!to_software(&A, &tcp_packet));
     CHECK_INT(report(A.id, "ambiguous"), 1);
+    CHECK_INT(count(&A, older), 1);
     destroy(&A, flow);
     low = dropping_rule();
     low.attr.priority = 1;
@@ -2054,6 +2190,8 @@ struct full_rule {
     struct rte_flow_action_set_ipv6 ip6_src, ip6_dst;
     struct rte_flow_action_set_tp src, dst;
     struct rte_flow_action_set_ttl ttl;
+    struct rte_flow_action_modify_field fields[7];
+    size_t n_fields;
     struct rte_flow_action_ethdev to;
 };
 
@@ -2102,23 +2240,40 @@ full_pattern(struct full_rule *f, const struct spec *s)
     }
 }
 
-/* 'want' is what comes out. */
 static void
-full_actions(struct full_rule *f, const struct spec *s,
-             const struct spec *want)
+full_modify(struct full_rule *f, enum rte_flow_field_id field,
+            const void *value, size_t size)
 {
-    if (s->vlan) {
-        ACTION(&f->rule, OF_POP_VLAN, NULL);
+    f->fields[f->n_fields] = modify_to(field, value, size);
+    ACTION(&f->rule, MODIFY_FIELD, &f->fields[f->n_fields++]);
+}
+
+/* Adds MODIFY_FIELD actions instead of what full_sets() has added. */
+static void
+full_modifies(struct full_rule *f, const struct spec *s)
+{
+    bool tcp = s->protocol == IPPROTO_TCP;
+
+    full_modify(f, RTE_FLOW_FIELD_MAC_SRC, &f->mac_src, 6);
+    full_modify(f, RTE_FLOW_FIELD_MAC_DST, &f->mac_dst, 6);
+    if (s->ipv6) {
+        full_modify(f, RTE_FLOW_FIELD_IPV6_SRC, &f->ip6_src, 16);
+        full_modify(f, RTE_FLOW_FIELD_IPV6_DST, &f->ip6_dst, 16);
+    } else {
+        full_modify(f, RTE_FLOW_FIELD_IPV4_SRC, &f->ip4_src, 4);
+        full_modify(f, RTE_FLOW_FIELD_IPV4_DST, &f->ip4_dst, 4);
     }
-    ACTION(&f->rule, COUNT, NULL);
-    if (want->vlan) {
-        f->push.ethertype = htons(RTE_ETHER_TYPE_VLAN);
-        f->pcp.vlan_pcp = 5;
-        f->vid.vlan_vid = htons(want->vlan & 0xfff);
-        ACTION(&f->rule, OF_PUSH_VLAN, &f->push);
-        ACTION(&f->rule, OF_SET_VLAN_PCP, &f->pcp);
-        ACTION(&f->rule, OF_SET_VLAN_VID, &f->vid);
-    }
+    full_modify(f, tcp ? RTE_FLOW_FIELD_TCP_PORT_SRC
+                : RTE_FLOW_FIELD_UDP_PORT_SRC, &f->src, 2);
+    full_modify(f, tcp ? RTE_FLOW_FIELD_TCP_PORT_DST
+                : RTE_FLOW_FIELD_UDP_PORT_DST, &f->dst, 2);
+    full_modify(f, s->ipv6 ? RTE_FLOW_FIELD_IPV6_HOPLIMIT
+                : RTE_FLOW_FIELD_IPV4_TTL, &f->ttl, 1);
+}
+
+static void
+full_sets(struct full_rule *f, const struct spec *s, const struct spec *want)
+{
     memset(&f->mac_src, 6, sizeof f->mac_src);
     memset(&f->mac_dst, 8, sizeof f->mac_dst);
     ACTION(&f->rule, SET_MAC_SRC, &f->mac_src);
@@ -2140,6 +2295,33 @@ full_actions(struct full_rule *f, const struct spec *s,
     ACTION(&f->rule, SET_TP_DST, &f->dst);
     f->ttl.ttl_value = want->ttl;
     ACTION(&f->rule, SET_TTL, &f->ttl);
+}
+
+/* 'want' is what comes out. */
+static void
+full_actions(struct full_rule *f, const struct spec *s,
+             const struct spec *want, bool modify)
+{
+    size_t n;
+
+    if (s->vlan) {
+        ACTION(&f->rule, OF_POP_VLAN, NULL);
+    }
+    ACTION(&f->rule, COUNT, NULL);
+    if (want->vlan) {
+        f->push.ethertype = htons(RTE_ETHER_TYPE_VLAN);
+        f->pcp.vlan_pcp = 5;
+        f->vid.vlan_vid = htons(want->vlan & 0xfff);
+        ACTION(&f->rule, OF_PUSH_VLAN, &f->push);
+        ACTION(&f->rule, OF_SET_VLAN_VID, &f->vid);
+        ACTION(&f->rule, OF_SET_VLAN_PCP, &f->pcp);
+    }
+    n = f->rule.n_actions;
+    full_sets(f, s, want);
+    if (modify) {
+        f->rule.n_actions = n;
+        full_modifies(f, s);
+    }
     f->to.port_id = B.id;
     ACTION(&f->rule, REPRESENTED_PORT, &f->to);
 }
@@ -2194,7 +2376,7 @@ untouched(const struct spec *s)
 }
 
 static void
-check_full_rule(const struct spec *s, const struct spec *want)
+check_full_rule(const struct spec *s, const struct spec *want, bool modify)
 {
     struct full_rule f = { .rule = { .attr = { .transfer = 1,
                                                .priority = 1 } } };
@@ -2206,7 +2388,7 @@ check_full_rule(const struct spec *s, const struct spec *want)
     struct spec other;
 
     full_pattern(&f, s);
-    full_actions(&f, s, want);
+    full_actions(&f, s, want, modify);
     flow = CREATE(&A, &f.rule);
     REFUSED(&A, &f.rule, EEXIST, "exists");
     becomes_at(s, want, false, __LINE__);
@@ -2292,11 +2474,18 @@ find_checksum(struct spec *want, uint16_t checksum)
 static void
 test_full_rules(void)
 {
-    static const char *const profiles[] = { "mlx5-sws", "mlx5-hws",
-                                            "generous" };
+    static const struct {
+        const char *name;
+        bool sets, modifies;
+    } profiles[] = {
+        { "mlx5-hws", false, true },
+        { "mlx5-sws", true, true },
+        { "no-tcp-flags", true, false },
+        { "generous", true, true },
+    };
 
     CTL_OK("reset-counters");
-    for (int i = 0; i < 16 * 3; i++) {
+    for (int i = 0; i < 16 * 4; i++) {
         struct spec s = {
             .ipv6 = i & 1, .protocol = i & 2 ? IPPROTO_TCP : IPPROTO_UDP,
             .vlan = i & 4 ? 5 : 0, .src_host = 1, .dst_host = 2,
@@ -2307,7 +2496,9 @@ test_full_rules(void)
         struct spec want = s;
 
         if (!(i % 16)) {
-            CTL_OK("set profile %s", profiles[i / 16]);
+            CTL_OK("set profile %s", profiles[i / 16].name);
+            CTL_OK("set tcp-flags on");
+            CTL_OK("set equal-rules refused");
         }
         want.vlan = i & 8 ? 5 << 13 | 77 : 0;
         want.src_host = 200;
@@ -2315,12 +2506,21 @@ test_full_rules(void)
         want.src = 40000;
         want.dst = 8080;
         want.ttl = 63;
-        check_full_rule(&s, &want);
+        for (int modify = 0; modify < 2; modify++) {
+            if (!(modify ? profiles[i / 16].modifies
+                  : profiles[i / 16].sets)) {
+                continue;
+            }
+            check_full_rule(&s, &want, modify);
 
-        /* Checksums that come to 0: UDP has no such thing. */
-        if (!(i & ~(2 | 32))) {
-            find_checksum(&want, s.protocol == IPPROTO_TCP ? 0 : UINT16_MAX);
-            check_full_rule(&s, &want);
+            /* Checksums that come to 0: UDP has no such thing. */
+            if (!(i & ~(2 | 48))) {
+                struct spec zero = want;
+
+                find_checksum(&zero, s.protocol == IPPROTO_TCP ? 0
+                              : UINT16_MAX);
+                check_full_rule(&s, &zero, modify);
+            }
         }
     }
     CHECK_INT(report(A.id, "ambiguous"), 0);
@@ -2902,6 +3102,7 @@ test_decap(void)
     for (size_t i = 0; i < ARRAY_SIZE(profiles); i++) {
         CTL_OK("set profile %s", profiles[i]);
         CTL_OK("set tcp-flags on");
+        CTL_OK("set equal-rules refused");
         for_tunnels(check_decap);
     }
     CHECK_INT(report(A.id, "ambiguous"), 0);
@@ -3341,7 +3542,7 @@ check_encap(const struct tunnel *t)
         want.ttl = 63;
         tunnel_pattern(&r, t, NULL);
         full_pattern(&f, &s);
-        full_actions(&f, &s, &want);
+        full_actions(&f, &s, &want, i & 1);
         f.rule.n_actions--;
 
         /* Lengths and the checksum of IPv4, which are not used. */
@@ -5002,17 +5203,6 @@ check_mlx5(const char *profile)
     CTL_OK("set profile generous");
 }
 
-static void
-test_mlx5_sws(void)
-{
-    check_mlx5("mlx5-sws");
-}
-
-static void
-test_mlx5_hws(void)
-{
-    check_mlx5("mlx5-hws");
-}
 
 static void
 test_no_ct(void)
@@ -5134,6 +5324,251 @@ check_sets(uint64_t refused)
     }
 }
 
+/* The same for MODIFY_FIELD, all of which have to be refused, or none. */
+static void
+check_modifies(bool refuse)
+{
+    static const struct {
+        enum rte_flow_field_id field;
+        size_t size;
+        bool ipv6;
+    } fields[] = {
+        { RTE_FLOW_FIELD_MAC_SRC, 6, false },
+        { RTE_FLOW_FIELD_MAC_DST, 6, false },
+        { RTE_FLOW_FIELD_IPV4_SRC, 4, false },
+        { RTE_FLOW_FIELD_IPV4_DST, 4, false },
+        { RTE_FLOW_FIELD_IPV4_TTL, 1, false },
+        { RTE_FLOW_FIELD_IPV6_SRC, 16, true },
+        { RTE_FLOW_FIELD_IPV6_DST, 16, true },
+        { RTE_FLOW_FIELD_IPV6_HOPLIMIT, 1, true },
+        { RTE_FLOW_FIELD_UDP_PORT_SRC, 2, false },
+        { RTE_FLOW_FIELD_UDP_PORT_DST, 2, true },
+    };
+    const uint8_t value[16] = { 0 };
+
+    for (size_t i = 0; i < ARRAY_SIZE(fields); i++) {
+        struct rte_flow_action_modify_field conf;
+        struct rule rule = transfer_rule();
+
+        conf = modify_to(fields[i].field, value, fields[i].size);
+        ITEM(&rule, ETH, NULL, NULL);
+        add_item(&rule, fields[i].ipv6 ? RTE_FLOW_ITEM_TYPE_IPV6
+                 : RTE_FLOW_ITEM_TYPE_IPV4, NULL, NULL, NULL);
+        ITEM(&rule, UDP, NULL, NULL);
+        ACTION(&rule, MODIFY_FIELD, &conf);
+        ACTION(&rule, DROP, NULL);
+        create_at(&A, &rule, refuse ? ENOTSUP : 0, "not supported", __LINE__);
+        CHECK_INT(report(-1, "rules"), !refuse);
+        flush();
+    }
+}
+
+static void
+test_mlx5_sws(void)
+{
+    struct rule rule = dropping_rule();
+
+    check_mlx5("mlx5-sws");
+    CTL_OK("set profile mlx5-sws");
+    check_sets(0);
+    check_modifies(false);
+    CREATE(&A, &rule);
+    REFUSED(&A, &rule, EEXIST, "exists");
+    flush();
+    CTL_OK("set profile generous");
+}
+
+static void
+test_mlx5_hws(void)
+{
+    struct rule rule = dropping_rule();
+    struct rte_flow *flows[3];
+
+    check_mlx5("mlx5-hws");
+    CTL_OK("set profile mlx5-hws");
+    check_sets(UINT64_MAX);
+    check_modifies(false);
+
+    /* Of equal rules, the newest is the one. */
+    CTL_OK("reset-counters");
+    for (int i = 0; i < 3; i++) {
+        flows[i] = CREATE(&A, &rule);
+        CHECK(!to_software(&A, &tcp_packet));
+        CHECK_INT(count(&A, flows[i]), 1);
+        CHECK_INT(report(A.id, "ambiguous"), i);
+    }
+    destroy(&A, flows[2]);
+    CHECK(!to_software(&A, &tcp_packet));
+    CHECK_INT(count(&A, flows[0]), 1);
+    CHECK_INT(count(&A, flows[1]), 2);
+    CHECK_INT(report(A.id, "ambiguous"), 3);
+    destroy(&A, flows[1]);
+    CHECK(!to_software(&A, &tcp_packet));
+    CHECK_INT(count(&A, flows[0]), 2);
+    CHECK_INT(report(A.id, "ambiguous"), 3);
+    CTL_OK("set equal-rules refused");
+    REFUSED(&A, &rule, EEXIST, "exists");
+    flush();
+    CTL_OK("reset-counters");
+    CTL_OK("set profile generous");
+}
+
+/* Makes a rule of 'actions', each by a letter, in that order. */
+static void
+check_order(const char *actions, int code, const char *text)
+{
+    struct rte_flow_action_of_push_vlan push = { htons(RTE_ETHER_TYPE_VLAN) };
+    struct rte_flow_action_of_set_vlan_vid vid = { htons(77) };
+    struct rte_flow_action_of_set_vlan_pcp pcp = { 5 };
+    struct rte_flow_action_conntrack ct = connection();
+    struct rte_flow_action_age age = { .timeout = 9 };
+    struct rte_flow_action_mark mark = { 1 };
+    const uint8_t ttl = 9;
+    struct rte_flow_action_modify_field modify
+        = modify_to(RTE_FLOW_FIELD_IPV4_TTL, &ttl, 1);
+    struct spec s = { .protocol = IPPROTO_TCP, .vlan = 5 };
+    struct tunnel t = { .vni = 5 };
+    struct rte_flow *flow;
+    struct tunnel_rule r;
+
+    tunnel_pattern(&r, &t, &s);
+    if (!strchr(actions, 'D')) {
+        cut_items(&r.rule, 0);
+        tunnel_inner_pattern(&r, &s);
+    }
+    for (; *actions; actions++) {
+        switch (*actions) {
+        case 'D': ACTION(&r.rule, VXLAN_DECAP, NULL); break;
+        case 'o': ACTION(&r.rule, OF_POP_VLAN, NULL); break;
+        case 'c': ACTION(&r.rule, COUNT, NULL); break;
+        case 'a': ACTION(&r.rule, AGE, &age); break;
+        case 't': ACTION(&r.rule, CONNTRACK, &ct); break;
+        case 'P': ACTION(&r.rule, OF_PUSH_VLAN, &push); break;
+        case 'v': ACTION(&r.rule, OF_SET_VLAN_VID, &vid); break;
+        case 'p': ACTION(&r.rule, OF_SET_VLAN_PCP, &pcp); break;
+        case 'm': ACTION(&r.rule, MODIFY_FIELD, &modify); break;
+        case 'E': ACTION(&r.rule, RAW_ENCAP, &r.encap); break;
+        case 'k': ACTION(&r.rule, MARK, &mark); break;
+        case 'f': ACTION(&r.rule, REPRESENTED_PORT, &r.to); break;
+        }
+    }
+    flow = create_at(&A, &r.rule, code, text, __LINE__);
+    if (flow) {
+        destroy(&A, flow);
+    }
+}
+
+/* The order of actions. */
+static void
+test_action_order(void)
+{
+    static const struct {
+        const char *actions;
+        const char *text;       /* Or NULL if they are fine. */
+    } orders[] = {
+        { "f", NULL }, { "cf", NULL }, { "DoctPvpmEf", NULL },
+        { "DoctPvpmmmEf", NULL }, { "ooatPvPvf", NULL }, { "ckmf", NULL },
+        { "kcmf", NULL }, { "acf", NULL }, { "tPvf", NULL },
+
+        { "Dcof", "order of" }, { "cDf", "order of" },
+        { "tcf", "order of" }, { "taf", "order of" }, { "tof", "order of" },
+        { "Pvpcf", "order of" }, { "Pvtf", "order of" },
+        { "mPvf", "order of" }, { "mcf", "order of" }, { "mtf", "order of" },
+        { "mof", "order of" }, { "Ecf", "order of" }, { "fc", "order of" },
+        { "mkcf", "order of" }, { "Pvof", "order of" },
+
+        { "Pf", "VLAN tag" }, { "Ppvf", "VLAN tag" }, { "Ppf", "VLAN tag" },
+        { "vf", "VLAN tag" }, { "pf", "VLAN tag" }, { "cvf", "VLAN tag" },
+        { "cpf", "VLAN tag" }, { "Pvpvf", "VLAN tag" },
+        { "PvPf", "VLAN tag" }, { "Pvppf", "VLAN tag" },
+        { "Pkvf", "VLAN tag" },
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(orders); i++) {
+        check_order(orders[i].actions, 0, "");
+    }
+    CTL_OK("set action-order fixed");
+    for (size_t i = 0; i < ARRAY_SIZE(orders); i++) {
+        check_order(orders[i].actions, orders[i].text ? ENOTSUP : 0,
+                    orders[i].text ? orders[i].text : "");
+    }
+
+    /* A fate is last of all. */
+    check_order("fm", ENOTSUP, "order of");
+    check_order("fPv", ENOTSUP, "order of");
+    check_order("fE", EINVAL, "after the fate");
+    check_order("Em", EINVAL, "after encapsulation");
+    check_order("oDf", EINVAL, "headers of a tunnel");
+    CTL_OK("set profile mlx5-hws");
+    check_order("mcf", ENOTSUP, "order of");
+    check_order("cmf", 0, "");
+    CTL_OK("set profile mlx5-sws");
+    check_order("mcf", 0, "");
+    CTL_OK("set profile generous");
+}
+
+/* Counters that cannot be used again at once. */
+static void
+test_counter_quarantine(void)
+{
+    struct rte_flow_action_handle *handle, *handle2;
+    struct rule rule = dropping_rule(), other = rule_in(0, 1);
+    struct rte_flow_action_age age = { .timeout = 9 };
+    struct rte_flow *flow;
+
+    ITEM(&other, ETH, NULL, NULL);
+    ACTION(&other, DROP, NULL);
+    CTL_OK("set port %u counter-quarantine 1000000", A.id);
+    flow = CREATE(&A, &rule);
+
+    /* What was never made frees nothing. */
+    CHECK_INT(rte_flow_validate(A.id, &rule.attr, rule.items, rule.actions,
+                                NULL), 0);
+    REFUSED(&A, &rule, EEXIST, "exists");
+    handle = HANDLE(&A, COUNT, NULL);
+
+    destroy(&A, flow);
+    REFUSED(&A, &rule, EAGAIN, "not ready");
+    NO_HANDLE(&A, COUNT, NULL, EAGAIN, "not ready");
+
+    /* One that there is, none, and other ports: none of this takes or frees
+     * one here. */
+    CTL_OK("advance 500");
+    flow = CREATE(&A, &other);
+    destroy(&A, flow);
+    handle2 = HANDLE(&A, AGE, &age);
+    CHECK_INT(rte_flow_action_handle_destroy(A.id, handle2, NULL), 0);
+    other.n_actions = 0;
+    ACTION(&other, INDIRECT, handle);
+    ACTION(&other, DROP, NULL);
+    flow = CREATE(&A, &other);
+    destroy(&A, flow);
+    flow = CREATE(&B, &rule);
+    destroy(&B, flow);
+    flow = CREATE(&B, &rule);
+    destroy(&B, flow);
+
+    CTL_OK("advance 499");
+    REFUSED(&A, &rule, EAGAIN, "not ready");
+    CTL_OK("advance 2");
+    flow = CREATE(&A, &rule);
+
+    /* An indirect one. */
+    CHECK_INT(rte_flow_action_handle_destroy(A.id, handle, NULL), 0);
+    NO_HANDLE(&A, COUNT, NULL, EAGAIN, "not ready");
+
+    /* A port that restarts has new ones. */
+    CHECK_INT(rte_eth_dev_stop(A.id), 0);
+    CHECK_INT(start_port(&A, N_QUEUES), 0);
+    flow = CREATE(&A, &rule);
+    destroy(&A, flow);
+    REFUSED(&A, &rule, EAGAIN, "not ready");
+    CTL_OK("set port %u counter-quarantine 0", A.id);
+    CREATE(&A, &rule);
+    flush();
+    CTL_OK("reset-counters");
+}
+
 static void
 test_no_tcp_flags(void)
 {
@@ -5144,6 +5579,7 @@ test_no_tcp_flags(void)
 
     check_simple_nic("no-tcp-flags");
     check_sets(0);
+    check_modifies(true);
     ITEM(&rule, ETH, NULL, NULL);
     ITEM(&rule, IPV4, NULL, NULL);
     ITEM(&rule, TCP, &flags, &mask);
@@ -5163,8 +5599,10 @@ test_no_rewrite(void)
 {
     check_simple_nic("no-rewrite");
     check_sets(UINT64_MAX);
+    check_modifies(true);
     CTL_OK("set profile generous");
     check_sets(0);
+    check_modifies(false);
 }
 
 static void
@@ -5176,6 +5614,7 @@ test_nat_bundle(void)
 
     check_simple_nic("nat-bundle");
     check_sets(0x1fc);
+    check_modifies(true);
 
     ITEM(&rule, ETH, NULL, NULL);
     ITEM(&rule, IPV4, NULL, NULL);
@@ -5820,6 +6259,8 @@ static const struct test tests[] = {
     { "attributes that are refused", test_attr_errors },
     { "SET_IPV4, SET_IPV6, SET_TP, TTL, POP_VLAN, checksums", test_rewrite },
     { "SET_MAC, PUSH_VLAN, SET_VLAN, TTL at its end", test_rewrite_l2 },
+    { "MODIFY_FIELD", test_modify_field },
+    { "MODIFY_FIELD that is refused", test_modify_field_errors },
     { "actions that are refused", test_action_errors },
     { "QUEUE and RSS to other queues", test_queues },
     { "misses, loops and ambiguous rules", test_jumps },
@@ -5866,7 +6307,9 @@ static const struct test tests[] = {
     { "profile no-rewrite", test_no_rewrite },
     { "profile nat-bundle", test_nat_bundle },
     { "profile pretend", test_pretend },
+    { "the order of actions", test_action_order },
     { "full tables", test_limits },
+    { "counters that are not ready", test_counter_quarantine },
     { "faults", test_faults },
     { "latency", test_latency },
     { "latency of many rules, changed meanwhile", test_latency_of_many },
