@@ -588,8 +588,8 @@ rule_act(struct dpdk_path_rule *rule, const struct match *match,
     add_action(rule, RTE_FLOW_ACTION_TYPE_COUNT, &rule->count);
     if (rule->caps & DPDK_PATH_PUSH_VLAN) {
         add_action(rule, RTE_FLOW_ACTION_TYPE_OF_PUSH_VLAN, &rule->push);
-        add_action(rule, RTE_FLOW_ACTION_TYPE_OF_SET_VLAN_PCP, &rule->pcp);
         add_action(rule, RTE_FLOW_ACTION_TYPE_OF_SET_VLAN_VID, &rule->vid);
+        add_action(rule, RTE_FLOW_ACTION_TYPE_OF_SET_VLAN_PCP, &rule->pcp);
     }
     add_sets(rule, match, options);
     if (push && !act_encap(rule, push)) {

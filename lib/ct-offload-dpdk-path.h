@@ -53,7 +53,7 @@
  *     VXLAN_DECAP or RAW_DECAP                         it is left behind
  *     OF_POP_VLAN                                      the tag goes
  *     COUNT                                            always
- *     OF_PUSH_VLAN, OF_SET_VLAN_PCP, OF_SET_VLAN_VID   there is a new one
+ *     OF_PUSH_VLAN, OF_SET_VLAN_VID, OF_SET_VLAN_PCP   there is a new one
  *     SET_MAC_SRC, SET_MAC_DST                         they change
  *     SET_IPV4_SRC, SET_IPV4_DST, or those of IPv6     they change
  *     SET_TP_SRC, SET_TP_DST                           they change

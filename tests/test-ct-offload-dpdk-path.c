@@ -272,7 +272,7 @@ test_rules(void)
           "has_more_vlan is 0 / ipv4 fragment_offset is 0x0000 mask 0x3fff "
           "src is 10.0.0.1 dst is 10.0.0.2 / udp src is 1 dst is 80 / end => "
           "of_pop_vlan / count / of_push_vlan type 33024 / "
-          "of_set_vlan_pcp pcp 1 / of_set_vlan_vid vid 6 / " OUT },
+          "of_set_vlan_vid vid 6 / of_set_vlan_pcp pcp 1 / " OUT },
 
         /* What is set, in hardware's order. */
         { TCP4 ",nw_ttl=64",
