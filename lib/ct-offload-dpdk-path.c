@@ -316,6 +316,7 @@ enum {
     SET_TTL,
     N_SETS
 };
+BUILD_ASSERT_DECL(N_SETS == DPDK_PATH_MAX_SETS);
 
 /* Where the value of a field is in a rule. */
 static void *
@@ -443,6 +444,45 @@ complete_sets(struct dpdk_path_rule *rule, const struct match *match)
     }
 }
 
+/* Adds a MODIFY_FIELD that does what a SET_* would. */
+static void
+add_modify(struct dpdk_path_rule *rule, const struct match *match, int set)
+{
+    static const struct {
+        enum rte_flow_field_id id;
+        size_t size;
+    } fields[N_SETS][2] = {     /* By whether it is IPv6, or UDP. */
+        [SET_MAC_SRC] = { { RTE_FLOW_FIELD_MAC_SRC, 6 },
+                          { RTE_FLOW_FIELD_MAC_SRC, 6 } },
+        [SET_MAC_DST] = { { RTE_FLOW_FIELD_MAC_DST, 6 },
+                          { RTE_FLOW_FIELD_MAC_DST, 6 } },
+        [SET_IP_SRC] = { { RTE_FLOW_FIELD_IPV4_SRC, 4 },
+                         { RTE_FLOW_FIELD_IPV6_SRC, 16 } },
+        [SET_IP_DST] = { { RTE_FLOW_FIELD_IPV4_DST, 4 },
+                         { RTE_FLOW_FIELD_IPV6_DST, 16 } },
+        [SET_TP_SRC] = { { RTE_FLOW_FIELD_TCP_PORT_SRC, 2 },
+                         { RTE_FLOW_FIELD_UDP_PORT_SRC, 2 } },
+        [SET_TP_DST] = { { RTE_FLOW_FIELD_TCP_PORT_DST, 2 },
+                         { RTE_FLOW_FIELD_UDP_PORT_DST, 2 } },
+        [SET_TTL] = { { RTE_FLOW_FIELD_IPV4_TTL, 1 },
+                      { RTE_FLOW_FIELD_IPV6_HOPLIMIT, 1 } },
+    };
+    struct rte_flow_action_modify_field *conf = &rule->modifies[set];
+    bool port = set == SET_TP_SRC || set == SET_TP_DST;
+    bool second = (port ? match->flow.nw_proto != IPPROTO_TCP
+                   : match->flow.dl_type != htons(ETH_TYPE_IP));
+    size_t size = fields[set][second].size;
+
+    /* What the rest of it is called depends on the version of DPDK. */
+    memset(conf, 0, sizeof *conf);
+    conf->operation = RTE_FLOW_MODIFY_SET;
+    conf->dst.field = fields[set][second].id;
+    conf->src.field = RTE_FLOW_FIELD_VALUE;
+    memcpy(conf->src.value, set_conf(rule, set), size);
+    conf->width = 8 * size;
+    add_action(rule, RTE_FLOW_ACTION_TYPE_MODIFY_FIELD, conf);
+}
+
 /* Adds what act_set() has noted. */
 static void
 add_sets(struct dpdk_path_rule *rule, const struct match *match,
@@ -452,10 +492,11 @@ add_sets(struct dpdk_path_rule *rule, const struct match *match,
         SET_MAC_SRC, SET_MAC_DST, SET_IP_SRC, SET_IP_DST, SET_TP_SRC,
         SET_TP_DST, SET_TTL,
     };
-    static const int other_order[N_SETS] = {
+    static const int bundle_order[N_SETS] = {
         SET_MAC_SRC, SET_MAC_DST, SET_IP_SRC, SET_TP_SRC, SET_IP_DST,
         SET_TP_DST, SET_TTL,
     };
+    bool bundle = options->words == DPDK_PATH_WORDS_BUNDLE;
     bool ipv4 = match->flow.dl_type == htons(ETH_TYPE_IP);
     const struct {
         enum rte_flow_action_type type;
@@ -479,18 +520,20 @@ add_sets(struct dpdk_path_rule *rule, const struct match *match,
     for (int i = 0; i < N_SETS; i++) {
         rule->caps |= rule->sets & 1u << i ? actions[i].cap : 0;
     }
-    if (options->other_words) {
+    if (bundle) {
         complete_sets(rule, match);
     }
     for (int i = 0; i < N_SETS; i++) {
-        int set = options->other_words ? other_order[i] : order[i];
+        int set = bundle ? bundle_order[i] : order[i];
 
         if (!(rule->sets & 1u << set)) {
             continue;
         }
-        if (set == SET_TTL && options->other_words
-            && match->wc.masks.nw_ttl == UINT8_MAX
-            && rule->ttl.ttl_value == match->flow.nw_ttl - 1) {
+        if (options->words == DPDK_PATH_WORDS_MODIFY) {
+            add_modify(rule, match, set);
+        } else if (set == SET_TTL && bundle
+                   && match->wc.masks.nw_ttl == UINT8_MAX
+                   && rule->ttl.ttl_value == match->flow.nw_ttl - 1) {
             add_action(rule, RTE_FLOW_ACTION_TYPE_DEC_TTL, NULL);
         } else {
             add_action(rule, actions[set].type, set_conf(rule, set));
@@ -591,13 +634,16 @@ rule_act(struct dpdk_path_rule *rule, const struct match *match,
         add_action(rule, RTE_FLOW_ACTION_TYPE_OF_SET_VLAN_VID, &rule->vid);
         add_action(rule, RTE_FLOW_ACTION_TYPE_OF_SET_VLAN_PCP, &rule->pcp);
     }
-    add_sets(rule, match, options);
+    if (rule->sets) {
+        add_sets(rule, match, options);
+    }
     if (push && !act_encap(rule, push)) {
         return false;
     }
     if (options->fence) {
         rule->caps |= DPDK_PATH_FENCE;
-        rule->to.port_id = options->other_words ? UINT16_MAX : options->from;
+        rule->to.port_id = (options->words == DPDK_PATH_WORDS_SET
+                            ? options->from : UINT16_MAX);
         add_action(rule, RTE_FLOW_ACTION_TYPE_PORT_REPRESENTOR, &rule->to);
     } else if (output) {
         rule->to.port_id = options->to;
@@ -629,13 +675,21 @@ dpdk_path_rule_init(struct dpdk_path_rule *rule, const struct match *match,
             : DPDK_PATH_OK);
 }
 
-/* Are there other words for what 'rule' does? */
-bool
-dpdk_path_rule_has_other_words(const struct dpdk_path_rule *rule)
+/* Returns the first words that 'rule' is the same in as in 'words'. */
+enum dpdk_path_words
+dpdk_path_rule_same_words(const struct dpdk_path_rule *rule,
+                          enum dpdk_path_words words)
 {
-    return (rule->caps & (DPDK_PATH_SET_IPV4 | DPDK_PATH_SET_IPV6
-                          | DPDK_PATH_SET_TP | DPDK_PATH_SET_TTL
-                          | DPDK_PATH_FENCE)) != 0;
+    const unsigned int bundle = (DPDK_PATH_SET_IPV4 | DPDK_PATH_SET_IPV6
+                                 | DPDK_PATH_SET_TP | DPDK_PATH_SET_TTL);
+
+    if (rule->caps & DPDK_PATH_FENCE) {
+        return MIN(words, DPDK_PATH_WORDS_BUNDLE);
+    }
+    return (words == DPDK_PATH_WORDS_MODIFY
+            && rule->caps & (bundle | DPDK_PATH_SET_MAC) ? words
+            : words == DPDK_PATH_WORDS_BUNDLE && rule->caps & bundle ? words
+            : DPDK_PATH_WORDS_SET);
 }
 
 /* Makes 'rule' one that asks the least of a port, for 'ip_proto', and takes no

@@ -62,9 +62,8 @@
  *     REPRESENTED_PORT or DROP                         always
  *
  * This is the order that hardware wants that wants any.  All of it is stable
- * API of DPDK.  Hardware that refuses it may accept other words for the same:
- * SET_TP_SRC after SET_IPV4_SRC, and both if there is one of them, though it
- * sets what is there anyway; the same for destinations; and DEC_TTL.
+ * API of DPDK.  Hardware that refuses SET_* may accept other words for the
+ * same, see enum dpdk_path_words.
  *
  * Each bit that a path matches is matched, and each action done, or there is
  * no rule.
@@ -108,6 +107,24 @@ enum dpdk_path_cap {
 
 const char *dpdk_path_cap_to_string(enum dpdk_path_cap);
 
+/* The words for what a rule sets, and for a fence. */
+enum dpdk_path_words {
+    /* The table above.  A fence is for the port that packets arrive at. */
+    DPDK_PATH_WORDS_SET,
+
+    /* SET_TP_SRC after SET_IPV4_SRC, and both if there is one of them, though
+     * it sets what is there anyway; the same for destinations; DEC_TTL.  A
+     * fence is for any port. */
+    DPDK_PATH_WORDS_BUNDLE,
+
+    /* MODIFY_FIELD for each field.  A fence is for any port.  DPDK calls the
+     * memory that this takes experimental, up to 23.11 at least, but no
+     * function is. */
+    DPDK_PATH_WORDS_MODIFY,
+
+    DPDK_PATH_N_WORDS
+};
+
 /* Why there cannot be a rule. */
 enum dpdk_path_result {
     DPDK_PATH_OK,
@@ -115,8 +132,11 @@ enum dpdk_path_result {
     DPDK_PATH_BAD_ACTION,       /* ...or done that there are no words for. */
 };
 
-/* The most that a rule can have, END included. */
+/* The most that a rule can have, END included... */
 #define DPDK_PATH_MAX_ACTIONS 16
+
+/* ...and how many of them set a field. */
+#define DPDK_PATH_MAX_SETS 7
 
 /* A rule, and what its items and actions point to.  It must not be moved. */
 struct dpdk_path_rule {
@@ -143,9 +163,12 @@ struct dpdk_path_rule {
     size_t n_actions;
     unsigned int sets;          /* Which of 'macs' to 'ttl', by a bit each. */
 
-    /* Not initialized unless there is a tunnel. */
+    /* Not initialized unless there is a tunnel... */
     struct dpdk_tunnel_in in;
     struct dpdk_tunnel_out out;
+
+    /* ...or a MODIFY_FIELD, by the same bits as 'sets'. */
+    struct rte_flow_action_modify_field modifies[DPDK_PATH_MAX_SETS];
 };
 
 /* What there is to choose in a rule. */
@@ -153,8 +176,8 @@ struct dpdk_path_options {
     uint16_t from;              /* DPDK port that packets arrive at. */
     uint16_t to;                /* That they leave by, if not dropped. */
     bool by_proxy;              /* Is the rule to be made on another port? */
-    bool other_words;           /* See above. */
     bool fence;                 /* Is it one? */
+    enum dpdk_path_words words;
 };
 
 enum dpdk_path_result dpdk_path_rule_init(struct dpdk_path_rule *,
@@ -163,7 +186,8 @@ enum dpdk_path_result dpdk_path_rule_init(struct dpdk_path_rule *,
                                           const struct nlattr *actions,
                                           size_t actions_len,
                                           const struct dpdk_path_options *);
-bool dpdk_path_rule_has_other_words(const struct dpdk_path_rule *);
+enum dpdk_path_words dpdk_path_rule_same_words(const struct dpdk_path_rule *,
+                                               enum dpdk_path_words);
 void dpdk_path_rule_init_probe(struct dpdk_path_rule *, uint8_t ip_proto,
                                const struct dpdk_path_options *);
 

@@ -60,7 +60,7 @@ struct dpdk_pair {
     const struct dpdk_port *out;    /* Or NULL to drop. */
     uint16_t out_id;
     bool other_switch;              /* They do not reach each other. */
-    bool other_words;               /* See ct-offload-dpdk-path.h. */
+    enum dpdk_path_words words;     /* Of the last rule that had a choice. */
     struct unable *unable;
     size_t n_unable, allocated_unable;
 };
@@ -451,6 +451,44 @@ pair_set_unable(struct dpdk_pair *pair, unsigned int caps, char *words)
     };
 }
 
+/* Hardware does not want to create 'rule' for 'p', in the words of 'options'.
+ * Tries each of the other words for it, and remembers in 'pair' the ones that
+ * it takes.  Returns 0 or an errno value: that of a try that may work at
+ * another time, or else 'retval', the first one.  'error' is about that. */
+static int
+pair_try_other_words(struct dpdk_pair *pair, struct dpdk_port *home,
+                     struct dpdk_path_rule *rule,
+                     const struct ct_offload_path *p,
+                     struct dpdk_path_options *options, int retval,
+                     struct rte_flow **flow, struct rte_flow_error *error)
+    OVS_REQUIRES(home->mutex)
+{
+    enum dpdk_path_words tried;
+
+    tried = dpdk_path_rule_same_words(rule, options->words);
+    for (int words = 0; words < DPDK_PATH_N_WORDS; words++) {
+        struct rte_flow_error error2;
+        int retval2;
+
+        if (words == tried
+            || dpdk_path_rule_same_words(rule, words) != words) {
+            continue;
+        }
+        options->words = words;
+        dpdk_path_rule_init(rule, p->match, p->tunnel, p->actions,
+                            p->actions_len, options);
+        retval2 = rule_create(home, rule, flow, &error2);
+        if (!retval2) {
+            pair->words = words;
+            return 0;
+        } else if (dpdk_flow_error_is_transient(retval2)) {
+            retval = retval2;
+            *error = error2;
+        }
+    }
+    return retval;
+}
+
 /* Creates a rule on 'home' that makes packets of 'p' take 'pair', and stores
  * it in '*flow'.  Returns 0, or an errno value and in '*refusal', unless
  * hardware was asked, why not.  The port of 'pair' is locked, too. */
@@ -460,13 +498,13 @@ dpdk_pair_create_rule(struct dpdk_pair *pair, struct dpdk_port *home,
                       struct dpdk_path_options *options,
                       struct rte_flow **flow, enum dpdk_refusal *refusal)
 {
-    struct rte_flow_error error, error2;
     enum dpdk_path_result result;
+    struct rte_flow_error error;
     struct dpdk_path_rule rule;
     int retval;
 
     options->to = pair->out_id;
-    options->other_words = pair->other_words;
+    options->words = pair->words;
     result = dpdk_path_rule_init(&rule, p->match, p->tunnel, p->actions,
                                  p->actions_len, options);
     *refusal = (result == DPDK_PATH_BAD_MATCH ? DPDK_REFUSED_MATCH
@@ -479,17 +517,13 @@ dpdk_pair_create_rule(struct dpdk_pair *pair, struct dpdk_port *home,
     }
 
     retval = rule_create(home, &rule, flow, &error);
-    if (retval && !dpdk_flow_error_is_transient(retval)
-        && dpdk_path_rule_has_other_words(&rule)) {
-        options->other_words = !options->other_words;
-        dpdk_path_rule_init(&rule, p->match, p->tunnel, p->actions,
-                            p->actions_len, options);
-        if (!rule_create(home, &rule, flow, &error2)) {
-            pair->other_words = options->other_words;
-            return 0;
-        }
-    }
     if (retval && !dpdk_flow_error_is_transient(retval)) {
+        retval = pair_try_other_words(pair, home, &rule, p, options, retval,
+                                      flow, &error);
+    }
+    if (!retval) {
+        return 0;
+    } else if (!dpdk_flow_error_is_transient(retval)) {
         pair_set_unable(pair, rule.caps, describe(retval, &error));
         return EOPNOTSUPP;
     }

@@ -178,6 +178,26 @@ check_nic_paths(int i, const char *expected)
     free(paths);
 }
 
+/* Returns how many rules port 'i' has refused to create since this was last
+ * asked. */
+static int
+nic_n_refused(int i)
+{
+    static long long int last[N_PORTS];
+    char *answer = nic("json");
+    struct json *json = json_from_string(answer);
+    const struct json *port
+        = json_array_at(shash_find_data(json_object(json), "ports"), i);
+    const struct json *ops = shash_find_data(json_object(port), "operations");
+    const struct json *op = shash_find_data(json_object(ops), "create");
+    long long int before = last[i];
+
+    last[i] = json_integer(shash_find_data(json_object(op), "failed"));
+    json_destroy(json);
+    free(answer);
+    return last[i] - before;
+}
+
 static long long int
 nic_stale(void)
 {
@@ -949,6 +969,142 @@ test_fences(const struct conn *conn)
     ports_learn(conn);
 }
 
+/* Makes a path, and checks that its rule is 'expected' and that hardware has
+ * refused 'n_refused' others. */
+static void
+check_words(const char *match, const char *actions, const char *expected,
+            int n_refused)
+{
+    int n;
+
+    nic_n_refused(0);
+    check_path(match, actions, 0, expected);
+    n = nic_n_refused(0);
+    if (n != n_refused) {
+        fail("%s %s: %d rules refused, not %d", match, actions, n, n_refused);
+    }
+}
+
+/* Hardware that sets fields by MODIFY_FIELD. */
+static void
+test_modify_field(const struct conn *conn)
+{
+    static const char snat[] = UDP4_RULE
+        "count / modify_field ipv4_src 10.0.0.3 / " OUT;
+    void *priv, *fence;
+
+    nic_set("set profile mlx5-hws");
+    ports_learn(conn);
+
+    /* What sets nothing has no other words. */
+    check_words(UDP4, "2", UDP4_RULE "count / " OUT, 0);
+    nic_set("fail create next 3 ENOTSUP");
+    check_path(TCP4, "2", EOPNOTSUPP, NULL);
+    ovs_assert(nic_n_refused(0) == 1);
+    nic_set("fail create off");
+
+    /* The first rule that needs others finds them... */
+    check_words(UDP4, "set(ipv4(src=10.0.0.3)),2", snat, 2);
+
+    /* ...and no other one does. */
+    check_words(UDP4, "set(ipv4(src=10.0.0.3)),2", snat, 0);
+    check_words(UDP4, "set(eth(src=02:00:00:00:00:03)),2", UDP4_RULE
+                "count / modify_field mac_src 02:00:00:00:00:03 / " OUT, 0);
+    check_words(UDP4, "set(eth(dst=02:00:00:00:00:04)),2", UDP4_RULE
+                "count / modify_field mac_dst 02:00:00:00:00:04 / " OUT, 0);
+    check_words(UDP4, "set(ipv4(dst=10.0.0.4)),set(udp(src=3,dst=4)),"
+                "set(ipv4(ttl=63)),2", UDP4_RULE
+                "count / modify_field ipv4_dst 10.0.0.4 / "
+                "modify_field udp_port_src 3 / modify_field udp_port_dst 4 / "
+                "modify_field ipv4_ttl 63 / " OUT, 0);
+    check_words(TCP4, "set(tcp(src=258)),set(tcp(dst=513)),2", TCP4_RULE
+                "count / modify_field tcp_port_src 258 / "
+                "modify_field tcp_port_dst 513 / " OUT, 0);
+    check_words(UDP6, "set(ipv6(src=fc00::3,dst=fc00::4)),"
+                "set(ipv6(hlimit=63)),2", UDP6_RULE
+                "count / modify_field ipv6_src fc00::3 / "
+                "modify_field ipv6_dst fc00::4 / "
+                "modify_field ipv6_hoplimit 63 / " OUT, 0);
+    check_words(UDP4, "push_vlan(vid=6,pcp=1),"
+                "set(eth(src=02:00:00:00:00:03)),2", UDP4_RULE
+                "count / of_push_vlan type 33024 / of_set_vlan_vid vid 6 / "
+                "of_set_vlan_pcp pcp 1 / "
+                "modify_field mac_src 02:00:00:00:00:03 / " OUT, 0);
+    check_words(UDP4, "2", UDP4_RULE "count / " OUT, 0);
+    check_path(UDP4 ",nw_ttl=64", "set(ipv4(ttl=63)),2", 0, "0/1: "
+               "eth has_vlan is 0 / ipv4 fragment_offset is 0x0000 "
+               "mask 0x3fff ttl is 64 src is 10.0.0.1 dst is 10.0.0.2 / "
+               "udp src is 1 dst is 80 / end => "
+               "count / modify_field ipv4_ttl 63 / " OUT);
+
+    /* There is one way less to say what sets no more than that. */
+    ports_learn(conn);
+    check_words(UDP4, "set(eth(src=02:00:00:00:00:03)),2", UDP4_RULE
+                "count / modify_field mac_src 02:00:00:00:00:03 / " OUT, 1);
+
+    /* Packets and fences. */
+    ovs_assert(!path_add(UDP4, "set(ipv4(src=10.0.0.3)),2", 0, 1, &priv));
+    arrive();
+    ovs_assert(!receive(0) && receive(1) == 1);
+    check_stats(&priv, 0, 1);
+    nic_n_refused(0);
+    ovs_assert(!fence_add("udp,vlan_tci=0", 0, &fence));
+    ovs_assert(nic_n_refused(0) == 1);
+    arrive();
+    ovs_assert(receive(0) == 1 && !receive(1));
+    check_stats(&priv, 0, 1);
+    path_del(&fence, 1);
+    path_del(&priv, 1);
+    check_fence(0, UINT16_MAX);
+    ovs_assert(!nic_n_refused(0));
+
+    /* The words that are known are not the right ones any more, or there are
+     * none at all: each is tried once. */
+    nic_set("set modify-field off");
+    nic_set("set set-actions on");
+    check_words(UDP4, "set(ipv4(src=10.0.0.3)),2", UDP4_RULE
+                "count / set_ipv4_src 10.0.0.3 / " OUT, 1);
+    nic_set("set rewrite off");
+    check_path(UDP4, "set(ipv4(dst=10.0.0.4)),2", EOPNOTSUPP, NULL);
+    ovs_assert(nic_n_refused(0) == 3);
+    check_path(UDP4, "set(ipv4(src=10.0.0.5)),2", EOPNOTSUPP, NULL);
+    ovs_assert(!nic_n_refused(0));
+    ovs_assert(provider_says("    to p1: cannot set IPv4 addresses: "
+                             "Operation not supported ("));
+    nic_set("set representor-any off");
+    ports_learn(conn);
+    check_fence(EOPNOTSUPP, 0);
+    ovs_assert(nic_n_refused(0) == 2);
+
+    /* By rules on a proxy, as there are no others in fact. */
+    nic_set("set profile mlx5-hws");
+    nic_set("set proxy first");
+    ports_learn(conn);
+    for (int i = 0; i < 2; i++) {
+        nic_n_refused(0);
+        ovs_assert(!path_add(UDP4, "set(ipv4(src=10.0.0.3)),2", 1, 0, &priv));
+        ovs_assert(!fence_add("tcp,vlan_tci=0", 1, &fence));
+        ovs_assert(nic_n_refused(0) == (i ? 0 : 3));
+        check_nic_paths(0, "0/1: represented_port id is 1 / "
+                        "eth has_vlan is 0 / "
+                        "ipv4 fragment_offset is 0x0000 mask 0x3fff "
+                        "src is 10.0.0.1 dst is 10.0.0.2 / "
+                        "udp src is 1 dst is 80 / end => "
+                        "count / modify_field ipv4_src 10.0.0.3 / "
+                        "represented_port id 0 / end\n"
+                        "0/0: represented_port id is 1 / "
+                        "eth has_vlan is 0 / ipv4 fragment_offset is 0x0000 "
+                        "mask 0x3fff / tcp / end => "
+                        "count / port_representor id 65535 / end\n");
+        path_del(&fence, 0);
+        path_del(&priv, 0);
+    }
+    nic_set("set proxy all");
+
+    nic_set("set profile generous");
+    ports_learn(conn);
+}
+
 /* No packet evades policing, or QoS. */
 static void
 test_limited(void)
@@ -1044,6 +1200,7 @@ test_paths(const struct conn *conn)
     test_switches(conn);
     test_proxy(conn);
     test_fences(conn);
+    test_modify_field(conn);
     ovs_assert(!nic_stale());
 }
 
