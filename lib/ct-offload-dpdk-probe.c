@@ -133,23 +133,23 @@ dpdk_probe_rule_destroy(struct dpdk_port *home, struct rte_flow *rule)
 
 /* What a port can do. */
 
-/* Creates on 'home', and destroys, a rule for 'ip_proto' that asks for no more
- * than that. */
+/* Creates on 'home' a rule for 'ip_proto' that asks for no more than that, and
+ * stores it in '*flow'. */
 static int
 probe(struct dpdk_port *home, uint8_t ip_proto,
-      const struct dpdk_path_options *options, struct rte_flow_error *error)
+      const struct dpdk_path_options *options, struct rte_flow **flow,
+      struct rte_flow_error *error)
     OVS_REQUIRES(home->mutex)
 {
     struct dpdk_path_rule rule;
-    struct rte_flow *flow;
     unsigned int n = 0;
     int retval;
 
     dpdk_path_rule_init_probe(&rule, ip_proto, options);
     do {
-        retval = rule_create(home, &rule, &flow, error);
+        retval = rule_create(home, &rule, flow, error);
     } while (retval && dpdk_flow_wait_to_retry(retval, ++n));
-    return retval ? retval : dpdk_probe_rule_destroy(home, flow);
+    return retval;
 }
 
 static uint16_t
@@ -164,11 +164,11 @@ get_switch_domain(uint16_t port_id)
 }
 
 /* Finds a port to which UDP that arrives at 'options->from' can be sent, by a
- * rule on 'home', and stores it in 'options->to'.  Not every switch sends
- * packets back to where they came from. */
+ * rule on 'home', and stores it in 'options->to', and the rule in '*flow'.
+ * Not every switch sends packets back to where they came from. */
 static int
 probe_any(struct dpdk_port *home, struct dpdk_path_options *options,
-          struct rte_flow_error *error)
+          struct rte_flow **flow, struct rte_flow_error *error)
     OVS_REQUIRES(home->mutex)
 {
     uint16_t domain = get_switch_domain(options->from);
@@ -176,7 +176,7 @@ probe_any(struct dpdk_port *home, struct dpdk_path_options *options,
     uint16_t to;
 
     options->to = options->from;
-    retval = probe(home, IPPROTO_UDP, options, error);
+    retval = probe(home, IPPROTO_UDP, options, flow, error);
     if (!retval || dpdk_flow_error_is_transient(retval)) {
         return retval;
     }
@@ -185,7 +185,7 @@ probe_any(struct dpdk_port *home, struct dpdk_path_options *options,
 
         if (to != options->from && get_switch_domain(to) == domain) {
             options->to = to;
-            if (!probe(home, IPPROTO_UDP, options, &error2)) {
+            if (!probe(home, IPPROTO_UDP, options, flow, &error2)) {
                 return 0;
             }
         }
@@ -219,17 +219,25 @@ port_probe(struct dpdk_port *port, struct dpdk_port *home, uint16_t port_id)
     struct dpdk_path_options options = {
         .from = port_id, .by_proxy = home != port,
     };
+    struct rte_flow *udp_flow, *tcp_flow;
     struct rte_flow_error error;
     bool tcp = false;
     int retval;
 
     dpdk_probe_bury_dead(home);
-    retval = probe_any(home, &options, &error);
+    retval = probe_any(home, &options, &udp_flow, &error);
     if (!retval) {
-        retval = probe(home, IPPROTO_TCP, &options, &error);
+        retval = probe(home, IPPROTO_TCP, &options, &tcp_flow, &error);
         tcp = !retval;
         if (retval && !dpdk_flow_error_is_transient(retval)) {
             retval = 0;
+        }
+
+        /* Not before, because hardware may need a while before it can use the
+         * counter again. */
+        dpdk_probe_rule_destroy(home, udp_flow);
+        if (tcp) {
+            dpdk_probe_rule_destroy(home, tcp_flow);
         }
     }
     if (!retval) {

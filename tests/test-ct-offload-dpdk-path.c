@@ -1105,6 +1105,41 @@ test_modify_field(const struct conn *conn)
     ports_learn(conn);
 }
 
+/* Hardware that needs a while before it can use counters again. */
+static void
+test_counter_quarantine(const struct conn *conn)
+{
+    static const char snat[] = "set(ipv4(src=10.0.0.3)),2";
+    void *priv, *priv2;
+
+    nic_set("set profile mlx5-hws");
+    nic_set("set counter-quarantine 10000");
+    ports_learn(conn);
+
+    /* Those of the rules by which it was found out what the port can do. */
+    ovs_assert(path_add(UDP4, snat, 0, 1, &priv) == EAGAIN);
+    ovs_assert(path_add(UDP4, snat, 0, 1, &priv) == EAGAIN);
+    ovs_assert(provider_says("paths refused: table full 1\n"));
+    ovs_assert(!provider_says("cannot set"));
+    nic_set("advance 10");
+    timeval_warp(1001);
+    ovs_assert(!path_add(UDP4, snat, 0, 1, &priv));
+    ovs_assert(!path_add(TCP4, snat, 0, 1, &priv2));
+    check_stats(&priv, 0, 0);
+    path_del(&priv2, 0);
+    ovs_assert(path_add(TCP4, snat, 0, 1, &priv2) == EAGAIN);
+    check_stats(&priv, 0, 0);
+    nic_set("advance 10");
+    timeval_warp(1001);
+    ovs_assert(!path_add(TCP4, snat, 0, 1, &priv2));
+    path_del(&priv2, 0);
+    path_del(&priv, 0);
+
+    nic_set("set counter-quarantine 0");
+    nic_set("set profile generous");
+    ports_learn(conn);
+}
+
 /* No packet evades policing, or QoS. */
 static void
 test_limited(void)
@@ -1201,6 +1236,7 @@ test_paths(const struct conn *conn)
     test_proxy(conn);
     test_fences(conn);
     test_modify_field(conn);
+    test_counter_quarantine(conn);
     ovs_assert(!nic_stale());
 }
 
