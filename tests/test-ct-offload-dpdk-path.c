@@ -1105,6 +1105,24 @@ test_modify_field(const struct conn *conn)
     ports_learn(conn);
 }
 
+/* Hardware that cannot match as much as it takes for IPv6. */
+static void
+test_match_size(const struct conn *conn)
+{
+    nic_set("set max-match 20");
+    ports_learn(conn);
+    check_path(TCP4, "2", 0, TCP4_RULE "count / " OUT);
+    check_path(UDP6, "2", EOPNOTSUPP, NULL);
+    ovs_assert(provider_says("    to p1: cannot match IPv6: Operation not "
+                             "supported (the pattern has too many bytes to "
+                             "match)\n"));
+    nic_set("set max-match 4294967295");
+    check_path(UDP6, "2", EOPNOTSUPP, NULL);
+    ovs_assert(provider_says("not supported 1"));
+    ports_learn(conn);
+    check_path(UDP6, "2", 0, UDP6_RULE "count / " OUT);
+}
+
 /* Hardware that needs a while before it can use counters again. */
 static void
 test_counter_quarantine(const struct conn *conn)
@@ -1236,6 +1254,7 @@ test_paths(const struct conn *conn)
     test_proxy(conn);
     test_fences(conn);
     test_modify_field(conn);
+    test_match_size(conn);
     test_counter_quarantine(conn);
     ovs_assert(!nic_stale());
 }

@@ -578,12 +578,46 @@ check_item(struct check *check, const struct rte_flow_item *item)
     return 0;
 }
 
-/* Checks what depends on there being a tunnel. */
+/* Returns how many bytes 'n' bytes of a mask say something of. */
+static size_t
+count_bytes(const uint8_t *mask, size_t n)
+{
+    size_t count = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        count += mask[i] != 0;
+    }
+    return count;
+}
+
+/* Returns how many bytes of packets 'rule' looks at. */
+static size_t
+match_size(const struct emu_rule *rule)
+{
+    size_t size = 0;
+
+    for (unsigned int i = 0; i < rule->n_items; i++) {
+        size += count_bytes(&rule->mask.bytes[rule->items[i].offset],
+                            emu_item_class(rule->items[i].type)->size);
+    }
+    for (size_t i = 0; i < rule->n_options; i++) {
+        const struct emu_option *mask = &rule->options[2 * i + 1];
+
+        size += count_bytes(mask->bytes, sizeof mask->bytes);
+    }
+    return size;
+}
+
+/* Checks what depends on all items. */
 static int
 check_pattern(const struct check *check, const struct rte_flow_item *end)
 {
     const union emu_key *mask = &check->rule->mask;
 
+    if (match_size(check->rule) > check->config->max_match) {
+        return refuse(check, ENOTSUP, RTE_FLOW_ERROR_TYPE_ITEM_NUM, end,
+                      "the pattern has too many bytes to match");
+    }
     if (!check->config->any_mask
         && ((mask->f.udp.dgram_cksum && !(check->layers[0] & EMU_TUNNEL))
             || (mask->f.udp.dgram_cksum

@@ -48,8 +48,8 @@ emu_random(void)
 }
 
 /* Sets what a profile decides, and leaves latency, faults, the quarantine of
- * counters, the eSwitch, the switch domain, the proxy and the transmit lock
- * alone.  Returns false if there is no such profile. */
+ * counters, the size of a match, the eSwitch, the switch domain, the proxy and
+ * the transmit lock alone.  Returns false if there is no such profile. */
 static bool
 set_profile(struct emu_config *c, const char *name)
 {
@@ -104,6 +104,7 @@ get_defaults(void)
     if (!have_defaults) {
         set_profile(&defaults, "generous");
         defaults.tx_lock = true;
+        defaults.max_match = UINT32_MAX;
         have_defaults = true;
     }
     return &defaults;
@@ -214,6 +215,7 @@ static const struct {
     NUMBER("max-mark", max_mark, UINT32_MAX),
     NUMBER("max-rules", max_rules, UINT32_MAX),
     NUMBER("max-handles", max_handles, UINT32_MAX),
+    NUMBER("max-match", max_match, UINT32_MAX),
     NUMBER("counter-quarantine", counter_quarantine, UINT32_MAX),
     NUMBER("switch-domain", switch_domain,
            RTE_ETH_DEV_SWITCH_DOMAIN_ID_INVALID - 1),

@@ -405,6 +405,7 @@ struct emu_config {
     uint32_t root_priorities, priorities; /* How many. */
     uint32_t max_mark;
     uint32_t max_rules, max_handles;
+    uint32_t max_match;         /* How many bytes of headers. */
     uint32_t counter_quarantine; /* In ms, after a counter was freed. */
     uint32_t latency_us[EMU_N_OPS];
     struct emu_fault faults[EMU_N_OPS];

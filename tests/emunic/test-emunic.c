@@ -5710,6 +5710,40 @@ test_limits(void)
     CTL_OK("set profile generous");
 }
 
+/* The size of what a rule matches, in a tunnel and outside. */
+static void
+test_match_size(void)
+{
+    struct spec s = { .protocol = IPPROTO_TCP, .vlan = 5, .ipv6 = true };
+    static const struct tunnel tunnels[] = {
+        { .geneve = true, TWO_OPTIONS },
+        { .vni = 5 },
+    };
+    /* Outside a MAC address, of IPv4 all that is matched, a UDP port and a
+     * VNI, and with Geneve the length of options, the protocol and an option.
+     * Inside a tag, an IPv6 address, and a port and flags of TCP. */
+    static const int sizes[] = {
+        6 + 13 + 2 + 6 + 8 + 2 + 16 + 3, 6 + 13 + 2 + 3 + 2 + 16 + 3,
+    };
+    struct rule rule = dropping_rule();
+    struct tunnel_rule r;
+
+    for (size_t i = 0; i < ARRAY_SIZE(tunnels); i++) {
+        tunnel_pattern(&r, &tunnels[i], &s);
+        ACTION(&r.rule, DROP, NULL);
+        CTL_OK("set max-match %d", sizes[i] - 1);
+        REFUSED(&A, &r.rule, ENOTSUP, "too many bytes");
+        CTL_OK("set max-match %d", sizes[i]);
+        CREATE(&A, &r.rule);
+        flush();
+    }
+    CTL_OK("set max-match 0");
+    ITEM(&rule, ETH, NULL, NULL);
+    CREATE(&A, &rule);
+    flush();
+    CTL_OK("set max-match %u", UINT32_MAX);
+}
+
 /* Each operation, told to fail, does, and does nothing. */
 static void
 test_faults(void)
@@ -6310,6 +6344,7 @@ static const struct test tests[] = {
     { "the order of actions", test_action_order },
     { "full tables", test_limits },
     { "counters that are not ready", test_counter_quarantine },
+    { "the size of a match", test_match_size },
     { "faults", test_faults },
     { "latency", test_latency },
     { "latency of many rules, changed meanwhile", test_latency_of_many },
