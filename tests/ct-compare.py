@@ -40,7 +40,8 @@ Says what the first difference is, and ends with status 1, unless
 
 The identification of IPv4 packets is chosen at random by whoever sends them
 and does not count.  Neither do ARP and the control messages of IPv6, which
-hosts send at times of their own, and flows for these.
+hosts send at times of their own, ICMPv6 with link-local addresses, which they
+use until their others are ready, and flows for these.
 
 With --streams, the traffic is that of the kernel's TCP, which chooses sequence
 numbers, segments and acknowledgements as time goes.  TCP is compared by
@@ -203,7 +204,12 @@ class Packet:
     def is_control(self):
         return (self.type == ARP
                 or self.protocol == ICMPV6
-                and self.frame[self.l4] in IPV6_CONTROL)
+                and (self.frame[self.l4] in IPV6_CONTROL
+                     or self.is_link_local()))
+
+    def is_link_local(self):
+        """Has it such an address, as hosts use whose others are not ready?"""
+        return b"\xfe\x80" in (self.addresses[:2], self.addresses[16:18])
 
 
 def dump(frame):

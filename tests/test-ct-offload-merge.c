@@ -32,6 +32,7 @@
 
 #include <errno.h>
 #include <netinet/in.h>
+#include <netinet/ip.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
