@@ -75,16 +75,20 @@ batches_get_unused(void)
 static struct conn_offload_batch *
 thread_batch_create(void)
 {
-    static ovsthread_key_t key OVS_GUARDED_BY(batches_mutex) = NULL;
+    static struct ovs_mutex key_mutex = OVS_MUTEX_INITIALIZER;
+    static ovsthread_key_t key OVS_GUARDED_BY(key_mutex) = NULL;
     struct conn_offload_batch *batch;
 
     ovs_mutex_lock(&batches_mutex);
+    batch = batches_get_unused();
+    ovs_mutex_unlock(&batches_mutex);
+
+    ovs_mutex_lock(&key_mutex);
     if (!key) {
         ovsthread_key_create(&key, thread_batch_destroy);
     }
-    batch = batches_get_unused();
     ovsthread_setspecific(key, batch);
-    ovs_mutex_unlock(&batches_mutex);
+    ovs_mutex_unlock(&key_mutex);
     *thread_batch_get() = batch;
     return batch;
 }

@@ -125,17 +125,21 @@ thread_end(void *thread_)
 static struct room_thread *
 thread_create(void)
 {
-    static ovsthread_key_t key OVS_GUARDED_BY(threads_mutex) = NULL;
+    static struct ovs_mutex key_mutex = OVS_MUTEX_INITIALIZER;
+    static ovsthread_key_t key OVS_GUARDED_BY(key_mutex) = NULL;
     struct room_thread *thread = xzalloc_cacheline(sizeof *thread);
 
     atomic_init(&thread->credit, 0);
     ovs_mutex_lock(&threads_mutex);
+    ovs_list_push_back(&threads, &thread->node);
+    ovs_mutex_unlock(&threads_mutex);
+
+    ovs_mutex_lock(&key_mutex);
     if (!key) {
         ovsthread_key_create(&key, thread_end);
     }
     ovsthread_setspecific(key, thread);
-    ovs_list_push_back(&threads, &thread->node);
-    ovs_mutex_unlock(&threads_mutex);
+    ovs_mutex_unlock(&key_mutex);
     *room_thread_get() = thread;
     return thread;
 }

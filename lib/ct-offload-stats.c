@@ -83,16 +83,20 @@ stats_thread_end(void *stats_)
 static struct ct_offload_stats *
 stats_create(void)
 {
-    static ovsthread_key_t key OVS_GUARDED_BY(stats_mutex) = NULL;
+    static struct ovs_mutex key_mutex = OVS_MUTEX_INITIALIZER;
+    static ovsthread_key_t key OVS_GUARDED_BY(key_mutex) = NULL;
     struct ct_offload_stats *stats = xzalloc_cacheline(sizeof *stats);
 
     ovs_mutex_lock(&stats_mutex);
+    ovs_list_push_back(&all_stats, &stats->node);
+    ovs_mutex_unlock(&stats_mutex);
+
+    ovs_mutex_lock(&key_mutex);
     if (!key) {
         ovsthread_key_create(&key, stats_thread_end);
     }
     ovsthread_setspecific(key, stats);
-    ovs_list_push_back(&all_stats, &stats->node);
-    ovs_mutex_unlock(&stats_mutex);
+    ovs_mutex_unlock(&key_mutex);
     *thread_stats_get() = stats;
     return stats;
 }
