@@ -488,7 +488,7 @@ PATHS = [
 class Measurement:
     """A download over a kind of path, and who has forwarded its packets."""
 
-    def __init__(self, net, path, address, rate="0"):
+    def __init__(self, net, path, address, rate="0", options=()):
         self.net = net
         self.path = path
         self.chassis = [c for c in net.chassis.values()
@@ -499,7 +499,7 @@ class Measurement:
         name = re.sub(r"[:, ]+", "-", f"{path.name} {address} {self.port}")
         self.download = D.Transfer(
             net, name, address, 80, "", rate, ns=path.client,
-            options=("--local-port", str(self.port)))
+            options=("--local-port", str(self.port), *options))
 
     def wait_established(self):
         """Waits until hardware has rules for both directions.  Returns false
