@@ -297,8 +297,6 @@ struct state {
     struct flow value;
 
     uint32_t recirc_id;         /* Of the next megaflow. */
-    int wire_len;               /* Of headers that packets had on the wire and
-                                 * do not have now, but for the tag. */
     bool wire_tag;              /* Had packets a VLAN tag on the wire? */
     bool tag;                   /* Do they have one now? */
     size_t flow;                /* The number of the present megaflow. */
@@ -757,7 +755,6 @@ tunnel_become_metadata(struct state *st, const struct ct_merge_flow *next)
         match->wc.masks.tunnel.metadata.present.len = UINT8_MAX;
     }
     tunnel->header_len = tunnel_header_len(tunnel, n_opts);
-    st->wire_len = tunnel->header_len;
 }
 
 /* Before all others: does 'flow' nothing but take packets out of a tunnel, so
@@ -1179,7 +1176,7 @@ merge_chain(struct state *st, const struct ct_merge_flow flows[],
         st->flow = i;
         reason = merge_match(st, &flows[i]);
         m->size_diff[i] = ((st->tag - st->wire_tag) * VLAN_HEADER_LEN
-                           - st->wire_len);
+                           - (int) m->tunnel.header_len);
         if (!reason) {
             reason = merge_actions(st, &flows[i], i == n_flows - 1);
         }
